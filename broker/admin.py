@@ -1,0 +1,114 @@
+"""What the broker tells about itself: status pages, totals, and the last lines of its log."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Dict, List
+
+from vanilla.protocol.errors import Refused
+from vanilla.protocol.frames import STATUS, pack_control
+
+if TYPE_CHECKING:
+    from .broker import Broker
+    from .endpoint import Endpoint
+
+log = logging.getLogger("vanilla.broker")
+
+#: Endpoints on a page of a status at most.
+PAGE = 100
+#: What the map of one endpoint takes at most: a name of 255 bytes, 17 numbers and their keys.
+ENTRY_BYTES = 700
+
+
+class Totals:
+    """The counters of endpoints that are gone."""
+
+    def __init__(self) -> None:
+        self.accepted = self.acknowledged = self.dead = self.dropped = 0
+
+    def add(self, endpoint: Endpoint) -> None:
+        """*endpoint* goes."""
+        self.accepted += endpoint.accepted
+        self.acknowledged += endpoint.acknowledged
+        self.dead += endpoint.dead
+        self.dropped += endpoint.dropped
+
+    @staticmethod
+    def admit(count: int, limit: int) -> None:
+        """May one more endpoint be made?
+
+        :raises Refused: TOO_MANY.
+        """
+        if count >= limit:
+            raise Refused("TOO_MANY", f"there are {limit} endpoints already")
+
+
+def status_page(broker: Broker, request: int, after: str) -> bytes:
+    """One STATUS frame, in the order of names, behind *after*."""
+    most = min(PAGE, max(broker.options.frame_bytes // 2 // ENTRY_BYTES, 1))
+    names = sorted(name for name in broker.endpoints if name > after)
+    now = broker.now()
+    fields: Dict[str, Any] = {
+        "broker": describe_broker(broker),
+        "endpoints": [describe(broker.endpoints[name], now) for name in names[:most]],
+    }
+    if len(names) > most:
+        fields["next"] = names[most - 1]
+    return pack_control(STATUS, 0, request, fields)
+
+
+def describe_broker(broker: Broker) -> Dict[str, Any]:
+    """What holds for all of it."""
+    totals = broker.totals
+    live = broker.endpoints.values()
+    return {
+        "agent": broker.agent,
+        "uptime": round(broker.now() - broker.started, 3),
+        "connections": len(broker.sessions),
+        "endpoints": len(broker.endpoints),
+        "draining": broker.draining,
+        "unsent": sum(session.unsent for session in broker.sessions),
+        "accepted": totals.accepted + sum(endpoint.accepted for endpoint in live),
+        "acknowledged": totals.acknowledged + sum(endpoint.acknowledged for endpoint in live),
+        "dead": totals.dead + sum(endpoint.dead for endpoint in live),
+        "dropped": totals.dropped + sum(endpoint.dropped for endpoint in live),
+    }
+
+
+def describe(endpoint: Endpoint, now: float) -> Dict[str, Any]:
+    """One endpoint. ``bytes`` is what its ready, delayed and unsettled messages take; ages are in seconds."""
+    endpoint.work_out_rates(now)
+    oldest = endpoint.oldest()
+    return {
+        "name": endpoint.name,
+        "ready": endpoint.ready_n,
+        "delayed": endpoint.delayed_n,
+        "in_flight": endpoint.flight_n,
+        "accepted": endpoint.accepted,
+        "acknowledged": endpoint.acknowledged,
+        "dead": endpoint.dead,
+        "dropped": endpoint.dropped,
+        "bytes": endpoint.ready_b + endpoint.delayed_b + endpoint.flight_b,
+        "rate_in": round(endpoint.rate_in, 1),
+        "rate_out": round(endpoint.rate_out, 1),
+        "oldest": None if oldest is None else round(now - oldest, 3),
+        "pushers": len(endpoint.pushers),
+        "pullers": len(endpoint.pullers),
+        "granted": endpoint.granted_n,
+        "capacity": endpoint.capacity,
+        "capacity_bytes": endpoint.capacity_b,
+    }
+
+
+def log_rest(broker: Broker) -> bool:
+    """Log what is left, an endpoint a line. True: nothing is."""
+    rest: List[Endpoint] = [endpoint for endpoint in broker.endpoints.values() if not endpoint.empty]
+    for endpoint in rest:
+        log.warning(
+            "endpoint %r: left: ready %d, delayed %d, in flight %d",
+            endpoint.name,
+            endpoint.ready_n,
+            endpoint.delayed_n,
+            endpoint.flight_n,
+        )
+    return not rest

@@ -1,0 +1,70 @@
+"""Batches: the messages of one data frame, packed, never unpacked, cut only where somebody asks for fewer."""
+
+from __future__ import annotations
+
+from typing import List, Tuple
+
+from vanilla.protocol.frames import Buffer
+from vanilla.protocol.scan import scan
+
+#: Added to the size of a batch wherever memory is bounded: what its objects take beside the messages.
+OVERHEAD_BYTES = 512
+_FAR = 1 << 62
+
+
+class Batch:
+    """Consecutive messages of one endpoint that share their history.
+
+    ``number`` is the endpoint's accept number of the first message, ``time`` when it was accepted (seconds, monotonic),
+    ``attempts`` how many deliveries have failed, ``redelivered`` whether a consumer may have seen it.
+    """
+
+    __slots__ = ("attempts", "body", "count", "number", "redelivered", "size", "time")
+
+    def __init__(self, number: int, count: int, body: Buffer, time: float) -> None:
+        self.number = number
+        self.count = count
+        self.body = body
+        self.size = len(body)
+        self.time = time
+        self.attempts = 0
+        self.redelivered = False
+
+    @property
+    def history(self) -> Tuple[bool, int]:
+        """Batches of one history may share a frame."""
+        return self.redelivered, self.attempts
+
+    def cut(self, count: int, at: int) -> Tuple[Batch, Batch]:
+        """Two batches: the first *count* messages, which end at byte *at* of the body, and the rest. Nothing is copied."""
+        view = memoryview(self.body)
+        return self._part(0, count, view[:at]), self._part(count, self.count - count, view[at:])
+
+    def part(self, low: int, high: int) -> Batch:
+        """The messages from *low* up to, not including, *high*. A small part is copied, so as not to keep the whole."""
+        if low == 0 and high == self.count:
+            return self
+        start = scan(self.body, 0, low, _FAR)[1] if low else 0
+        end = scan(self.body, start, high - low, _FAR)[1]
+        view: Buffer = memoryview(self.body)[start:end]
+        if (end - start) * 4 < self._held():
+            view = bytes(view)
+        return self._part(low, high - low, view)
+
+    def _held(self) -> int:
+        """How much memory the body keeps alive."""
+        body = self.body
+        return len(body.obj) if isinstance(body, memoryview) else len(body)  # type: ignore[arg-type]
+
+    def _part(self, skip: int, count: int, body: Buffer) -> Batch:
+        part = Batch(self.number + skip, count, body, self.time)
+        part.attempts = self.attempts
+        part.redelivered = self.redelivered
+        return part
+
+
+def split_first(batch: Batch) -> List[Batch]:
+    """The first message on its own, then the rest, if there is one."""
+    if batch.count == 1:
+        return [batch]
+    return [batch.part(0, 1), batch.part(1, batch.count)]

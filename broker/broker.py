@@ -1,0 +1,279 @@
+"""The broker: listeners, sessions and endpoints of one hub, and the work at each tick's edge.
+
+Input marks endpoints as touched and sessions as having output; `_edge` then does all of it once: match and grant for each
+endpoint that was touched, one confirm for each producer that sent, one write for each session.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
+
+from vanilla import __version__, tcp, unix
+from vanilla.listener import Listener
+from vanilla.protocol.errors import ProtocolError
+from vanilla.protocol.frames import GO_AWAY, SCRATCH_BYTES, pack_control
+from vanilla.protocol.urls import Address, parse
+
+from .admin import Totals, log_rest, status_page
+from .endpoint import DEAD, Endpoint
+from .options import Options
+from .session import Session, describe_peer
+
+if TYPE_CHECKING:
+    import socket
+
+    from vanilla.core import Hub
+
+    from .channels import Pusher
+
+log = logging.getLogger("vanilla.broker")
+
+#: How long peers may take to close when the broker ends, in ms.
+LEAVE_MS = 500
+
+
+class Broker:
+    """Named endpoints for whoever connects.
+
+    :param hub: runs it. Everything happens in the hub's loop; the broker has no tasks.
+    :param options: see `Options`.
+    """
+
+    #: How deep a message may nest.
+    DEPTH = 64
+
+    now = staticmethod(time.monotonic)
+
+    def __init__(self, hub: Hub, options: Optional[Options] = None) -> None:
+        self.hub = hub
+        self.options = options or Options()
+        self.id = os.urandom(16)
+        self.agent = f"vanilla-broker/{__version__}"
+        self.started = self.now()
+        self.endpoints: Dict[str, Endpoint] = {}
+        self.sessions: Set[Session] = set()
+        self.listeners: List[Tuple[Listener, Address]] = []
+        self.totals = Totals()
+        self.scratch = bytearray(SCRATCH_BYTES)
+        #: Set by `drain`: no new producers, no new credit.
+        self.draining = False
+        self._deadline = 0.0
+        self._drained = hub.state()
+        self._left = hub.state()
+        self._touched: Dict[Endpoint, None] = {}
+        self.emitters: List[Pusher] = []
+        self.writers: List[Session] = []
+        self._awake = False
+        self._closed = False
+        hub.onstop(self.close)
+
+    # -- listening
+
+    def listen(self, url: str) -> str:
+        """Take connections at *url*; port 0 asks the system for one.
+
+        :return: the URL with the port that it got.
+        :raises ValueError: *url* is none, or other machines can reach it and ``insecure`` is not set.
+        :raises OSError: the address cannot be had.
+        """
+        address = parse(url)
+        if not address.is_local and not self.options.insecure:
+            raise ValueError(
+                f"{url}: other machines can reach this address, without encryption or authentication; "
+                "listen on 127.0.0.1 or unix://, or say --insecure (insecure=True) if you mean it"
+            )
+        sock, bound = _bind(address)
+        self.listeners.append((Listener(self.hub, sock, self._accepted), bound))
+        return str(bound)
+
+    @property
+    def urls(self) -> List[str]:
+        """Where it listens."""
+        return [str(address) for _, address in self.listeners]
+
+    def _accepted(self, sock: socket.socket, address: Any) -> None:
+        if sock.family != _AF_UNIX:
+            tcp.tune(sock)
+        session = Session(self, sock, describe_peer(address))
+        self.sessions.add(session)
+        if len(self.sessions) > self.options.connections:
+            session.fail(ProtocolError("TOO_MANY", f"there are {self.options.connections} connections already"))
+
+    def gone(self, session: Session) -> None:
+        """*session* has closed: its descriptor is free for one who waits to be accepted."""
+        self.sessions.discard(session)
+        if not self.sessions:
+            self._left.send(True)
+        for listener, _ in self.listeners:
+            listener.retry()
+        self.wake()
+
+    # -- endpoints
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The endpoint *name*, made if it is not there.
+
+        :raises Refused: TOO_MANY.
+        """
+        endpoint = self.endpoints.get(name)
+        if endpoint is None:
+            self.totals.admit(len(self.endpoints), self.options.endpoints)
+            endpoint = self.endpoints[name] = Endpoint(self, name)
+        return endpoint
+
+    def grave(self, endpoint: Endpoint) -> Optional[Endpoint]:
+        """Where the dead letters of *endpoint* go; None if there is no such place. Dead letters have none of their own."""
+        name = endpoint.name + DEAD
+        if endpoint.name.endswith(DEAD) or len(name.encode()) > 255:
+            return None
+        if name not in self.endpoints and len(self.endpoints) >= self.options.endpoints:
+            return None
+        return self.endpoint(name)
+
+    def touch(self, endpoint: Endpoint) -> None:
+        """Something happened at *endpoint*: look after it at the tick's edge."""
+        self._touched[endpoint] = None
+        if not self._awake:
+            self.wake()
+
+    def wake(self) -> None:
+        """Do the edge's work at this tick's edge."""
+        if not self._awake:
+            self._awake = True
+            self.hub.at_edge(self._edge)
+
+    def _edge(self) -> None:
+        self._awake = False
+        touched, self._touched = self._touched, {}
+        for endpoint in touched:
+            endpoint.match()
+            endpoint.grant()
+        emitters, self.emitters = self.emitters, []
+        for emitter in emitters:
+            emitter.emit()
+        writers, self.writers = self.writers, []
+        for session in writers:
+            session.flush()
+        now = self.now()
+        for endpoint in touched:
+            endpoint.work_out_rates(now)
+            if endpoint.idle and self.endpoints.get(endpoint.name) is endpoint:
+                self.totals.add(endpoint)
+                del self.endpoints[endpoint.name]
+        if self.draining:
+            self._look_whether_drained()
+
+    # -- status
+
+    def status(self, request: int, after: str) -> bytes:
+        """A STATUS frame: what holds for all, and the endpoints whose names come behind *after*."""
+        return status_page(self, request, after)
+
+    # -- the end
+
+    def farewell(self) -> bytes:
+        """The GO_AWAY frame."""
+        left = max(int((self._deadline - self.now()) * 1000), 0)
+        return pack_control(GO_AWAY, 0, 0, {"drain": left})
+
+    def drain(self, ms: Optional[int] = None) -> bool:
+        """Stop in good order: accept nobody, grant nothing, let the consumers take and settle what is there.
+
+        What producers still send within the credit that they have is taken and confirmed.
+
+        :param ms: how long at most; ``drain_ms`` of the options if None.
+        :return: is everything settled? What is left is logged, an endpoint a line.
+        """
+        ms = self.options.drain_ms if ms is None else ms
+        self.draining = True
+        self._deadline = self.now() + ms / 1000
+        self._stop_listening()
+        for session in self.sessions:
+            if session.connection.state == "ready":
+                session.put(self.farewell())
+        timer = self.hub.after(ms, lambda: self._drained.send(False))
+        self.wake()
+        self._drained.recv()
+        timer.cancel()
+        done = log_rest(self)
+        self._take_leave()
+        return done
+
+    def _take_leave(self) -> None:
+        """Send the last confirms, and let each peer close first: to close on unread input would take them back."""
+        self._left.clear()
+        for session in list(self.sessions):
+            session.finish()
+        timer = self.hub.after(LEAVE_MS, lambda: self._left.send(False))
+        if self.sessions:
+            self._left.recv()
+        timer.cancel()
+
+    def _look_whether_drained(self) -> None:
+        if all(endpoint.settled for endpoint in self.endpoints.values()):
+            self._drained.send(True)
+
+    def hurry(self) -> None:
+        """End `drain` now."""
+        self._drained.send(False)
+        self._left.send(False)
+
+    def _stop_listening(self) -> None:
+        listeners, self.listeners = self.listeners, []
+        for listener, _ in listeners:
+            listener.close()
+            if isinstance(listener.sock, unix.Bound):
+                unix.unlink(listener.sock)
+
+    def close(self) -> None:
+        """End at once: what is unsettled is lost with the broker. Twice does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stop_listening()
+        for session in list(self.sessions):
+            session.finish()
+        for session in list(self.sessions):
+            session.drop("")
+
+    def __enter__(self) -> Broker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Service:
+    """``h.broker``: a broker inside this hub, for tests and embedding."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+
+    def listen(self, *urls: str, **options: Any) -> Broker:
+        """Start a broker that listens at *urls*.
+
+        :param options: fields of `Options`.
+        :raises ValueError: a URL or option is wrong.
+        :raises OSError: an address cannot be had.
+        """
+        broker = Broker(self.hub, Options(**options))
+        try:
+            for url in urls:
+                broker.listen(url)
+        except BaseException:
+            broker.close()
+            raise
+        return broker
+
+
+_AF_UNIX = 1
+
+
+def _bind(address: Address) -> Tuple[socket.socket, Address]:
+    if address.scheme == "unix":
+        return unix.bind(address.path), address
+    sock = tcp.bind(address.host, address.port)
+    return sock, address._replace(port=sock.getsockname()[1])

@@ -1,0 +1,286 @@
+"""An endpoint: a named work queue, its producers and its consumers.
+
+Work is done per batch, and matching per tick: what came in during a tick is handed out at its edge, in `match`, and the room
+that this made is granted to producers in `grant`. Nothing in here does I/O.
+
+At every moment: accepted = acknowledged + ready + delayed + in flight + dead + dropped (`Endpoint.balance`).
+
+Invariants:
+1. ``ready`` is ascending by accept number, so what comes back stands where it stood.
+2. ``ready_n``, ``ready_b`` are the sums over ``ready``; ``delayed_*`` likewise; ``granted_*`` the credit that producers have and
+   have not used; ``flight_*`` the sums over the consumers' flights.
+3. ready + delayed + granted never grows above the capacity by a grant; only returns and one oversize message may exceed it.
+4. A consumer stands in ``hungry`` once if it has credit and its connection takes output, otherwise not at all.
+5. A producer stands in ``asking`` once if it wants credit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any, Deque, Dict, Iterable, List, Optional, Set
+
+from vanilla.protocol.scan import scan
+
+from .batch import Batch, split_first
+from .flight import Sent
+
+if TYPE_CHECKING:
+    from vanilla.timers import Timer
+
+    from .broker import Broker
+    from .channels import Puller, Pusher
+
+log = logging.getLogger("vanilla.broker")
+
+#: A producer's first grant, before anything is known of it.
+FIRST_MESSAGES = 16
+FIRST_BYTES = 64 << 10
+#: Ends the name of an endpoint's dead letters.
+DEAD = ".dead"
+
+
+class Endpoint:
+    """One named endpoint. Made by `Broker.endpoint` on first use, gone when idle and empty."""
+
+    __slots__ = (
+        "accepted",
+        "acknowledged",
+        "asking",
+        "broker",
+        "capacity",
+        "capacity_b",
+        "dead",
+        "delayed",
+        "delayed_b",
+        "delayed_n",
+        "dropped",
+        "flight_b",
+        "flight_n",
+        "granted_b",
+        "granted_n",
+        "hungry",
+        "mark",
+        "name",
+        "pullers",
+        "pushers",
+        "rate_in",
+        "rate_out",
+        "ready",
+        "ready_b",
+        "ready_n",
+    )
+
+    def __init__(self, broker: Broker, name: str) -> None:
+        self.broker = broker
+        self.name = name
+        self.capacity = broker.options.capacity
+        self.capacity_b = broker.options.capacity_bytes
+        self.ready: Deque[Batch] = deque()
+        self.ready_n = self.ready_b = 0
+        #: Batches that wait for their redelivery, each with its timer.
+        self.delayed: Dict[Batch, Timer] = {}
+        self.delayed_n = self.delayed_b = 0
+        self.flight_n = self.flight_b = 0
+        self.granted_n = self.granted_b = 0
+        self.accepted = self.acknowledged = self.dead = self.dropped = 0
+        self.pushers: Set[Pusher] = set()
+        self.pullers: Set[Puller] = set()
+        self.hungry: Deque[Puller] = deque()
+        self.asking: Deque[Pusher] = deque()
+        #: (time, accepted, acknowledged) when the rates were last worked out.
+        self.mark = (broker.now(), 0, 0)
+        self.rate_in = self.rate_out = 0.0
+
+    # -- messages come in
+
+    def accept(self, count: int, body: Any) -> None:
+        """Take *count* new messages."""
+        batch = Batch(self.accepted, count, body, self.broker.now())
+        self.accepted += count
+        self.ready.append(batch)
+        self.ready_n += count
+        self.ready_b += batch.size
+        self.broker.touch(self)
+
+    def put_back(self, batches: Iterable[Batch]) -> None:
+        """Insert *batches*, ascending by number, where they stood."""
+        back = list(batches)
+        if not back:
+            return
+        for batch in back:
+            self.ready_n += batch.count
+            self.ready_b += batch.size
+        if not self.ready or back[-1].number < self.ready[0].number:
+            self.ready.extendleft(reversed(back))
+        else:
+            self.ready = deque(sorted((*back, *self.ready), key=_number))
+        self.broker.touch(self)
+
+    # -- messages go out
+
+    def match(self) -> None:
+        """Hand out what is ready to the consumers that have credit, in turn and in equal shares."""
+        hungry = self.hungry
+        while self.ready and hungry:
+            share = -(-self.ready_n // len(hungry))
+            for _ in range(len(hungry)):
+                if not self.ready:
+                    break
+                puller = hungry.popleft()
+                puller.hungry = False
+                puller.deliver(share)
+                puller.line_up()
+
+    def pop(self, most: int, most_b: int) -> Batch:
+        """Take the first batch out of ``ready``: up to *most* messages, and no more once they have *most_b* bytes."""
+        batch = self.ready[0]
+        if batch.count <= most and batch.size <= most_b:
+            self.ready.popleft()
+        else:
+            count, at = scan(batch.body, 0, most, most_b)
+            if count < batch.count:
+                batch, self.ready[0] = batch.cut(count, at)
+            else:
+                self.ready.popleft()
+        self.ready_n -= batch.count
+        self.ready_b -= batch.size
+        return batch
+
+    # -- messages come back
+
+    def settle(self, count: int) -> None:
+        """*count* deliveries are acknowledged."""
+        self.acknowledged += count
+        self.broker.touch(self)
+
+    def returned(self, pieces: List[Sent], seen: int, crashed: bool) -> None:
+        """A consumer is gone: its unsettled deliveries go back to the front, in order.
+
+        :param seen: the consumer's numbers below this may have been handled.
+        :param crashed: the connection was lost. The oldest message, which may be the reason, has failed once more.
+        """
+        back: List[Batch] = []
+        for piece in pieces:
+            batch = piece.batch.part(piece.low, piece.high)
+            if piece.seq < seen < piece.seq + batch.count:
+                parts = [batch.part(0, seen - piece.seq), batch.part(seen - piece.seq, batch.count)]
+                parts[0].redelivered = True
+                back += parts
+                continue
+            batch.redelivered |= piece.seq < seen
+            back.append(batch)
+        if crashed and back:
+            back[:1] = split_first(back[0])
+            back[0].attempts += 1
+            if back[0].attempts >= self.broker.options.max_attempts:
+                self.bury(back.pop(0), "MAX_ATTEMPTS")
+        back.sort(key=_number)
+        self.put_back(back)
+
+    def failed(self, batch: Batch, delay: Optional[int]) -> None:
+        """Each message of *batch* was refused by its consumer: again later, in *delay* ms or after the back-off."""
+        batch.attempts += 1
+        batch.redelivered = True
+        options = self.broker.options
+        if batch.attempts >= options.max_attempts:
+            self.bury(batch, "MAX_ATTEMPTS")
+        else:
+            self.postpone(batch, options.backoff_ms << min(batch.attempts - 1, 32) if delay is None else delay)
+
+    def postpone(self, batch: Batch, delay: int) -> None:
+        """Deliver *batch* in *delay* ms."""
+        if delay <= 0:
+            self.put_back([batch])
+            return
+        self.delayed[batch] = self.broker.hub.after(delay, lambda: self._release(batch))
+        self.delayed_n += batch.count
+        self.delayed_b += batch.size
+
+    def _release(self, batch: Batch) -> None:
+        del self.delayed[batch]
+        self.delayed_n -= batch.count
+        self.delayed_b -= batch.size
+        self.put_back([batch])
+
+    def bury(self, batch: Batch, reason: str) -> None:
+        """Move *batch* to the dead letters. Where there is no room, it stays here, delayed, and comes round again."""
+        grave = self.broker.grave(self)
+        if grave is None or grave.room_n < batch.count or (grave.room_b < batch.size and grave.ready_n):
+            log.warning("endpoint %r: no place for %d dead letters (%s); they stay", self.name, batch.count, reason)
+            batch.attempts = self.broker.options.max_attempts - 1
+            batch.redelivered = True
+            self.postpone(batch, max(self.broker.options.backoff_ms, 1) << 4)
+            return
+        log.warning("endpoint %r: %d messages to %r: %s", self.name, batch.count, grave.name, reason)
+        self.dead += batch.count
+        grave.accept(batch.count, batch.body)
+        self.broker.touch(self)
+
+    # -- credit
+
+    @property
+    def room_n(self) -> int:
+        """Messages that may still be granted."""
+        return self.capacity - self.ready_n - self.delayed_n - self.granted_n
+
+    @property
+    def room_b(self) -> int:
+        """Bytes that may still be granted."""
+        return self.capacity_b - self.ready_b - self.delayed_b - self.granted_b
+
+    def grant(self) -> None:
+        """Give room to the producers that ask, in turn, until there is none."""
+        asking = self.asking
+        for _ in range(len(asking)):
+            pusher = asking[0]
+            if not pusher.grant(max(self.room_n // len(asking), 1)):
+                return  # whoever waits longest is not passed over
+            asking.popleft()
+            pusher.asking = False
+
+    @property
+    def at_ease(self) -> bool:
+        """Is less than half of the capacity promised? Only then credit is given that nobody has asked for."""
+        return self.granted_n * 2 < self.capacity and self.granted_b * 2 < self.capacity_b
+
+    # -- accounts
+
+    @property
+    def balance(self) -> int:
+        """Accepted messages that nothing accounts for: 0, always."""
+        known = self.acknowledged + self.ready_n + self.delayed_n + self.flight_n + self.dead + self.dropped
+        return self.accepted - known
+
+    @property
+    def empty(self) -> bool:
+        return not (self.ready_n or self.delayed_n or self.flight_n)
+
+    @property
+    def idle(self) -> bool:
+        """Nobody is here and nothing: the endpoint may go."""
+        return self.empty and not self.pushers and not self.pullers
+
+    @property
+    def settled(self) -> bool:
+        """Would waiting change nothing? (When the broker is about to end.)"""
+        return self.empty or (not self.pullers and not self.flight_n)
+
+    def work_out_rates(self, now: float) -> None:
+        """Messages a second since the last time, if that is long enough ago to say."""
+        then, accepted, acknowledged = self.mark
+        if now - then >= 1:
+            self.rate_in = (self.accepted - accepted) / (now - then)
+            self.rate_out = (self.acknowledged - acknowledged) / (now - then)
+            self.mark = now, self.accepted, self.acknowledged
+
+    def oldest(self) -> Optional[float]:
+        """When the oldest message that waits here was accepted."""
+        times = [batch.time for batch in self.delayed]
+        if self.ready:
+            times.append(self.ready[0].time)
+        return min(times) if times else None
+
+
+def _number(batch: Batch) -> int:
+    return batch.number

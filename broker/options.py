@@ -1,0 +1,64 @@
+"""What can be set on a broker: one flat record, each field with its unit and the reason of its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from vanilla.protocol.frames import FRAME_LIMIT, HELLO_LIMIT, MAX_FRAME_LIMIT
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a `Broker`. Times are in ms, sizes in bytes.
+
+    :raises ValueError: a value is out of its range; the text names it.
+    """
+
+    #: Messages that an endpoint holds for its consumers, delayed ones and unused credit included.
+    capacity: int = 10_000
+    #: The same in bytes of packed messages.
+    capacity_bytes: int = 64 << 20
+    #: The longest frame, and so nearly the longest message.
+    frame_bytes: int = FRAME_LIMIT
+    #: How long a new connection may take for its hello.
+    hello_ms: int = 2_000
+    #: Connections at a time.
+    connections: int = 10_000
+    #: Channels of one connection: one for each endpoint it pushes to and each pull.
+    channels: int = 20_000
+    #: Endpoints at a time.
+    endpoints: int = 100_000
+    #: Unsent output of one connection from which on it gets no deliveries and is not read, until half of it has left.
+    output_bytes: int = 1 << 20
+    #: What one consumer may leave unsettled, whatever credit it gives: memory is the broker's.
+    unsettled_bytes: int = 64 << 20
+    #: Deliveries that fail before a message becomes a dead letter.
+    max_attempts: int = 5
+    #: How long a message waits after its first failed delivery; doubles with each further one.
+    backoff_ms: int = 1_000
+    #: How long SIGTERM leaves consumers to take and settle what is there.
+    drain_ms: int = 10_000
+    #: Listen on addresses that other machines reach, without encryption or authentication.
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            low, high = _RANGES.get(field.name, (0, 1 << 62))
+            if not low <= value <= high:
+                raise ValueError(f"{field.name} is {value}, but must be from {low} to {high}")
+
+
+_RANGES = {
+    "capacity": (1, 1 << 62),
+    "capacity_bytes": (1, 1 << 62),
+    "frame_bytes": (HELLO_LIMIT, MAX_FRAME_LIMIT),
+    "hello_ms": (1, 3_600_000),
+    "connections": (1, 1 << 20),
+    "channels": (1, 1 << 31),
+    "endpoints": (1, 1 << 31),
+    "output_bytes": (HELLO_LIMIT, 1 << 40),
+    "max_attempts": (1, 1_000_000),
+    "backoff_ms": (0, 86_400_000),
+    "drain_ms": (0, 86_400_000),
+}

@@ -1,0 +1,305 @@
+"""A session: one connection to the broker, from accept to close.
+
+It is driven by readiness and has no task of its own, so that an idle connection costs a small object. What it has to send
+gathers in ``out`` and leaves at the tick's edge in one vectored write.
+
+A session ends in one of two ways. `drop` closes at once. `fail`, after a protocol error, first tells the peer: it sends the
+ERROR, closes its own direction and passes over what still comes, for a second at most, because closing a socket with
+unread input would reset the connection and take the ERROR with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any, Deque, Dict, List, Set, Union
+
+from vanilla.poll import IN, OUT
+from vanilla.protocol.connection import VERSION, Connection, Event
+from vanilla.protocol.errors import ProtocolError, Refused
+from vanilla.protocol.frames import (
+    CLOSE,
+    ERROR,
+    HELLO,
+    OPEN,
+    PING,
+    PONG,
+    STATUS,
+    Buffer,
+    pack_control,
+)
+from vanilla.protocol.urls import check_name
+
+from .channels import FRAMES, Puller, Pusher
+
+if TYPE_CHECKING:
+    from .broker import Broker
+
+log = logging.getLogger("vanilla.broker")
+
+#: What one vectored write takes (IOV_MAX on Linux).
+IOV_MAX = 1024
+#: How long a peer that broke the protocol may take to read why, in ms.
+LAST_WORDS_MS = 1_000
+
+
+class Session:
+    """One connection.
+
+    ``out`` holds what is to be sent, ``unsent`` how many bytes that is; ``blocked``: the socket takes no more for now.
+    ``closing``: only last words are left. ``starved``: consumers that have credit and wait for the output to drain.
+    """
+
+    __slots__ = (
+        "agent",
+        "blocked",
+        "broker",
+        "channels",
+        "closing",
+        "connection",
+        "dirty",
+        "interest",
+        "out",
+        "peer",
+        "since",
+        "sock",
+        "starved",
+        "timer",
+        "unsent",
+    )
+
+    def __init__(self, broker: Broker, sock: socket.socket, peer: str) -> None:
+        self.broker = broker
+        self.sock = sock
+        self.peer = peer
+        self.agent = ""
+        self.connection = Connection("broker", broker.options.frame_bytes)
+        self.channels: Dict[int, Union[Pusher, Puller]] = {}
+        self.out: Deque[Buffer] = deque()
+        self.unsent = 0
+        self.blocked = self.closing = self.dirty = False
+        self.starved: Set[Puller] = set()
+        self.since = broker.now()
+        self.interest = IN
+        self.timer = broker.hub.after(broker.options.hello_ms, self._no_hello)
+        broker.hub.poll.register(sock.fileno(), self.ready, IN)
+
+    # -- input
+
+    def ready(self, events: int) -> None:
+        """The socket is ready."""
+        if events & OUT:
+            self.blocked = False
+            self.flush()
+        if events & ~OUT and self.sock.fileno() >= 0:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            if self.closing:
+                if not self.sock.recv(65536):
+                    self.drop("")
+                return
+            events = self.connection.read(self._receive, self.broker.scratch)
+            for event in events:
+                _HANDLERS[event.kind](self, event)
+        except BlockingIOError:
+            pass
+        except ProtocolError as error:
+            self.fail(error)
+        except EOFError:
+            self.drop("closed by the peer")
+        except OSError as error:
+            self.drop(error.strerror or str(error))
+        except Exception:
+            log.exception("session %s: internal error", self.peer)
+            self.fail(ProtocolError("INTERNAL", "the broker failed; its log says how"))
+
+    def _receive(self, buffers: List[memoryview]) -> int:
+        if len(buffers) == 1:
+            return self.sock.recv_into(buffers[0])
+        return self.sock.recvmsg_into(buffers)[0]
+
+    # -- frames of the connection
+
+    def _hello(self, event: Event) -> None:
+        self.timer.cancel()
+        self.agent = event.payload.get("agent", "")[:100]
+        broker = self.broker
+        fields = {"v": VERSION, "id": broker.id, "agent": broker.agent, "frame": broker.options.frame_bytes}
+        self.put(pack_control(HELLO, 0, 0, fields))
+        log.debug("session %s: hello from %r", self.peer, self.agent)
+        if broker.draining:
+            self.put(broker.farewell())
+
+    def _open(self, event: Event) -> None:
+        try:
+            channel = self._opened(event)
+        except Refused as error:
+            self.connection.ending(event.channel)
+            self.put(pack_control(ERROR, event.channel, 0, {"code": error.code, "text": error.text}))
+            return
+        self.channels[event.channel] = channel
+        self.put(pack_control(OPEN, event.channel, event.seq))
+
+    def _opened(self, event: Event) -> Union[Pusher, Puller]:
+        kind = event.payload["kind"]
+        try:
+            name = check_name(event.payload["name"])
+        except ValueError as error:
+            raise Refused("BAD_NAME", str(error)) from None
+        if len(self.channels) >= self.broker.options.channels:
+            raise Refused("TOO_MANY", f"a connection has at most {self.broker.options.channels} channels")
+        if kind == "push":
+            if self.broker.draining:
+                raise Refused("GOING_AWAY", "the broker is shutting down")
+            return Pusher(self, event.channel, self.broker.endpoint(name), event.seq)
+        if kind == "pull":
+            return Puller(self, event.channel, self.broker.endpoint(name))
+        raise Refused("BAD_KIND", f"there is no kind {kind[:50]!r} of endpoint; there are push and pull")
+
+    def _close(self, event: Event) -> None:
+        channel = self.channels.pop(event.channel, None)
+        if channel is not None:
+            if isinstance(channel, Pusher):
+                channel.emit()
+            channel.detach(event.seq)
+        self.put(pack_control(CLOSE, event.channel))
+
+    def _status(self, event: Event) -> None:
+        self.put(self.broker.status(event.seq, event.payload.get("after", "")))
+
+    def _ping(self, event: Event) -> None:
+        self.put(pack_control(PONG, 0, event.seq))
+
+    def _pong(self, event: Event) -> None:
+        """Nothing hangs on it: the kernel's keep-alive watches connections."""
+
+    def _channel(self, event: Event) -> None:
+        channel: Any = self.channels[event.channel]
+        FRAMES[event.kind](channel, event)
+
+    def _no_hello(self) -> None:
+        self.fail(ProtocolError("HELLO_TIMEOUT", f"no hello in {self.broker.options.hello_ms} ms"))
+
+    # -- output
+
+    @property
+    def full(self) -> bool:
+        """Is as much unsent as may be?"""
+        return self.unsent >= self.broker.options.output_bytes
+
+    def put(self, *parts: Buffer) -> None:
+        """Send *parts* at the tick's edge."""
+        self.out.extend(parts)
+        for part in parts:
+            self.unsent += len(part)
+        if not self.dirty:
+            self.dirty = True
+            self.broker.writers.append(self)
+            self.broker.wake()
+
+    def flush(self) -> None:
+        """Write what there is, as far as the socket takes it."""
+        self.dirty = False
+        while self.out and not self.blocked:
+            parts = [self.out.popleft() for _ in range(min(len(self.out), IOV_MAX))]
+            try:
+                sent = self.sock.sendmsg(parts)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self.drop(error.strerror or str(error))
+                return
+            self.unsent -= sent
+            self._keep(parts, sent)
+        self._drained()
+
+    def _keep(self, parts: List[Buffer], sent: int) -> None:
+        """Put what was not sent back to the front."""
+        for index, part in enumerate(parts):
+            if sent < len(part):
+                parts[index] = memoryview(part)[sent:]
+                self.out.extendleft(reversed(parts[index:]))
+                self.blocked = True
+                return
+            sent -= len(part)
+
+    def _drained(self) -> None:
+        if self.sock.fileno() < 0:
+            return
+        if self.starved and self.unsent * 2 < self.broker.options.output_bytes:
+            starved, self.starved = self.starved, set()
+            for puller in starved:
+                puller.line_up()
+        if self.closing and not self.out:
+            self._shut()
+        interest = (OUT if self.blocked else 0) | (0 if self.full and self.blocked else IN)
+        if interest != self.interest:
+            self.interest = interest
+            self.broker.hub.poll.modify(self.sock.fileno(), interest)
+
+    # -- the end
+
+    def fail(self, error: ProtocolError) -> None:
+        """The peer broke the protocol: tell it, then close."""
+        log.warning("session %s: closed: %s", self.peer, error)
+        self._detach()
+        self.closing = True
+        self.put(pack_control(ERROR, 0, 0, {"code": error.code, "text": error.text}))
+        self.timer.cancel()
+        self.timer = self.broker.hub.after(LAST_WORDS_MS, lambda: self.drop(""))
+        self.flush()
+
+    def _shut(self) -> None:
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the peer was faster
+
+    def finish(self) -> None:
+        """The broker ends: send what there is, then the end of the stream."""
+        if not self.closing:
+            self._detach()
+            self.closing = True
+            self.flush()
+
+    def drop(self, why: str) -> None:
+        """Close at once. Twice does nothing."""
+        if self.sock.fileno() < 0:
+            return
+        if why:
+            log.debug("session %s: %s", self.peer, why)
+        self.timer.cancel()
+        self.broker.hub.poll.unregister(self.sock.fileno())
+        self.sock.close()
+        self.out.clear()
+        self.unsent = 0
+        self._detach()
+        self.broker.gone(self)
+
+    def _detach(self) -> None:
+        channels, self.channels = self.channels, {}
+        for channel in channels.values():
+            channel.detach(None)
+
+
+_HANDLERS = {
+    **dict.fromkeys(FRAMES, Session._channel),
+    HELLO: Session._hello,
+    OPEN: Session._open,
+    CLOSE: Session._close,
+    STATUS: Session._status,
+    PING: Session._ping,
+    PONG: Session._pong,
+}
+
+
+def describe_peer(address: Any) -> str:
+    """The peer's address as logs show it."""
+    if isinstance(address, tuple):
+        return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+    return str(address) or "unix"
+
+

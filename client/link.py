@@ -1,0 +1,415 @@
+"""A link: one connection to a broker, its output, and its end.
+
+It has no task: the socket's readiness drives it in the hub's loop, and at each tick's edge it gathers what its channels have to
+say (data, acknowledgements, credit) and writes it with one call.
+
+When a batch leaves: at once if nothing was sent since the last poll, else at the tick's edge, or when it is large or old
+enough (`push.PushState`). ``fresh`` is that "nothing was sent".
+
+A link that has ended stays ended: ``error()`` says why, and everybody who waits on any of its channels is told at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Protocol
+
+from vanilla import __version__, tcp, unix
+from vanilla.exception import Closed, ConnectionLost, Forked, Timeout
+from vanilla.poll import IN, OUT
+from vanilla.protocol.connection import VERSION, Connection, Event
+from vanilla.protocol.errors import ProtocolError
+from vanilla.protocol.frames import (
+    ACK,
+    CLOSE,
+    CREDIT,
+    DATA,
+    DATA_OPTIONS,
+    ERROR,
+    FRAME_LIMIT,
+    GO_AWAY,
+    HELLO,
+    HELLO_LIMIT,
+    MORE,
+    OPEN,
+    PING,
+    PONG,
+    SCRATCH_BYTES,
+    STATUS,
+    Buffer,
+    pack_control,
+)
+from vanilla.protocol.urls import parse
+
+if TYPE_CHECKING:
+    from vanilla.core import Hub
+
+log = logging.getLogger("vanilla.client")
+
+#: What one vectored write takes (IOV_MAX on Linux).
+IOV_MAX = 1024
+#: Senders wait while more than this is unsent.
+OUTPUT_BYTES = 1 << 20
+
+
+class ChannelState(Protocol):
+    """What a link asks of the state behind a remote end."""
+
+    id: int
+
+    def emit(self) -> bool:
+        """Put what there is to say into the link's output. True: ask again at the next edge."""
+
+    def lose(self) -> None:
+        """The link has ended: tell everybody who waits."""
+
+    def drained(self) -> None:
+        """There is room in the output again."""
+
+    def refused(self, code: str, text: str) -> None:
+        """The broker has ended this channel."""
+
+
+class Link:
+    """One connection.
+
+    :param hub: whose loop drives it.
+    :param url: where the broker listens.
+    :param notify: called with (kind, text) of what happens, for `Remote.events`.
+    """
+
+    def __init__(self, hub: Hub, url: str, notify: Callable[[str, str], object]) -> None:
+        self.hub = hub
+        self.url = url
+        self.notify = notify
+        self.id = os.urandom(16)
+        self.connection = Connection("client", FRAME_LIMIT)
+        #: The longest frame that the broker takes.
+        self.frame_limit = HELLO_LIMIT
+        self.sock: Optional[socket.socket] = None
+        self.scratch = bytearray(SCRATCH_BYTES)
+        self.out: Deque[Buffer] = deque()
+        self.unsent = 0
+        self.blocked = False
+        self._interest = IN
+        #: Nothing was sent since the last poll.
+        self.fresh = True
+        self.going_away = False
+        self.channels: Dict[int, ChannelState] = {}
+        self.dirty: Dict[ChannelState, None] = {}
+        self._last_channel = 0
+        self._requests: Dict[int, Any] = {}
+        self._last_request = 0
+        self._ended: Optional[Callable[[], Exception]] = None
+        self._unhook: Callable[[], None] = _nothing
+
+    # -- the beginning
+
+    def dial(self, timeout: float) -> None:
+        """Connect and shake hands.
+
+        :param timeout: ms for all of it.
+        :raises ConnectionLost: nobody there, or the other side is no broker of ours.
+        :raises Timeout: the time is over.
+        """
+        deadline = tcp.Deadline(timeout)
+        address = parse(self.url)
+        if address.scheme == "unix":
+            self.sock = unix.dial(self.hub, address.path, timeout)
+        else:
+            self.sock = tcp.dial(self.hub, address.host, address.port, timeout)
+        _links.add(self)
+        self.hub.poll.register(self.sock.fileno(), self._ready, IN)
+        self._unhook = self.hub.at_every_edge(self._edge)
+        try:
+            self.put(pack_control(HELLO, 0, 0, {"v": VERSION, "id": self.id, "agent": f"vanilla/{__version__}"}))
+            self._request(HELLO, deadline.left())
+        except BaseException as error:
+            text = str(error)
+            self.end(lambda: ConnectionLost(f"{self.url}: {text}"))
+            raise
+
+    def _request(self, key: int, timeout: float) -> Any:
+        """Wait for the answer that is filed under *key*."""
+        waiting: Deque[Any] = deque()
+        self._requests[key] = waiting
+        try:
+            return self.hub.wait(waiting, "an answer from the broker", timeout)
+        except Timeout:
+            raise Timeout(f"{self.url}: no answer from the broker in {timeout:.0f} ms") from None
+        finally:
+            self._requests.pop(key, None)
+
+    def _answer(self, key: int, value: Any) -> None:
+        waiting = self._requests.pop(key, ())
+        for waiter in waiting:
+            waiter.value = value
+            self.hub.ready.append(waiter)
+        if waiting:
+            waiting.clear()
+
+    def ask(self, kind: int, fields: Dict[str, Any], timeout: float) -> Any:
+        """Send a STATUS or PING and wait for its answer's map.
+
+        :raises ConnectionLost: the link ended.
+        :raises Timeout: the time is over.
+        """
+        self.check()
+        self._last_request += 1
+        number = self._last_request
+        self.put(pack_control(kind, 0, number, fields))
+        self.flush()
+        return self._request(1000 + number, timeout)
+
+    # -- input
+
+    def _ready(self, events: int) -> None:
+        if events & OUT:
+            self.blocked = False
+            self.flush()
+        if events & ~OUT and self.sock is not None:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            for event in self.connection.read(self._receive, self.scratch):
+                _HANDLERS[event.kind](self, event)
+        except BlockingIOError:
+            pass
+        except EOFError:
+            self.lost("the broker is gone" if self.going_away else "the broker closed the connection")
+        except ProtocolError as error:
+            self.lost(f"the broker broke the protocol: {error}")
+        except OSError as error:
+            self.lost(tcp.reason(error))
+
+    def poll(self) -> None:
+        """Send what there is and read what has come, without a turn of the loop."""
+        self.flush()
+        if self.sock is not None:
+            self._read()
+
+    def _receive(self, buffers: List[memoryview]) -> int:
+        if self.sock is None:  # ended by a handler of this batch
+            raise BlockingIOError
+        if len(buffers) == 1:
+            return self.sock.recv_into(buffers[0])
+        return self.sock.recvmsg_into(buffers)[0]
+
+    def _hello(self, event: Event) -> None:
+        self.frame_limit = event.payload["frame"]
+        # A redelivery has options before the message that came without.
+        self.connection.reader.limit = self.frame_limit + HELLO_LIMIT
+        self._answer(HELLO, event.payload)
+
+    def _error(self, event: Event) -> None:
+        code, text = event.payload["code"], event.payload["text"]
+        self.notify("error", f"{code}: {text}")
+        if event.channel:
+            state = self.channels.get(event.channel)
+            if state is not None:
+                state.refused(code, text)
+        else:
+            self.lost(f"the broker ended the connection: {code}: {text}")
+
+    def _go_away(self, event: Event) -> None:
+        self.going_away = True
+        self.notify("going_away", f"the broker ends in {event.payload['drain']} ms at the latest")
+
+    def _reply(self, event: Event) -> None:
+        self._answer(1000 + event.seq, event.payload)
+
+    def _ping(self, event: Event) -> None:
+        self.put(pack_control(PONG, 0, event.seq))
+
+    def _opened(self, event: Event) -> None:
+        """Credit says more than this."""
+
+    def _closed(self, event: Event) -> None:
+        """The broker has forgotten the channel; so has the connection's table."""
+
+    def _channel(self, event: Event) -> None:
+        state: Any = self.channels.get(event.channel)
+        if state is not None:
+            state.frames[event.kind](state, event)
+
+    # -- channels
+
+    def open(self, kind: str, name: str, state: ChannelState, first: int = 0) -> int:
+        """Ask for an endpoint; *first* is the number of the first message that we shall push.
+
+        :return: the channel's number.
+        """
+        self.check()
+        self._last_channel += 1
+        number = self._last_channel
+        self.channels[number] = state
+        self.connection.opening(number, kind)
+        self.put(pack_control(OPEN, number, first, {"kind": kind, "name": name}))
+        return number
+
+    def close_channel(self, state: ChannelState, seen: int = 0) -> None:
+        """Say that we are done with a channel; *seen* is the first number that was not handed out."""
+        if self.channels.pop(state.id, None) is not None and self.sock is not None:
+            self.connection.closing(state.id)
+            self.put(pack_control(CLOSE, state.id, seen))
+        self.dirty.pop(state, None)
+
+    # -- output
+
+    def put(self, *parts: Buffer) -> None:
+        """Send *parts* with the next flush, at the tick's edge at the latest."""
+        self.out.extend(parts)
+        for part in parts:
+            self.unsent += len(part)
+
+    @property
+    def full(self) -> bool:
+        """Is as much unsent as may be?"""
+        return self.unsent >= OUTPUT_BYTES
+
+    def _edge(self) -> None:
+        self.fresh = True
+        if self.dirty:
+            for state in list(self.dirty):
+                if not state.emit():
+                    self.dirty.pop(state, None)
+        if self.out and not self.blocked:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write as much as the socket takes."""
+        while self.out and not self.blocked and self.sock is not None:
+            parts = [self.out.popleft() for _ in range(min(len(self.out), IOV_MAX))]
+            try:
+                sent = self.sock.sendmsg(parts)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self.lost(tcp.reason(error))
+                return
+            self.fresh = False
+            self.unsent -= sent
+            self._keep(parts, sent)
+        self._mind_interest()
+
+    def _keep(self, parts: List[Buffer], sent: int) -> None:
+        """Put what was not sent back to the front."""
+        for index, part in enumerate(parts):
+            if sent < len(part):
+                parts[index] = memoryview(part)[sent:]
+                self.out.extendleft(reversed(parts[index:]))
+                self.blocked = True
+                return
+            sent -= len(part)
+
+    def _mind_interest(self) -> None:
+        """Wait for the socket to take more, while there is more; when there is no longer, tell who waits for that."""
+        interest = IN | OUT if self.blocked else IN
+        if self.sock is None or interest == self._interest:
+            return
+        self._interest = interest
+        self.hub.poll.modify(self.sock.fileno(), interest)
+        if not self.blocked:
+            for state in list(self.channels.values()):
+                state.drained()
+
+    # -- the end
+
+    def check(self) -> None:
+        """Is the link up?
+
+        :raises ConnectionLost: the broker is gone.
+        :raises Closed: it was closed here.
+        :raises Forked: it is the parent process's.
+        """
+        if self._ended is not None:
+            raise self._ended()
+
+    @property
+    def ended(self) -> bool:
+        return self._ended is not None
+
+    def error(self) -> Exception:
+        """Why it ended, made anew for each who asks: an exception is one raiser's."""
+        assert self._ended is not None
+        return self._ended()
+
+    def lost(self, why: str) -> None:
+        """The connection is gone."""
+        if self._ended is None:
+            text = f"{self.url}: {why}"
+            self.end(lambda: ConnectionLost(text))
+            self.notify("lost", text)
+
+    def end(self, error: Callable[[], Exception]) -> None:
+        """End: close the socket and tell everybody who waits. Twice does nothing."""
+        if self._ended is not None:
+            return
+        self._ended = error
+        _links.discard(self)
+        self._unhook()
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            if not self.hub.forked:
+                self.hub.poll.unregister(sock.fileno())
+            sock.close()
+        self.out.clear()
+        self.unsent = 0
+        self.dirty.clear()
+        channels, self.channels = self.channels, {}
+        for state in channels.values():
+            state.lose()
+        requests, self._requests = self._requests, {}
+        for waiting in requests.values():
+            for waiter in waiting:
+                waiter.error = error()
+                self.hub.ready.append(waiter)
+            waiting.clear()
+
+    def close(self) -> None:
+        """End it from here; what is still to be sent is sent as far as the socket takes it."""
+        if self._ended is None:
+            self._edge()
+            self.end(lambda: Closed(f"{self.url}: this connection was closed"))
+
+    def disown(self) -> None:
+        """In a forked child: this connection is the parent's, and so is whatever waits in its buffers."""
+        pid = os.getppid()
+        self.end(lambda: Forked(f"{self.url}: this connection was made in process {pid}; connect anew after fork"))
+
+    @property
+    def is_here(self) -> bool:
+        """Does it belong to this thread?"""
+        return self.hub._thread == threading.get_ident()
+
+
+_HANDLERS: Dict[int, Callable[[Link, Event], None]] = {
+    HELLO: Link._hello,
+    ERROR: Link._error,
+    GO_AWAY: Link._go_away,
+    STATUS: Link._reply,
+    PONG: Link._reply,
+    PING: Link._ping,
+    OPEN: Link._opened,
+    CLOSE: Link._closed,
+    **dict.fromkeys((DATA, DATA | MORE, DATA_OPTIONS, DATA_OPTIONS | MORE, CREDIT, ACK), Link._channel),
+}
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+def _nothing() -> None: ...
+
+
+def _disown() -> None:
+    for link in list(_links):
+        link.disown()
+
+
+os.register_at_fork(after_in_child=_disown)

@@ -1,0 +1,86 @@
+"""How items become messages and back: which msgpack options, and which errors.
+
+Bytes stay bytes and text stays text; tuples become lists; a `datetime.datetime` with a time zone travels as msgpack's timestamp. Nothing
+else is converted, and there are no ext types, so what comes out is data and never code.
+"""
+
+from __future__ import annotations
+
+from typing import Any, List, Tuple
+
+import msgpack
+
+from vanilla.protocol.errors import BadMessage
+from vanilla.protocol.frames import ARRAY_HEAD_BYTES, Buffer
+from vanilla.protocol.scan import check, scan
+
+#: How deep a message may nest; the broker refuses more.
+DEPTH = 64
+#: Bytes items of this size and more are neither copied nor packed: their head goes before them.
+LARGE_BYTES = 32 << 10
+_FAR = 1 << 62
+
+_pack = msgpack.Packer(use_bin_type=True, datetime=True, autoreset=True).pack
+
+#: Stands for a message that is well-formed msgpack and yet nothing that Python can hold.
+UNDECODABLE = type("UNDECODABLE", (), {"__repr__": lambda self: "UNDECODABLE"})()
+
+
+def pack(item: Any) -> bytes:
+    """One message.
+
+    :raises TypeError: msgpack has no such type.
+    :raises ValueError: a number beyond 64 bits, text that is not UTF-8, or nested deeper than `DEPTH`.
+    """
+    try:
+        packed: bytes = _pack(item)
+    except OverflowError as error:
+        raise ValueError(f"msgpack cannot hold this: {error}") from None
+    if len(packed) > DEPTH and packed[0] >= 0x80:  # a message of 64 bytes cannot nest deeper than that
+        _check_depth(packed)
+    return packed
+
+
+def _check_depth(packed: bytes) -> None:
+    try:
+        check(packed, 1, DEPTH)
+    except BadMessage as error:
+        raise ValueError(f"this cannot be sent: {error.text}") from None
+
+
+def pack_run(items: List[bytes]) -> bytes:
+    """Many messages, each exactly of type bytes: one call packs them all, as an array whose head is cut off."""
+    packed: bytes = _pack(items)
+    count = len(items)
+    return packed[1 if count < 16 else 3 if count < 65536 else 5 :]
+
+
+def large_parts(item: bytes) -> Tuple[bytes, bytes]:
+    """A large bytes item as a message in two parts, the item itself being the second."""
+    size = len(item)
+    return b"\xc5" + size.to_bytes(2, "big") if size < 65536 else b"\xc6" + size.to_bytes(4, "big"), item
+
+
+def unpack(array: Buffer) -> Tuple[List[Any], bool]:
+    """The messages of an array, and whether all could be decoded; `UNDECODABLE` stands in the place of those that could not."""
+    try:
+        items: List[Any] = _unpackb(array)
+    except (ValueError, TypeError, OverflowError):
+        return list(_one_by_one(array)), False
+    return items, True
+
+
+def _one_by_one(array: Buffer) -> Any:
+    view = memoryview(array)
+    at = ARRAY_HEAD_BYTES
+    while at < len(view):
+        start = at
+        at = scan(view, start, 1, _FAR)[1]
+        try:
+            yield _unpackb(view[start:at])
+        except (ValueError, TypeError, OverflowError):
+            yield UNDECODABLE
+
+
+def _unpackb(packed: Buffer) -> Any:
+    return msgpack.unpackb(packed, raw=False, strict_map_key=False, timestamp=3)

@@ -1,0 +1,535 @@
+"""The pulling end: a Recver of the items of a named endpoint of a broker.
+
+A delivery is decoded in one call and its items wait in ``batches``. From there they are *loaded* into ``buffer``, the deque from
+which `Recver.recv` pops, about a millisecond of work at a time. So acknowledging, asking for more and reading the clock
+happen once a load, and a recv costs what it costs on a local channel.
+
+Numbers: the broker numbers the messages of a channel from 0. What is below ``taken`` was handed out, up to ``loaded`` it is in
+``buffer``, up to ``arrived`` in ``batches``. Without ``ack`` what is handed out is acknowledged; with it, `Delivery` does that.
+
+Invariants:
+1. ``taken == loaded - len(buffer)``, so nothing is counted when an item is received.
+2. A receiver is parked only while ``buffer`` and ``batches`` are empty and the broker has credit for it.
+3. ``done_b`` counts the bytes of messages that are acknowledged or given back; the broker may send ``window_bytes`` beyond it.
+4. While something lies in ``buffer`` unacknowledged, the state is in the link's ``dirty``: acknowledgements leave at the edge.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple, Type
+
+from vanilla.exception import Busy, Closed, Halt, Timeout
+from vanilla.message import EMPTY, Channel, Recver
+from vanilla.protocol.connection import Event
+from vanilla.protocol.credit import Window
+from vanilla.protocol.errors import Refused
+from vanilla.protocol.frames import ACK, ARRAY_HEAD_BYTES, CREDIT, DATA, DATA_OPTIONS, MORE, NACK, pack_control
+from vanilla.protocol.options import check_options
+from vanilla.protocol.ranges import Ranges
+from vanilla.protocol.scan import scan
+
+from .packing import UNDECODABLE, unpack
+
+if TYPE_CHECKING:
+    from vanilla.core import Task
+    from vanilla.timers import Timer
+
+    from .link import Link
+
+log = logging.getLogger("vanilla.client")
+
+#: What a consumer lets the broker send beyond what it has settled, in bytes.
+WINDOW_BYTES = 1 << 20
+#: A load is this part of the window: a window lasts 5 to 10 ms, so a load about one.
+LOADS = 8
+#: Acknowledgements that are older than this, in seconds, leave before the next item is handed out.
+ACK_AGE = 0.001
+#: What nobody has received for so many ms goes back to the broker.
+UNCLAIMED_MS = 100
+
+monotonic = time.monotonic
+
+
+class Batch(NamedTuple):
+    """Items that have arrived: the number of the first, their bytes, and what the broker says of them."""
+
+    first: int
+    items: List[Any]
+    size: int
+    redelivered: bool
+    attempts: int
+
+
+class Delivery:
+    """One item that has to be settled: `ack`, `nack`, or a ``with`` block, which does the one or the other.
+
+    ``item`` is what was sent, ``redelivered`` says whether somebody may have seen it before, ``attempts`` the how-manieth delivery
+    this is.
+    """
+
+    __slots__ = ("_number", "_size", "_state", "attempts", "item", "redelivered")
+
+    def __init__(self, state: PullState, number: int, size: int, item: Any, redelivered: bool, attempts: int) -> None:
+        self._state: Optional[PullState] = state
+        self._number = number
+        self._size = size
+        self.item = item
+        self.redelivered = redelivered
+        self.attempts = attempts
+
+    @property
+    def settled(self) -> bool:
+        """Was it acknowledged or refused?"""
+        return self._state is None
+
+    def ack(self) -> None:
+        """It is done: the broker forgets it. Does nothing if it is settled.
+
+        :raises ConnectionLost: too late: the broker has, or will, give it to somebody else.
+        """
+        state, self._state = self._state, None
+        if state is not None:
+            state.settle(self._number, self._size)
+
+    def nack(self, delay: Optional[int] = None) -> None:
+        """It failed: it is delivered again, or becomes a dead letter after too many attempts. Does nothing if it is settled.
+
+        :param delay: ms until then; without it the endpoint's back-off, 1 s doubling with each attempt.
+        :raises ConnectionLost: see `ack`.
+        :raises ValueError: *delay* is negative.
+        """
+        if delay is not None and delay < 0:
+            raise ValueError("a delay is 0 ms or more")
+        state, self._state = self._state, None
+        if state is not None:
+            state.refuse(self._number, self._size, {} if delay is None else {"delay": int(delay)})
+
+    def __enter__(self) -> Delivery:
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], *exc: object) -> None:
+        if kind is None:
+            self.ack()
+        else:
+            self.nack()
+
+    def __repr__(self) -> str:
+        return f"<Delivery of {self.item!r}, attempt {self.attempts}{', settled' if self.settled else ''}>"
+
+
+class PullState(Channel):
+    """What is behind one `PullRecver`."""
+
+    __slots__ = (
+        "_acked",
+        "_acks",
+        "_batch_bytes",
+        "_end_error",
+        "_flushed",
+        "_limit_b",
+        "_load_b",
+        "_more",
+        "_nacks",
+        "_offset",
+        "_told",
+        "_unclaimed",
+        "ack",
+        "arrived",
+        "arrived_b",
+        "batches",
+        "done_b",
+        "id",
+        "link",
+        "loaded",
+        "name",
+        "owner",
+        "window",
+        "window_bytes",
+    )
+
+    def __init__(self, link: Link, name: str, ack: bool, prefetch: int, window_bytes: int) -> None:
+        super().__init__(link.hub, -1, f"pull from {name!r}")
+        self.link = link
+        self.name = name
+        self.ack = ack
+        self.window = Window(prefetch)
+        self.window_bytes = window_bytes
+        self.batches: Deque[Batch] = deque()
+        #: How much of the first batch is loaded, in items and bytes.
+        self._offset = self._batch_bytes = 0
+        self.loaded = self.arrived = 0
+        self.arrived_b = self.done_b = 0
+        #: The bytes that are in ``buffer`` or were, since the last load.
+        self._load_b = 0
+        self._acked = 0
+        self._acks = Ranges()
+        self._nacks: List[Tuple[int, int, Dict[str, Any]]] = []
+        #: The credit that the broker was told of.
+        self._told = self._limit_b = 0
+        self._more = False
+        self._flushed = 0.0
+        self._unclaimed: Optional[Timer] = None
+        self._end_error: Optional[Callable[[], Exception]] = None
+        #: The task that consumes, to which this end then belongs.
+        self.owner: Optional[Task] = None
+        self.id = link.open("pull", name, self)
+
+    @property
+    def taken(self) -> int:
+        """Numbers below this were handed out."""
+        return self.loaded - len(self.buffer)
+
+    # -- receiving
+
+    def take_nowait(self) -> Any:
+        if self.buffer:
+            return self.buffer.popleft()
+        self._note_taken()
+        if self._end_error is not None:
+            raise self._end_error()
+        if self.batches:
+            self._load()
+            self._mind_age()
+            return self.buffer.popleft()
+        self._request(1)
+        return EMPTY
+
+    def wait_item(self, timeout: float) -> Any:
+        if self.owner is not None and self.hub.me() is not self.owner:
+            raise Busy(f"this {self.kind} is consumed by {self.owner}")
+        item = self.take_nowait()
+        if item is not EMPTY:
+            return item
+        if timeout == 0:
+            return self._poll()
+        return self.hub.wait(self.recvers, self, timeout)
+
+    def _poll(self) -> Any:
+        """Ask, and look at the socket, without a turn of the loop: whoever polls may never give it one."""
+        self.emit()
+        self.link.poll()
+        item = self.take_nowait()
+        if item is EMPTY:
+            raise Timeout(f"nothing has arrived: recv on a {self.kind}")
+        return item
+
+    def watch_recv(self, case: Any) -> None:
+        self.recvers.append(case)
+        self._request(0)
+
+    def _load(self) -> None:
+        """Move the next items into the empty buffer."""
+        batch = self.batches[0]
+        items, offset = batch.items, self._offset
+        most = max(self.window.size // LOADS, len(self.recvers), 1)
+        rest = len(items) - offset
+        if rest <= most:
+            most = rest
+            size = batch.size - self._batch_bytes
+            self.batches.popleft()
+            self._offset = self._batch_bytes = 0
+        else:
+            size = batch.size * most // len(items)
+            self._offset += most
+            self._batch_bytes += size
+        first = batch.first + offset
+        part = items if most == len(items) else items[offset : offset + most]
+        self.buffer.extend(self._deliveries(batch, first, part, size) if self.ack else part)
+        self.loaded = first + most
+        self._load_b = size
+        if self.window.due(self.loaded):
+            self.window.renew(self.loaded, len(self.recvers), self._more, monotonic())
+        self.link.dirty[self] = None
+
+    def _deliveries(self, batch: Batch, first: int, items: List[Any], size: int) -> List[Delivery]:
+        """Each item with its number and its part of the bytes; the first gets what does not divide."""
+        share = size // len(items)
+        made = [
+            Delivery(self, number, share, item, batch.redelivered, batch.attempts)
+            for number, item in enumerate(items, first)
+        ]
+        made[0]._size = size - share * (len(items) - 1)
+        return made
+
+    def _hand_out(self) -> None:
+        """Give what has arrived to those who wait."""
+        while self.recvers:
+            if not self.buffer:
+                self._note_taken()
+                if not self.batches:
+                    return
+                self._load()
+            recver = self.recvers.popleft()
+            item = self.buffer.popleft()
+            if recver.selection is None:
+                recver.value = item
+                self.hub.ready.append(recver)
+            else:
+                recver.selection.fire(recver, item)
+
+    # -- asking for more
+
+    def _request(self, extra: int) -> None:
+        """Let the broker send: for those who wait, and *extra* more, who are about to."""
+        parked = len(self.recvers) + extra
+        if self.window.limit - self.taken < parked or self.window.due(self.taken):
+            self.window.renew(self.taken, parked, self._more, monotonic())
+        self.link.dirty[self] = None
+
+    def _credit(self) -> Optional[bytes]:
+        """The CREDIT frame that is due, if one is."""
+        limit_b = self.done_b + self.window_bytes
+        raised = limit_b - self._limit_b
+        if not self.window.limit or not (
+            self.window.limit > self._told or raised * 2 >= self.window_bytes or self.arrived_b >= self._limit_b < limit_b
+        ):
+            return None
+        self._limit_b = limit_b
+        self._told = self.window.limit
+        return pack_control(CREDIT, self.id, 0, {"n": self.window.limit, "b": limit_b})
+
+    # -- settling
+
+    def _note_taken(self) -> None:
+        """Without ``ack``: what was handed out is done."""
+        if self.ack:
+            return
+        taken = self.taken
+        if taken > self._acked:
+            self._acks.add(self._acked, taken - self._acked)
+            self._acked = taken
+            self.link.dirty[self] = None
+        if not self.buffer:
+            self.done_b += self._load_b
+            self._load_b = 0
+
+    def settle(self, number: int, size: int) -> None:
+        """A delivery is done."""
+        self._check()
+        self._acks.add(number)
+        self.done_b += size
+        self.link.dirty[self] = None
+        self._mind_age()
+
+    def refuse(self, number: int, size: int, fields: Dict[str, Any]) -> None:
+        """A delivery is not done."""
+        self._check()
+        self._nacks.append((number, 1, fields))
+        self.done_b += size
+        self.link.dirty[self] = None
+        self._mind_age()
+
+    def _mind_age(self) -> None:
+        """Acknowledgements are not kept for long, even by somebody who never waits."""
+        now = monotonic()
+        if now - self._flushed > ACK_AGE:
+            self._flushed = now
+            self.emit()
+            self.link.flush()
+
+    def emit(self) -> bool:
+        self._note_taken()
+        if self._nacks:
+            nacks, self._nacks = self._nacks, []
+            for number, count, fields in nacks:
+                self.link.put(pack_control(NACK, self.id, 0, {"r": [number, count], **fields}))
+        while self._acks:
+            self.link.put(pack_control(ACK, self.id, 0, {"r": self._acks.take()}))
+        credit = self._credit()
+        if credit is not None:
+            self.link.put(credit)
+        return bool(self.buffer) and not self.ack
+
+    # -- frames
+
+    def _data(self, event: Event) -> None:
+        items, whole = unpack(event.payload)
+        size = len(event.payload) - ARRAY_HEAD_BYTES
+        redelivered, attempts = False, 1
+        if event.kind & ~MORE == DATA_OPTIONS:
+            options = check_options(items.pop(0), "client")
+            redelivered, attempts = options.get("redelivered", False), options.get("attempts", 1)
+            size -= scan(event.payload, ARRAY_HEAD_BYTES, 1, size)[1] - ARRAY_HEAD_BYTES
+        self._more = bool(event.kind & MORE)
+        self.arrived = event.seq + len(items)
+        self.arrived_b += size
+        for first, run in [(event.seq, items)] if whole else self._runs(event.seq, items):
+            self.batches.append(Batch(first, run, size, redelivered, attempts))
+            size = 0  # of several runs, the first has the bytes of all
+        self.done_b += size  # nothing of it is left to be counted, if no run has it
+        self._arrived()
+
+    def _arrived(self) -> None:
+        if not self.buffer and not self.batches:
+            self.loaded = self.arrived  # nothing of it could be decoded
+        if self.recvers:
+            self._hand_out()
+        if self.recvers:
+            self._request(0)
+        if self._unclaimed is None and (self.batches or self.buffer):
+            self._watch_unclaimed()
+
+    def _runs(self, first: int, items: List[Any]) -> List[Tuple[int, List[Any]]]:
+        """(number of the first, items) for each run of items that were decoded; the others go to the dead letters."""
+        runs: List[Tuple[int, List[Any]]] = []
+        run: List[Any] = []
+        for number, item in enumerate(items, first):
+            if item is UNDECODABLE:
+                self._bury(number)
+                run = []
+                continue
+            if not run:
+                runs.append((number, run))
+            run.append(item)
+        return runs
+
+    def _bury(self, number: int) -> None:
+        log.warning("%s: message %d cannot be decoded; it goes to the dead letters", self.kind, number)
+        self._nacks.append((number, 1, {"dead": "UNDECODABLE"}))
+        self.link.dirty[self] = None
+
+    frames: Dict[int, Callable[[PullState, Event], None]] = dict.fromkeys(
+        (DATA, DATA | MORE, DATA_OPTIONS, DATA_OPTIONS | MORE), _data
+    )
+
+    # -- what nobody receives
+
+    def _watch_unclaimed(self) -> None:
+        taken = self.taken
+        self._unclaimed = self.hub.after(UNCLAIMED_MS, lambda: self._look_unclaimed(taken))
+
+    def _look_unclaimed(self, taken: int) -> None:
+        self._unclaimed = None
+        if self._end_error is not None or not (self.buffer or self.batches):
+            return
+        if self.taken != taken:
+            self._watch_unclaimed()
+            return
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Let others have what was asked for and is not received."""
+        self._note_taken()
+        first = self.taken
+        self.done_b += self._forget_items()
+        self._nacks.append((first, self.arrived - first, {"back": True}))
+        self._acked = self.loaded = self.arrived
+        self.link.dirty[self] = None
+
+    def _forget_items(self) -> int:
+        """Drop what has arrived and was not handed out: how many bytes that was."""
+        size = sum(batch.size for batch in self.batches) - self._batch_bytes
+        if self.ack:
+            size += sum(delivery._size for delivery in self.buffer)
+        else:
+            size += self._load_b
+            self._load_b = 0
+        self.buffer.clear()
+        self.batches.clear()
+        self._offset = self._batch_bytes = 0
+        return size
+
+    # -- the end
+
+    def _check(self) -> None:
+        if self._end_error is not None:
+            raise self._end_error()
+
+    def lose(self) -> None:
+        # What was prefetched is the broker's again, which gives it to others.
+        self._forget_items()
+        self._end(self.link.error)
+
+    def refused(self, code: str, text: str) -> None:
+        self.link.close_channel(self, self.taken)
+        self._forget_items()
+        self._end(lambda: Refused(code, text))
+
+    def _end(self, error: Callable[[], Exception]) -> None:
+        self.halt = Closed
+        self._end_error = error
+        if self._unclaimed is not None:
+            self._unclaimed.cancel()
+        while self.recvers:
+            self.fail(self.recvers.popleft(), error())  # type: ignore[arg-type]
+        closers, self.closers = self.closers, []
+        for closer in closers:
+            self.hub.guard(closer)
+
+    def close(self, halt: Type[Halt] = Closed) -> None:
+        """Detach: what was handed out is settled as it is now, the rest goes back."""
+        if self.halt is None:
+            self.emit()
+            self.link.close_channel(self, self.taken)
+            self._forget_items()
+            self._end(lambda: halt(f"cannot receive: this {self.kind} was closed"))
+
+    def abandon_by_recver(self) -> None:
+        """Called by the garbage collector, anywhere: the rest waits for the loop."""
+        self.hub.at_edge(self.close)
+
+    def drained(self) -> None:
+        """Nothing waits for room here."""
+
+
+class PullRecver(Recver):
+    """A Recver of a named endpoint; made by `Remote.pull`.
+
+    It asks the broker for nothing until somebody receives, and for as much ahead as it takes in some milliseconds. An item that
+    arrives and is not received within 100 ms goes back.
+    """
+
+    __slots__ = ()
+
+    def consume(self, f: Callable[[Any], object]) -> Task:
+        """Call ``f(item)`` for each item, one at a time, in a task of its own, and acknowledge the item when *f* returns.
+
+        What *f* raises is logged with its traceback; the item is delivered again, after the endpoint's back-off.
+        The end belongs to that task from now on: to receive from it elsewhere is `Busy`.
+
+        :return: the task. It raises `ConnectionLost` when the broker is gone.
+        """
+        state: PullState = self._state
+        if state.owner is not None or state.loaded:
+            raise Busy(f"this {state.kind} is in use already")
+        state.ack = True
+        self._buffer = deque()  # no fast path for others
+        state.owner = self.hub.spawn(_consume, self, f)
+        return state.owner
+
+    def recv(self, timeout: float = -1) -> Any:
+        """The next item, or with ``ack=True`` its `Delivery`; wait while there is none.
+
+        :param timeout: ms to wait, -1 for ever; 0 takes only what has arrived, and asks the broker for one if nothing has.
+        :raises Timeout: nothing came. What comes later waits here for 100 ms, then it goes back.
+        :raises ConnectionLost: the broker is gone.
+        :raises Closed: this end was closed.
+        """
+        if self._buffer:
+            return self._buffer.popleft()
+        return self._state.wait_item(timeout)
+
+    def _try(self) -> Any:
+        item = self._state.take_nowait()
+        if item is EMPTY:
+            self._state.link.poll()
+            item = self._state.take_nowait()
+        return item
+
+
+def _consume(recver: PullRecver, f: Callable[[Any], object]) -> None:
+    try:
+        while True:
+            delivery = recver._take()
+            try:
+                with delivery:
+                    f(delivery.item)
+            except Exception:
+                if recver.halted:
+                    raise
+                log.exception("consume: %s raised; the item is delivered again", getattr(f, "__qualname__", f))
+    except Halt:
+        pass

@@ -1,0 +1,497 @@
+"""The pushing end: a Sender whose items go to a named endpoint of a broker.
+
+All Senders of one connection on one endpoint share one `PushState`: one channel, its numbers, its credit. An item goes
+
+    send -> pending (exact bytes, packed together later) | chunks (packed already) -> one frame -> the link's output
+
+and nothing else is on its way. The fast path of `PushSender.send` handles exact bytes while ``slack`` lasts: a countdown in which
+each item costs its length and `WEIGHT`. It runs out where something has to be looked at: credit, a full batch, or the clock,
+which is so read every 64th small item. Everything else goes through `PushState.push`.
+
+Invariants:
+1. What ``send`` has taken is in ``pending``, ``chunks`` or the link's output, in this order from new to old, and its number is its place.
+2. ``slack`` never allows more than credit and the batch limit do, and is positive only while the state is in the link's
+   ``dirty``, so that what the fast path takes leaves at the tick's edge.
+3. Who waits in ``senders`` has its packed item in its slot. It is taken there by whoever brings credit, in order; a Timeout before
+   that means that it was not sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple, Type
+
+from vanilla.exception import Closed, Halt, Timeout
+from vanilla.message import Channel, Sender
+from vanilla.protocol.connection import Event
+from vanilla.protocol.credit import Quota
+from vanilla.protocol.errors import Refused
+from vanilla.protocol.frames import ACK, COUNTED_BYTES, CREDIT, DATA, WANT, Buffer, pack_control, pack_head
+
+from .packing import LARGE_BYTES, large_parts, pack, pack_run
+
+if TYPE_CHECKING:
+    from vanilla.timers import Timer
+
+    from .link import Link
+
+log = logging.getLogger("vanilla.client")
+
+#: A batch leaves when it is this large...
+BATCH_BYTES = 64 << 10
+#: ...or this old, in seconds.
+BATCH_AGE = 0.001
+#: Below this a copy costs less than one more buffer in a vectored write.
+SMALL_BYTES = 4 << 10
+#: What an item costs of ``slack`` beside its length.
+WEIGHT = BATCH_BYTES // 64
+#: Credit up to this may be kept while idle, in messages and bytes; what is above goes back...
+KEEP_MESSAGES = 16
+KEEP_BYTES = 64 << 10
+#: ...after so many ms without a send.
+IDLE_MS = 1_000
+
+monotonic = time.monotonic
+
+
+class Message(NamedTuple):
+    """A packed item on its way, and its size in bytes."""
+
+    parts: Tuple[Buffer, ...]
+    size: int
+
+
+class PushState(Channel):
+    """What the Senders of one endpoint share.
+
+    ``senders`` holds who waits for credit or output, ``syncs`` who waits for confirms: (number, task) in order of number.
+    """
+
+    __slots__ = (
+        "_active",
+        "_confirmed",
+        "_epoch",
+        "_idle",
+        "_refusal",
+        "_rest",
+        "_since",
+        "_want",
+        "chunks",
+        "id",
+        "link",
+        "name",
+        "pending",
+        "queued_b",
+        "queued_n",
+        "quota",
+        "slack",
+        "syncs",
+        "users",
+    )
+
+    def __init__(self, link: Link, name: str) -> None:
+        super().__init__(link.hub, -1, f"push to {name!r}")
+        self.link = link
+        self.name = name
+        #: Handles that are open.
+        self.users = 0
+        self.slack = 0
+        self.pending: List[bytes] = []
+        self.chunks: List[Buffer] = []
+        #: What is in ``chunks``.
+        self.queued_n = self.queued_b = 0
+        self.quota = Quota(0)
+        self.syncs: Deque[Any] = deque()
+        self._confirmed = 0
+        self._rest = 0
+        self._epoch = 0
+        self._want = False
+        self._since = 0.0
+        self._active = False
+        self._idle: Optional[Timer] = None
+        self._refusal: Optional[Tuple[str, str]] = None
+        self.id = link.open("push", name, self)
+
+    # -- sending
+
+    def push(self, item: Any, timeout: float) -> None:
+        """All of `send` that is not its fast path."""
+        self.seal()
+        message = self._pack(item)
+        self.check()
+        if self.senders or not self._fits(message.size):
+            self._flush()
+            self._wait(message, timeout)
+            return
+        self._add(message)
+        self._decide()
+
+    def _pack(self, item: Any) -> Message:
+        if type(item) is bytes and len(item) >= LARGE_BYTES:
+            parts: Tuple[Buffer, ...] = large_parts(item)
+            message = Message(parts, len(parts[0]) + len(item))
+        elif isinstance(item, BaseException):
+            raise TypeError("an exception cannot be sent to another process")
+        else:
+            packed = pack(item)
+            message = Message((packed,), len(packed))
+        if message.size + COUNTED_BYTES > self.link.frame_limit:
+            limit = self.link.frame_limit - COUNTED_BYTES
+            raise ValueError(f"a message of {message.size} bytes is too big: the broker's limit is {limit}")
+        return message
+
+    def _fits(self, size: int) -> bool:
+        quota = self.quota
+        return self.queued_n < quota.left_n and self.queued_b + size <= quota.left_b and not self.link.full
+
+    def _add(self, message: Message) -> None:
+        if self.queued_b + message.size + COUNTED_BYTES > self.link.frame_limit:
+            self._frame()
+        if not self.queued_n:
+            self._since = monotonic()
+        self.chunks += message.parts
+        self.queued_n += 1
+        self.queued_b += message.size
+
+    def _decide(self) -> None:
+        """Shall the batch leave now? If not, how far may the fast path go?"""
+        if self.link.fresh or self.queued_b >= BATCH_BYTES or monotonic() - self._since > BATCH_AGE:
+            self._flush()
+        self.link.dirty[self] = None
+        quota = self.quota
+        most = min(BATCH_BYTES, self.link.frame_limit - COUNTED_BYTES, quota.left_b) - self.queued_b
+        self.slack = 0 if self.link.full else min(most, (quota.left_n - self.queued_n) * WEIGHT)
+
+    def seal(self) -> None:
+        """Pack what the fast path has taken."""
+        self.slack = 0
+        if self.pending:
+            if not self.queued_n:
+                self._since = monotonic()
+            run = pack_run(self.pending)
+            self.chunks.append(run)
+            self.queued_n += len(self.pending)
+            self.queued_b += len(run)
+            self.pending.clear()
+
+    def _frame(self) -> None:
+        """Move what is queued into the link's output, as one frame."""
+        if not self.queued_n:
+            return
+        count, size, chunks = self.queued_n, self.queued_b, self.chunks
+        head = pack_head(DATA, self.id, self.quota.n, count, size)
+        if len(chunks) > 8 or size < SMALL_BYTES:
+            self.link.put(b"".join((head, *chunks)))
+        else:
+            self.link.put(head, *chunks)
+        self.quota.spend(count, size)
+        self.chunks = []
+        self.queued_n = self.queued_b = 0
+        self._active = True
+
+    def _flush(self) -> None:
+        self._frame()
+        self.link.flush()
+
+    def flush(self) -> None:
+        """Send what was taken, now."""
+        self.seal()
+        self._flush()
+
+    def emit(self) -> bool:
+        self.seal()
+        self._frame()
+        return False
+
+    # -- waiting
+
+    def _wait(self, message: Message, timeout: float) -> None:
+        if timeout == 0:
+            self._poll(message)
+            return
+        me = self.hub.me()
+        me.value = message
+        self.senders.append(me)
+        if len(self.senders) == 1:
+            self._ask(message.size)
+        self.hub.park(me, self, timeout)
+
+    def _poll(self, message: Message) -> None:
+        """Ask, and look at the socket, without a turn of the loop: whoever polls may never give it one."""
+        self._ask(message.size)
+        self.link.poll()
+        self.check()
+        if self.senders or not self._fits(message.size):
+            raise Timeout(f"there is no room: send on a {self.kind}")
+        self._add(message)
+        self._decide()
+
+    def _ask(self, size: int) -> None:
+        """Tell the broker what waits for credit, unless it has been told."""
+        quota = self.quota
+        if self._want or (quota.left_n > 0 and size <= quota.left_b):
+            return
+        self._want = True
+        waiting = [waiter.value for waiter in self.senders if waiter.selection is None]
+        fields = {"n": max(len(waiting), 1), "b": max(size, min(sum(message.size for message in waiting), BATCH_BYTES))}
+        self.link.put(pack_control(WANT, self.id, 0, fields))
+        self.link.flush()
+
+    def _serve(self) -> None:
+        """Take the items of those who wait, in order, as far as credit and output go."""
+        while self.senders:
+            waiter = self.senders[0]
+            size = waiter.value.size if waiter.selection is None else 1
+            if not self._fits(size):
+                self._ask(size)
+                break
+            self.senders.popleft()
+            if waiter.selection is None:
+                self._add(waiter.value)
+                waiter.value = None
+                self.hub.ready.append(waiter)
+            else:
+                waiter.selection.fire(waiter, None)
+        if self.queued_n:
+            self.link.dirty[self] = None
+
+    def has_room(self) -> bool:
+        self.check()
+        self.seal()
+        if not self.senders and self._fits(1):
+            return True
+        return False
+
+    def watch_send(self, case: Any) -> None:
+        super().watch_send(case)
+        self._ask(1)
+
+    def drained(self) -> None:
+        self._serve()
+
+    # -- frames
+
+    def _credit(self, event: Event) -> None:
+        fields = event.payload
+        if fields.get("epoch", 0) < self._epoch:
+            return  # from before something was given back
+        self._want = False
+        self.quota.raise_to(fields["n"], fields["b"])
+        self._serve()
+        if self._idle is None and self._has_much:
+            self._idle = self.hub.after(IDLE_MS, self._look_idle)
+
+    def _ack(self, event: Event) -> None:
+        ranges = event.payload["r"]
+        self._confirmed = max(self._confirmed, ranges[-2] + ranges[-1])
+        while self.syncs and self.syncs[0].value <= self._confirmed:
+            self.hub.ready.append(self.syncs.popleft())
+
+    frames: Dict[int, Callable[[PushState, Event], None]] = {CREDIT: _credit, ACK: _ack}
+
+    # -- credit that is not used
+
+    @property
+    def _has_much(self) -> bool:
+        return self.quota.left_n > KEEP_MESSAGES or self.quota.left_b > KEEP_BYTES
+
+    def _look_idle(self) -> None:
+        """Nothing sent for a while: others may need the room that is promised here."""
+        self._idle = None
+        if self.link.ended or not self._has_much:
+            return
+        if self._active or self.pending or self.queued_n:
+            self._active = False
+            self._idle = self.hub.after(IDLE_MS, self._look_idle)
+            return
+        self.slack = 0
+        self._epoch += 1
+        quota = self.quota
+        self.link.put(pack_control(WANT, self.id, 0, {"limit": [quota.n, quota.b], "epoch": self._epoch}))
+        quota.lower_to(quota.n, quota.b)
+
+    # -- confirms
+
+    @property
+    def unconfirmed(self) -> int:
+        """Taken, and not known to have reached the broker."""
+        if self.halt is not None:
+            return self._rest
+        return self.quota.n + self.queued_n + len(self.pending) - self._confirmed
+
+    def sync(self, timeout: float) -> None:
+        """Wait until all that was sent so far is confirmed."""
+        self.flush()
+        self.check()
+        target = self.quota.n
+        if target <= self._confirmed:
+            return
+        me = self.hub.me()
+        me.value = target
+        self.syncs.append(me)
+        self.hub.park(me, self, timeout)
+
+    # -- the end
+
+    def check(self) -> None:
+        self.link.check()
+        if self._refusal is not None:
+            raise Refused(*self._refusal)
+        if self.halt is not None:
+            raise self.halt(f"this {self.kind} was closed")
+
+    def refused(self, code: str, text: str) -> None:
+        self._refusal = code, text
+        self._end(lambda: Refused(code, text))
+        self.link.close_channel(self)
+
+    def lose(self) -> None:
+        self._end(self.link.error)
+
+    def _end(self, error: Callable[[], Exception]) -> None:
+        """Nothing goes out any more: wake everybody."""
+        self._rest = self.unconfirmed
+        self.halt = Closed
+        self.slack = 0
+        self.pending.clear()
+        self.chunks = []
+        self.queued_n = self.queued_b = 0
+        if self._idle is not None:
+            self._idle.cancel()
+        for queue in self.senders, self.syncs:
+            while queue:
+                self.fail(queue.popleft(), error())
+        closers, self.closers = self.closers, []
+        for closer in closers:
+            self.hub.guard(closer)
+
+    def close(self, halt: Type[Halt] = Closed) -> None:
+        """The last handle is closed: what was sent is on its way."""
+        if self.halt is None:
+            self.flush()
+            self.link.close_channel(self)
+            self._end(lambda: halt(f"this {self.kind} was closed"))
+
+    def forget(self, waiter: Any) -> bool:
+        for queue in self.senders, self.syncs:
+            try:
+                queue.remove(waiter)
+            except ValueError:
+                continue
+            return True
+        return False
+
+    def describe(self, waiter: Any) -> str:
+        return f"{'sync' if waiter in self.syncs else 'send'} on a {self.kind}"
+
+
+class Detached:
+    """The state of a handle that was closed while others on the same endpoint go on."""
+
+    slack = 0
+    halt = Closed
+    capacity = -1
+    buffer: Deque[Any] = deque(maxlen=0)
+    recvers: Deque[Any] = deque(maxlen=0)
+
+    def __init__(self, state: PushState) -> None:
+        self.hub = state.hub
+        self.kind = state.kind
+
+    def check(self, *_: Any) -> None:
+        raise Closed(f"cannot send: this {self.kind} was closed")
+
+    push = has_room = sync = flush = check
+
+    def close(self) -> None:
+        """It is."""
+
+    def onclose(self, closer: Callable[[], object]) -> None:
+        closer()
+
+
+class PushSender(Sender):
+    """A Sender to a named endpoint; made by `Remote.push`.
+
+    Items are what msgpack can hold: None, booleans, integers of 64 bits, floats, str, bytes, lists, dicts, and datetimes with a
+    time zone. Tuples arrive as lists. ``send`` returns when the item is taken; the broker's confirm comes later (`sync`).
+    """
+
+    __slots__ = ("_linger",)
+
+    def __init__(self, state: PushState, linger: float) -> None:
+        super().__init__(state)
+        self._linger = linger
+        state.users += 1
+
+    def send(self, item: Any, timeout: float = -1) -> None:
+        """Send *item*; wait while the queue is full.
+
+        :param timeout: ms to wait, -1 for ever, 0 not at all.
+        :raises Timeout: the queue was full all the time; the item was not sent.
+        :raises TypeError: msgpack has no such type. Nothing else is lost by it.
+        :raises ValueError: msgpack cannot hold this value, or it is larger than the broker takes.
+        :raises ConnectionLost: the broker is gone; what was not confirmed may be lost.
+        :raises Refused: the broker refuses this endpoint.
+        """
+        state = self._state
+        if item.__class__ is bytes:
+            slack = state.slack - len(item) - WEIGHT
+            if slack > 0:
+                state.slack = slack
+                state.pending.append(item)
+                return
+        state.push(item, timeout)
+
+    def flush(self) -> None:
+        """Send what still waits for its batch to fill, now."""
+        self._state.flush()
+
+    def sync(self, timeout: float = -1) -> None:
+        """Wait until the broker has confirmed all that was sent so far on this endpoint.
+
+        :param timeout: ms to wait, -1 for ever.
+        :raises Timeout: some of it is not confirmed yet; it may be tried again.
+        :raises ConnectionLost: the broker is gone; what was not confirmed may be lost.
+        """
+        self._state.sync(timeout)
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many items were sent and are not confirmed yet."""
+        count: int = getattr(self._state, "unconfirmed", 0)
+        return count
+
+    def close(self) -> None:
+        """Detach: send what is left and wait for its confirm, as long as the connection lingers. Twice does nothing.
+
+        What is not confirmed then is logged and counted, and may still arrive.
+        """
+        state = self._state
+        if isinstance(state, Detached):
+            return
+        self._state = Detached(state)
+        try:
+            if state.halt is None and state.unconfirmed:
+                state.sync(self._linger)
+        except Exception as error:
+            log.warning("%s: closed with %d messages unconfirmed: %s", state.kind, state.unconfirmed, error)
+        finally:
+            _leave(state)
+
+    def __del__(self) -> None:
+        try:
+            state = self._state
+        except AttributeError:
+            return  # __init__ did not get as far
+        if not isinstance(state, Detached) and not state.link.ended:
+            # May be called anywhere, by the garbage collector: the rest waits for the loop.
+            state.hub.at_edge(lambda: _leave(state))
+
+
+def _leave(state: PushState) -> None:
+    state.users -= 1
+    if not state.users:
+        state.close()

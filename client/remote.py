@@ -1,0 +1,204 @@
+"""A remote broker: what `h.client.connect` returns."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional
+
+from vanilla.exception import Timeout
+from vanilla.message import Channel, Recver, Sender, State
+from vanilla.protocol.frames import PING, STATUS
+from vanilla.protocol.urls import check_name
+
+from .link import Link
+from .pull import WINDOW_BYTES, PullRecver, PullState
+from .push import PushSender, PushState
+
+if TYPE_CHECKING:
+    from vanilla.core import Hub
+
+log = logging.getLogger("vanilla.client")
+
+#: How long `Service.connect` waits, in ms.
+CONNECT_MS = 10_000
+#: How long closing waits for confirms, in ms.
+LINGER_MS = 5_000
+#: Events that are kept for a reader; beyond that the oldest go.
+EVENTS = 1_000
+
+
+class Event(NamedTuple):
+    """Something that happened to a connection: ``connected``, ``going_away``, ``error``, ``lost`` or ``closed``."""
+
+    kind: str
+    text: str
+
+
+class Remote:
+    """A connection to a broker, and the endpoints on it.
+
+    :ivar link: a Recver of the connection's state, which keeps the last value: "connected", "going_away", "lost" or "closed".
+    :ivar events: a Recver of what happens (`Event`). The last 1,000 are kept.
+    """
+
+    def __init__(self, hub: Hub, url: str, linger: float) -> None:
+        self.hub = hub
+        self.url = url
+        self._linger = linger
+        self._state = Sender(State(hub))
+        self.link = Recver(self._state._state)
+        self._events = Channel(hub, EVENTS, "events")
+        self.events = Recver(self._events)
+        self._link = Link(hub, url, self._notify)
+        self._pushes: weakref.WeakValueDictionary[str, PushState] = weakref.WeakValueDictionary()
+
+    def _connect(self, timeout: float) -> None:
+        self._link.dial(timeout)
+        self._notify("connected", self.url)
+        _remotes.add(self)
+        self.hub.onstop(self.close)
+
+    def _notify(self, kind: str, text: str) -> None:
+        if kind != "error":
+            self._state.send(kind)
+        if len(self._events.buffer) >= EVENTS:
+            self._events.buffer.popleft()
+        if self._events.halt is None:
+            self._events.give_nowait(Event(kind, text))
+
+    # -- endpoints
+
+    def push(self, name: str) -> PushSender:
+        """A Sender to the work queue *name*, which is made if it is not there.
+
+        Its capacity is the broker's: a full queue blocks its senders.
+
+        :raises ValueError: *name* is not UTF-8 of 1 to 255 bytes without control characters.
+        :raises ConnectionLost: the broker is gone.
+        """
+        check_name(name)
+        state = self._pushes.get(name)
+        if state is None or state.halt is not None:
+            state = self._pushes[name] = PushState(self._link, name)
+        self._link.check()
+        return PushSender(state, self._linger)
+
+    def pull(self, name: str, ack: bool = False, prefetch: int = 0, window: int = WINDOW_BYTES) -> PullRecver:
+        """A Recver of the work queue *name*, which is made if it is not there.
+
+        Each message goes to one of those who pull.
+
+        :param ack: False: an item is acknowledged as it is handed out. True: you get a `Delivery`, and what you do not settle
+            is delivered again when you are gone.
+        :param prefetch: how many messages to ask for ahead; 0 lets it size itself by how fast they are taken.
+        :param window: bytes that may be under way, or with ``ack`` unsettled; beyond it the broker sends nothing.
+        :raises ValueError: a wrong *name*, or a number out of range.
+        :raises ConnectionLost: the broker is gone.
+        """
+        check_name(name)
+        if prefetch < 0 or window < 1:
+            raise ValueError("prefetch is 0 or more, window 1 byte or more")
+        return PullRecver(PullState(self._link, name, ack, prefetch, window))
+
+    # -- asking the broker
+
+    def status(self, timeout: float = CONNECT_MS) -> Dict[str, Any]:
+        """What the broker says of itself and its endpoints.
+
+        :param timeout: ms for each page of up to 100 endpoints.
+        :return: ``{"broker": {...}, "endpoints": [{...}, ...]}``, in the order of names.
+        :raises Timeout: no answer in time.
+        :raises ConnectionLost: the broker is gone.
+        """
+        endpoints: List[Any] = []
+        after: Optional[str] = ""
+        page: Dict[str, Any] = {}
+        while after is not None:
+            page = self._link.ask(STATUS, {"after": after}, timeout)
+            endpoints += page["endpoints"]
+            after = page.get("next")
+        return {"broker": page["broker"], "endpoints": endpoints}
+
+    def ping(self, timeout: float = CONNECT_MS) -> float:
+        """The round trip to the broker, in ms.
+
+        :raises Timeout: no answer in *timeout* ms.
+        :raises ConnectionLost: the broker is gone.
+        """
+        then = time.monotonic()
+        self._link.ask(PING, {}, timeout)
+        return (time.monotonic() - then) * 1000
+
+    # -- the end
+
+    def close(self, linger: Optional[float] = None) -> None:
+        """Send what is left, wait for its confirms, and close. Twice does nothing.
+
+        :param linger: ms to wait at most; what `Service.connect` was told if None. What is unconfirmed then is logged.
+        """
+        self.hub.offstop(self.close)
+        _remotes.discard(self)
+        if self._link.ended:
+            return
+        deadline = time.monotonic() + (self._linger if linger is None else linger) / 1000
+        for state in list(self._pushes.values()):
+            self._settle(state, deadline)
+        self._link.close()
+        self._notify("closed", self.url)
+
+    def _settle(self, state: PushState, deadline: float) -> None:
+        if not state.unconfirmed:
+            return
+        try:
+            state.sync(max((deadline - time.monotonic()) * 1000, 0))
+        except Exception as error:
+            log.warning("%s: %s: %d messages are unconfirmed", self.url, error, state.unconfirmed)
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Remote {self.url}{' (ended)' if self._link.ended else ''}>"
+
+
+class Service:
+    """``h.client``: connections to brokers."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+
+    def connect(self, url: str, timeout: float = CONNECT_MS, linger: float = LINGER_MS) -> Remote:
+        """Connect to the broker at *url*.
+
+        :param url: ``tcp://HOST:PORT`` or ``unix:///PATH``.
+        :param timeout: ms for look-up, connection and handshake together.
+        :param linger: ms that closing, and the interpreter's exit, wait for confirms.
+        :raises ConnectionLost: there is no broker.
+        :raises Timeout: it does not answer in time.
+        :raises ValueError: *url* is none.
+        """
+        remote = Remote(self.hub, url, linger)
+        remote._connect(timeout)
+        return remote
+
+
+_remotes: weakref.WeakSet[Remote] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """At the interpreter's exit: what was sent is to arrive, as if each connection had been closed."""
+    for remote in list(_remotes):
+        if remote._link.is_here and not remote.hub.stopping and not remote.hub.forked:
+            try:
+                remote.close()
+            except Timeout as error:
+                log.warning("%s: %s", remote.url, error)
+
+
+atexit.register(_close_all)

@@ -1,0 +1,53 @@
+"""What can go wrong on the wire: one table of codes, two kinds of exception.
+
+The *type* says what becomes of the peer. A :class:`ProtocolError` ends the connection: whoever sent those bytes cannot be
+followed any further. A :class:`Refused` ends one channel, or one request, and leaves the connection as it is.
+"""
+
+from __future__ import annotations
+
+#: Every code that may stand in an ERROR frame, with what it means and what to do. ``docs/protocol.md`` lists the same.
+CODES = {
+    "BAD_FRAME": "the bytes are not a frame of this protocol; is the peer a vanilla broker or client?",
+    "BAD_MESSAGE": "the messages of a data frame are not the stated number of well-formed msgpack objects",
+    "BAD_MAP": "the map of a control frame lacks a field, or a field has the wrong type or range",
+    "BAD_STATE": "this frame may not be sent in this state of the connection or channel",
+    "BAD_SEQUENCE": "message numbers do not follow on what was sent before",
+    "OVER_CREDIT": "more was sent than credit was given for",
+    "TOO_BIG": "a frame is longer than the limit that the broker's hello names",
+    "VERSION": "the peer speaks no version of the protocol that is spoken here",
+    "HELLO_TIMEOUT": "no complete hello came before the deadline",
+    "TOO_MANY": "a limit on connections, channels or endpoints is reached",
+    "BAD_NAME": "an endpoint's name is UTF-8, 1 to 255 bytes, without control characters",
+    "BAD_KIND": "this broker has no endpoint of the kind asked for",
+    "GOING_AWAY": "the broker is shutting down",
+    "INTERNAL": "the broker failed; its log says how",
+}
+
+
+class WireError(Exception):
+    """An error with a stable code and prose.
+
+    :param code: a key of :data:`CODES`.
+    :param text: what happened, for a person to read.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code = code
+        self.text = text
+
+
+class ProtocolError(WireError):
+    """The peer broke the protocol: its connection is closed with this code."""
+
+
+class Refused(WireError):
+    """One channel or request is refused: the connection goes on."""
+
+
+class BadMessage(ProtocolError):
+    """The messages of a frame are malformed, too deep, or not as many as the frame's head says."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("BAD_MESSAGE", text)

@@ -1,0 +1,63 @@
+"""Message options: the map at the head of a DATA_OPTIONS frame, which holds for all its messages.
+
+An option that is not known is refused, never passed over: who sets a delay must not find it ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict
+
+import msgpack
+
+from .errors import ProtocolError
+from .frames import Buffer
+
+
+def _flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _attempt(value: Any) -> bool:
+    return type(value) is int and 1 <= value < 1 << 32
+
+
+#: Who receives it -> name -> check.
+OPTIONS: Dict[str, Dict[str, Callable[[Any], bool]]] = {
+    "broker": {},
+    "client": {
+        "redelivered": _flag,  # a consumer may have seen these messages before
+        "attempts": _attempt,  # the how-manieth delivery this is
+    },
+}
+
+
+def pack_options(options: Dict[str, Any]) -> bytes:
+    """The map as it stands before the messages."""
+    packed: bytes = msgpack.packb(options)
+    return packed
+
+
+def read_options(packed: Buffer, side: str) -> Dict[str, Any]:
+    """Decode and check a map of options; the scanner has found one well-formed object in *packed*.
+
+    :param side: who we are, "broker" or "client".
+    :raises ProtocolError: BAD_MAP: it is no map, or an option is unknown or has a wrong value.
+    """
+    try:
+        options = msgpack.unpackb(packed)
+    except (ValueError, TypeError) as error:
+        raise ProtocolError("BAD_MAP", f"the options do not decode: {error}") from None
+    return check_options(options, side)
+
+
+def check_options(options: Any, side: str) -> Dict[str, Any]:
+    """`read_options`, decoded already."""
+    if type(options) is not dict:
+        raise ProtocolError("BAD_MAP", "a data frame with options starts with one map")
+    for key, value in options.items():
+        check = OPTIONS[side].get(key)
+        if check is None:
+            raise ProtocolError("BAD_MAP", f"there is no message option {key!r}")
+        if not check(value):
+            raise ProtocolError("BAD_MAP", f"message option {key!r} cannot be {value!r}")
+    return options

@@ -1,0 +1,81 @@
+"""Sets of numbers as ranges: ``[first, count, first, count, ...]`` on the wire, ascending and apart.
+
+Acknowledgements mostly come in order, so adding at the end is the fast path and everything else is a linear merge.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, List, Tuple
+
+from .errors import ProtocolError
+from .frames import MAX_SEQ
+
+
+class Ranges:
+    """A set of numbers, kept as ranges that are ascending, disjoint and not adjacent."""
+
+    __slots__ = ("_ends", "_firsts")
+
+    def __init__(self) -> None:
+        self._firsts: List[int] = []
+        self._ends: List[int] = []  # exclusive
+
+    def add(self, first: int, count: int = 1) -> None:
+        """Add *count* numbers from *first* on. Numbers that are in already do no harm."""
+        end = first + count
+        if count <= 0:
+            return
+        if not self._ends or first > self._ends[-1]:
+            self._firsts.append(first)
+            self._ends.append(end)
+        elif first >= self._firsts[-1]:
+            self._ends[-1] = max(end, self._ends[-1])
+        else:
+            self._merge(first, end)
+
+    def _merge(self, first: int, end: int) -> None:
+        firsts: List[int] = []
+        ends: List[int] = []
+        for a, b in sorted([*zip(self._firsts, self._ends), (first, end)]):
+            if ends and a <= ends[-1]:
+                ends[-1] = max(b, ends[-1])
+            else:
+                firsts.append(a)
+                ends.append(b)
+        self._firsts, self._ends = firsts, ends
+
+    def take(self, most: int = 1000) -> List[int]:
+        """Take out up to *most* ranges, as the wire has them."""
+        flat: List[int] = []
+        for first, end in zip(self._firsts[:most], self._ends[:most]):
+            flat += first, end - first
+        del self._firsts[:most], self._ends[:most]
+        return flat
+
+    def __iter__(self) -> Iterator[Tuple[int, int]]:
+        """(first, count) of each range."""
+        return ((first, end - first) for first, end in zip(self._firsts, self._ends))
+
+    def __contains__(self, number: int) -> bool:
+        return any(first <= number < end for first, end in zip(self._firsts, self._ends))
+
+    def __len__(self) -> int:
+        """How many ranges, not how many numbers."""
+        return len(self._firsts)
+
+
+def pairs(flat: Any) -> List[Tuple[int, int]]:
+    """Check ranges that came from a peer: [(first, count), ...].
+
+    :raises ProtocolError: BAD_MAP, unless *flat* is a list of ascending, disjoint ranges within u64, each of 1 or more.
+    """
+    if not isinstance(flat, list) or len(flat) % 2 or not flat:
+        raise ProtocolError("BAD_MAP", "ranges are a list [first, count, ...]")
+    checked: List[Tuple[int, int]] = []
+    free = 0
+    for first, count in zip(flat[::2], flat[1::2]):
+        if type(first) is not int or type(count) is not int or first < free or count < 1 or first + count - 1 > MAX_SEQ:
+            raise ProtocolError("BAD_MAP", f"ranges are ascending, disjoint, of 1 or more: [{first!r}, {count!r}] is not")
+        checked.append((first, count))
+        free = first + count
+    return checked

@@ -1,0 +1,79 @@
+"""Addresses as URLs: ``tcp://HOST:PORT``, ``unix:///PATH``."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+
+class Address(NamedTuple):
+    """Where to listen or dial. ``host`` and ``port`` for tcp, ``path`` for unix."""
+
+    scheme: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.scheme == "unix":
+            return f"unix://{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def is_local(self) -> bool:
+        """Can only this machine reach it? A name counts as local only if it is ``localhost``."""
+        if self.scheme == "unix":
+            return True
+        try:
+            return ip_address(self.host.partition("%")[0]).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def parse(url: str) -> Address:
+    """Read a URL.
+
+    >>> parse("tcp://127.0.0.1:8264")
+    Address(scheme='tcp', host='127.0.0.1', port=8264, path='')
+    >>> str(parse("unix:///run/vanilla.sock"))
+    'unix:///run/vanilla.sock'
+
+    :raises ValueError: it says what is wrong with it.
+    """
+    parts = urlsplit(url)
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError(f"{url!r}: an address has no user, query or fragment")
+    if parts.scheme == "unix":
+        path = parts.netloc + parts.path
+        if not path or "\0" in path:
+            raise ValueError(f"{url!r}: unix:// needs a path, as in unix:///run/vanilla.sock")
+        return Address("unix", path=path)
+    if parts.scheme != "tcp":
+        raise ValueError(f"{url!r}: an address starts with tcp:// or unix://")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r}: {error}") from None
+    if not host or port is None or parts.path not in ("", "/"):
+        raise ValueError(f"{url!r}: tcp:// needs a host and a port, as in tcp://127.0.0.1:8264")
+    return Address("tcp", host, port)
+
+
+def check_name(name: object) -> str:
+    """An endpoint's name.
+
+    :raises ValueError: it is not UTF-8 text of 1 to 255 bytes without control characters (C0, DEL, C1).
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"an endpoint's name is text, not {type(name).__name__}")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError("an endpoint's name is valid UTF-8: no lone surrogates") from None
+    if not 1 <= size <= 255:
+        raise ValueError(f"an endpoint's name is 1 to 255 bytes of UTF-8, this one is {size}")
+    if any(c < " " or "\x7f" <= c <= "\x9f" for c in name):
+        raise ValueError("an endpoint's name has no control characters")
+    return name

@@ -1,0 +1,83 @@
+"""What every test is held to: one copy of every class, and no process left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+#: The folders that are packages of `vanilla` once installed. Imported by these names they are second copies.
+MAPPED = ("protocol", "client", "broker")
+
+#: Helpers of multiprocessing that by design live as long as the process that started them.
+HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+#: How long a child that was told to end may take before it counts as left behind, in seconds.
+GRACE = 5.0
+
+
+def second_copies() -> list[str]:
+    """The mapped folders that were imported by their bare names."""
+    return [name for name in MAPPED if name in sys.modules]
+
+
+def children() -> set[int]:
+    """The process ids of this process's children: of all its threads, with those that ended and were not waited for."""
+    found: set[int] = set()
+    for thread in Path("/proc/self/task").iterdir():
+        try:
+            found.update(map(int, (thread / "children").read_text().split()))
+        except OSError:  # the thread has ended
+            continue
+    return found
+
+
+def command(pid: int) -> str:
+    """What runs as `pid`, for a person to read; empty if it is a zombie or gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def left_behind(before: set[int]) -> list[str]:
+    """End the children that are there and were not `before`, and say which they were."""
+    deadline = time.monotonic() + GRACE
+    while left := {pid: command(pid) for pid in children() - before}:
+        left = {pid: text for pid, text in left.items() if not any(helper in text for helper in HELPERS)}
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)  # our own child: its number cannot have been given to another
+        except ProcessLookupError:
+            pass
+    return [f"{pid} ({text or 'ended, and nobody waited for it'})" for pid, text in left.items()]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_process_outlives_the_session():
+    before = children()
+    yield
+    left = left_behind(before)
+    assert not left, f"the session leaves child processes behind: {', '.join(left)}"
+
+
+@pytest.fixture(autouse=True)
+def _no_process_outlives_its_test(_no_process_outlives_the_session):
+    before = children()
+    yield
+    left = left_behind(before)
+    assert not left, f"this test leaves child processes behind: {', '.join(left)}"
+
+
+@pytest.fixture(autouse=True)
+def _every_class_is_there_once():
+    yield
+    copies = second_copies()
+    assert not copies, f"imported by a bare name: {copies}. Import vanilla.{copies[0]}, or there are two of every class"

@@ -1,0 +1,522 @@
+"""The Hub: tasks, and the loop that runs them.
+
+A hub belongs to one thread. Its tasks are greenlets; one more greenlet is the loop. A task that waits *parks*: it
+says what it is parked on and switches to the next greenlet in ``ready``, or to the loop when there is none. Whoever
+wakes it puts it into ``ready`` and goes on. Nothing here knows of channels or sockets: those park and wake.
+
+One round of the loop is a *tick*: run who is ready, fire timers, call what asked for the tick's edge (flushes gather
+there), poll descriptors. Tasks switch directly to each other only `task.BUDGET` times before the loop gets its turn, so
+that two tasks at ping-pong starve neither timers nor I/O.
+
+Invariants:
+1. A task is in ``ready`` at most once, and not while it is parked: who wakes a task has first taken it out of what it
+   is parked on (``on.forget``), or knows that it is.
+2. ``task.error`` is set only for a task that is in ``ready`` after having been parked; it is raised where the task
+   parked. An interruption that comes while a hand-over is under way is kept in ``pending`` until the task parks
+   again, because to raise it now would lose what was handed over.
+3. Handlers of descriptors, timers and edges run in the loop and never park.
+4. An error that waits in a slot is raised by code that drops its own name for it first (`throw_from`): the traceback
+   refers to the frame, and a frame that refers to the error makes a cycle that keeps the caller's ends alive until
+   the next collection.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Callable
+
+from greenlet import getcurrent, greenlet
+
+from .exception import Forked, Halt, Stop
+from .message import Channel, Pair, Recver, Sender, State, select
+from .poll import Poll
+from .task import BUDGET, Outsider, Runner, Task, lost, throw_from
+from .timers import DUE, Timer, Timers
+
+if TYPE_CHECKING:
+    from vanilla.broker.broker import Service as BrokerService
+    from vanilla.client.remote import Service as ClientService
+
+    from .tcp import Service as TCPService
+    from .thread import Service as ThreadService
+    from .unix import Service as UnixService
+
+log = logging.getLogger("vanilla")
+
+#: The longest that one poll waits, in seconds: epoll takes no more than 24 days.
+LONGEST = 86400.0
+
+#: How often `Hub.stop` tells tasks that catch Stop and wait again.
+ROUNDS = 100
+
+monotonic = time.monotonic
+
+
+class _Sleep:
+    """What a sleeping task is parked on."""
+
+    __slots__ = ("me", "ms", "timer")
+
+    def __init__(self, me: Any, ms: float) -> None:
+        self.me = me
+        self.ms = ms
+        self.timer: Timer | None = me.hub.after(ms, self.wake)
+
+    def wake(self) -> None:
+        if self.forget(self.me):
+            self.me.hub.ready.append(self.me)
+
+    def forget(self, waiter: Any) -> bool:
+        timer, self.timer = self.timer, None
+        if timer is None:
+            return False
+        timer.cancel()
+        return True
+
+    def describe(self, waiter: Any) -> str:
+        return f"sleep of {self.ms:g} ms"
+
+
+class _Entry:
+    """What a task is parked on that has only a queue to be taken out of."""
+
+    __slots__ = ("queue", "what")
+
+    def __init__(self, queue: deque[Any], what: str) -> None:
+        self.queue = queue
+        self.what = what
+
+    def forget(self, waiter: Any) -> bool:
+        try:
+            self.queue.remove(waiter)
+        except ValueError:
+            return False
+        return True
+
+    def describe(self, waiter: Any) -> str:
+        return self.what
+
+
+class Hub:
+    """Tasks, channels, timers and descriptors of one thread.
+
+    >>> with Hub() as h:
+    ...     ch = h.channel()
+    ...     task = h.spawn(ch.send, "Hello World")
+    ...     ch.recv()
+    'Hello World'
+    """
+
+    # Services are modules found by name at first use (`__getattr__`); those that come with vanilla:
+    tcp: TCPService
+    unix: UnixService
+    thread: ThreadService
+    client: ClientService
+    broker: BrokerService
+
+    def __init__(self) -> None:
+        self.timers = Timers()
+        self.runner = Runner(self, greenlet(self._run_loop), self.timers)
+        #: Who runs next; whoever wakes a task puts it here.
+        self.ready = self.runner.ready
+        # Waiting, for those who build channels and transports; see `task.Runner`.
+        self.me = self.runner.me
+        self.park = self.runner.park
+        self.line_up = self.runner.line_up
+        self.poll = Poll()
+        #: Every task that is not done.
+        self.tasks: set[Task] = set()
+        self.stopping = False
+        #: Set in a forked child: this hub is the parent's.
+        self.forked = False
+        self._pid = os.getpid()
+        self._thread = threading.get_ident()
+        self._numbers = itertools.count(1)
+        self._selects = 0
+        self._edges: list[Callable[[], object]] = []
+        #: What is called at every tick's edge, as a tuple so that one of them may take itself out.
+        self._hooks: tuple[Callable[[], object], ...] = ()
+        self._closers: dict[Callable[[], object], None] = {}
+        self._outsiders: weakref.WeakKeyDictionary[greenlet, Outsider] = weakref.WeakKeyDictionary()
+        _hubs.add(self)
+
+    # -- tasks
+
+    def spawn(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
+        """Run ``f(*args, **kwargs)`` in a task of its own, from the next time the caller waits.
+
+        What it raises is logged with its traceback and raised at whoever joins the task.
+        """
+        self._check()
+        task = Task(self, f, args, kwargs)
+        self.tasks.add(task)
+        self.ready.append(task)
+        return task
+
+    def spawn_later(self, ms: float, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
+        """`spawn`, after *ms* milliseconds. Cancelling the task before that means that it never runs."""
+        return self.spawn(self._later, ms, f, args, kwargs)
+
+    def _later(self, ms: float, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.sleep(ms)
+        return f(*args, **kwargs)
+
+    def sleep(self, ms: float = 1) -> None:
+        """Wait *ms* milliseconds; 0 lets everyone run who is ready, and polls."""
+        me = self.me()
+        self.park(me, _Sleep(me, max(ms, 0)))
+
+    # -- channels
+
+    def pipe(self) -> Pair:
+        """A rendezvous between one sender and one receiver.
+
+        >>> with Hub() as h:
+        ...     sender, recver = h.pipe()
+        ...     task = h.spawn(sender.send, 1)
+        ...     recver.recv()
+        1
+        """
+        return _pair(Channel(self, 0, "pipe", one_sender=True, one_recver=True))
+
+    def queue(self, size: int) -> Pair:
+        """A pipe that holds up to *size* items while nobody receives.
+
+        :raises ValueError: *size* is less than 1.
+        """
+        if size < 1:
+            raise ValueError("a queue holds at least 1 item; for a rendezvous use pipe or channel")
+        return _pair(Channel(self, size, "queue", one_sender=True, one_recver=True))
+
+    def dealer(self) -> Pair:
+        """Fan out: one sender, any number of receivers, each item to the one that waits longest."""
+        return _pair(Channel(self, 0, "dealer", one_sender=True))
+
+    def router(self) -> Pair:
+        """Fan in: any number of senders, one receiver."""
+        return _pair(Channel(self, 0, "router", one_recver=True))
+
+    def channel(self, size: int = 0) -> Pair:
+        """Any number of senders and receivers; holds up to *size* items while nobody receives (0, or -1: none)."""
+        return _pair(Channel(self, max(size, 0), "channel"))
+
+    def state(self, *value: Any) -> Pair:
+        """A slot that holds the last value sent: all read it, none takes it out. *value*, if given, is the first."""
+        state = State(self)
+        if value:
+            (state.value,) = value
+        return _pair(state)
+
+    def producer(self, f: Callable[[Sender], object]) -> Recver:
+        """Run ``f(sender)`` in a task of its own.
+
+        :return: the Recver of what it sends; it ends when *f* does.
+
+        >>> with Hub() as h:
+        ...     def count(sender):
+        ...         for i in range(3):
+        ...             sender.send(i)
+        ...     list(h.producer(count))
+        [0, 1, 2]
+        """
+        sender, recver = self.pipe()
+        self.spawn(_produce, f, sender)
+        return recver
+
+    def pulse(self, ms: float, item: Any = True) -> Recver:
+        """A Recver on which *item* comes every *ms* milliseconds. A pulse that nobody waits for waits itself."""
+        return self.producer(lambda sender: self._pulse(sender, ms, item))
+
+    def _pulse(self, sender: Sender, ms: float, item: Any) -> None:
+        while not sender.halted:
+            self.sleep(ms)
+            sender.send(item)
+
+    def select(self, ends: Sequence[Any], timeout: float = -1) -> tuple[Any, Any]:
+        """Wait until one of several ends is ready.
+
+        :param ends: Recvers (a Pair stands for its Recver) and Senders.
+        :param timeout: ms to wait, -1 for ever, 0 not at all.
+        :return: the end and, for a Recver, its item; for a Sender, None: a send will not wait.
+        :raises Timeout: none is ready.
+        :raises Halt: an end has ended; the error's ``end`` says which.
+        """
+        self._selects += 1
+        return select(self, ends, timeout, self._selects)
+
+    # -- waiting, for those who build channels and transports
+
+    def _welcome(self, current: greenlet) -> Outsider:
+        self._check()
+        if current is self.runner.loop:
+            raise RuntimeError("a handler that runs in the hub's loop must not wait: spawn a task for that")
+        outsider = self._outsiders.get(current)
+        if outsider is None:
+            outsider = self._outsiders[current] = Outsider(self, current)
+        self.runner.outside, self.runner.outsider = current, outsider
+        return outsider
+
+    def _check(self) -> None:
+        if self.forked:
+            raise self._forked()
+        if self.stopping:
+            raise Stop("the hub was stopped")
+        if threading.get_ident() != self._thread:
+            raise RuntimeError("this Hub belongs to another thread; give each thread a Hub of its own")
+
+    def _forked(self) -> Forked:
+        return Forked(f"this Hub was made in process {self._pid}; make a new one after fork")
+
+    def wait(self, queue: deque[Any], on: Any, timeout: float = -1, item: Any = None) -> Any:
+        """`line_up`, where *on* may be a text that says what for."""
+        return self.line_up(queue, _Entry(queue, on) if isinstance(on, str) else on, timeout, item)
+
+    def interrupt(self, task: Any, error: BaseException) -> None:
+        """Raise *error* where *task* is parked; if it is being woken already, where it parks next. It may be done."""
+        if task.done:
+            return
+        if task.on is not None and (task.on.forget(task) or lost(task)):
+            task.error = error
+            self.ready.append(task)
+        else:
+            task.pending = error
+
+    def interrupt_main(self, error: BaseException) -> None:
+        """Raise *error* in the greenlets that no spawn made, as for ctrl-C."""
+        for outsider in list(self._outsiders.values()):
+            self.interrupt(outsider, error)
+
+    def guard(self, f: Callable[..., object], *args: Any) -> None:
+        """Call *f*; what it raises is logged, so that it ends nothing else. Ctrl-C goes to the main greenlet."""
+        try:
+            f(*args)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self.interrupt_main(error)
+        except Exception:
+            log.exception("%s raised", getattr(f, "__qualname__", f))
+
+    def at_edge(self, f: Callable[[], object]) -> None:
+        """Call *f* once at the edge of this tick, before descriptors are polled. It must not wait."""
+        self._edges.append(f)
+
+    def at_every_edge(self, f: Callable[[], object]) -> Callable[[], None]:
+        """Call *f* at the edge of each tick, from now on. It must not wait, and costs something each time: be quick.
+
+        Unlike `at_edge` it does not keep the loop from sleeping.
+
+        :return: ends it when called; twice does nothing.
+        """
+        self._hooks += (f,)
+
+        def remove() -> None:
+            self._hooks = tuple(hook for hook in self._hooks if hook is not f)
+
+        return remove
+
+    def after(self, ms: float, f: Callable[[], object]) -> Timer:
+        """Call *f* once in *ms* milliseconds, in the loop: it must not wait. ``cancel()`` of the result prevents it."""
+        return self.timers.after(ms / 1000, monotonic(), f)
+
+    # -- the loop
+
+    def _run_loop(self, _: object = None) -> None:
+        """The loop's greenlet. It may be started by the end of a task, which then passes it what the task returned."""
+        while True:
+            try:
+                self._tick()
+            except (KeyboardInterrupt, SystemExit) as error:
+                self.interrupt_main(error)
+            except Exception:
+                log.exception("the hub's loop raised; it goes on")
+
+    def _tick(self) -> None:
+        self._run_ready()
+        self._run_timers()
+        self._run_edges()
+        self._run_poll()
+
+    # One method each, so that nothing of the last edge, timer or handler stays alive in a frame of the loop.
+
+    def _run_ready(self) -> None:
+        runner, ready = self.runner, self.ready
+        runner.budget = BUDGET
+        while ready and runner.budget:
+            runner.budget -= 1
+            ready.popleft().switch()
+        if self.forked:
+            self._leave()
+
+    def _run_timers(self) -> None:
+        for timer in self.timers.expire(monotonic()):
+            if timer.home is DUE:
+                timer.home = None
+                self.guard(timer.fire)
+
+    def _run_edges(self) -> None:
+        for hook in self._hooks:
+            self.guard(hook)
+        while self._edges:
+            edges, self._edges = self._edges, []
+            for edge in edges:
+                self.guard(edge)
+
+    def _run_poll(self) -> None:
+        for fd, events in self.poll.wait(self._patience()):
+            self.guard(self.poll.handle, fd, events)
+
+    def _patience(self) -> float:
+        """How long the poll may wait, in seconds."""
+        if self.ready or self._edges:
+            return 0
+        due = self.timers.next_due()
+        if due is not None:
+            return min(max(due - monotonic(), 0), LONGEST)
+        if self.poll.live:
+            return -1
+        self._deadlock()
+        return 0
+
+    def _deadlock(self) -> None:
+        """Nothing can ever wake anybody: tell those outside, and stay usable."""
+        gc.collect()  # an end that only a cycle (or PyPy) keeps may be all that is waited for
+        if self.ready or self._edges:
+            return
+        parked = [task for task in (*self._outsiders.values(), *self.tasks) if task.on is not None]
+        lines = [f"{task} waits for {task.on.describe(task)}" for task in parked]
+        text = "deadlock: every task waits and nothing can wake one: " + "; ".join(lines)
+        stopped = [task for task in parked if isinstance(task, Outsider)]
+        for task in stopped:
+            self.interrupt(task, Stop(text))
+        if not stopped:
+            raise SystemError(text)
+
+    def _leave(self) -> None:
+        """A forked child has come back to its parent's loop, where nothing may run: its main task is to end it."""
+        self.ready.clear()
+        for outsider in list(self._outsiders.values()):
+            if outsider.on is not None:
+                outsider.error = self._forked()
+                outsider.switch()
+
+    # -- the end
+
+    def onstop(self, closer: Callable[[], object]) -> None:
+        """Call *closer* when the hub stops, unless it is taken back with `offstop`."""
+        self._closers[closer] = None
+
+    def offstop(self, closer: Callable[[], object]) -> None:
+        """*closer* has nothing left to close. Twice does nothing."""
+        self._closers.pop(closer, None)
+
+    def stop(self) -> None:
+        """End everything: `Stop` is raised in each task, in the order in which they were made, then descriptors are
+        closed.
+
+        To be called from outside the hub's tasks, most often by leaving ``with Hub() as h``. Twice does nothing.
+        """
+        if self.stopping:
+            return
+        if self.forked:
+            self.stopping = True
+            self.poll.close()
+            return
+        me = self.me()
+        if isinstance(me, Task):
+            raise RuntimeError("a task cannot stop its own hub; end the main task instead")
+        for closer in reversed(list(self._closers)):
+            self.guard(closer)
+        self.stopping = True
+        try:
+            self._end_tasks(me)
+        finally:
+            self.runner.outside = self.runner.outsider = None
+            self.poll.close()
+            _hubs.discard(self)
+        if me.pending is not None:  # a ctrl-C that would otherwise wait for this greenlet to wait again
+            me.error, me.pending = me.pending, None
+            throw_from(me)
+
+    def _end_tasks(self, me: Outsider) -> None:
+        for _ in range(ROUNDS):  # a task may catch Stop and wait again
+            if not self.tasks:
+                break
+            for task in sorted(self.tasks, key=lambda task: task.number):
+                self.interrupt(task, Stop("the hub was stopped"))
+            self._come_back(me)
+        if self.tasks:
+            log.warning("stop: %d tasks did not end: %s", len(self.tasks), ", ".join(map(str, self.tasks)))
+        else:  # the loop's frame refers to this hub, and would keep it for ever
+            self.runner.loop.parent = getcurrent()
+            self.runner.loop.throw()
+
+    def _come_back(self, me: Outsider) -> None:
+        """Let the loop run everybody who is ready, and then *me*."""
+        self.ready.append(me)
+        self.runner.loop.switch()
+        if me.error is not None:
+            throw_from(me)
+
+    def __enter__(self) -> Hub:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    # -- services
+
+    def __getattr__(self, name: str) -> Any:
+        """The service *name*: the ``Service`` class of module ``vanilla.name``, made for this hub at first use."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        path = f"vanilla.{name}"
+        try:
+            module = import_module(path)
+        except ModuleNotFoundError as error:
+            if error.name != path:
+                raise  # the service is there, something that it imports is not
+            raise AttributeError(f"a Hub has no attribute or service {name!r}") from None
+        service = getattr(module, "Service", None)
+        if service is None:
+            raise AttributeError(f"a Hub has no attribute or service {name!r}")
+        made = service(self)
+        setattr(self, name, made)
+        return made
+
+
+def _pair(state: Channel | State) -> Pair:
+    return Pair(Sender(state), Recver(state))
+
+
+def _produce(f: Callable[[Sender], object], sender: Sender) -> None:
+    """`Hub.producer`. Nobody left to receive is the usual end of a producer."""
+    with sender:
+        try:
+            f(sender)
+        except Halt:
+            pass
+
+
+_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
+
+
+def _disown() -> None:
+    """In a forked child: the parent's hubs are not ours. Their epoll descriptor is shared and must not be touched."""
+    for hub in list(_hubs):
+        hub.forked = True
+        hub.ready.clear()
+        hub.runner.budget = 0
+        hub.runner.outside = hub.runner.outsider = None  # so that `me` looks again
+        for task in hub.tasks:
+            task.pending = hub._forked()
+
+
+os.register_at_fork(after_in_child=_disown)

@@ -1,0 +1,53 @@
+"""Everything that vanilla raises, and what it says about the one who gets it.
+
+``Halt`` means that a channel has come to its end: iteration over a Recver ends on it in silence. ``Timeout`` and
+``ConnectionLost`` stand apart from it on purpose: an iteration that ended on one of those would hide a failure.
+"""
+
+from __future__ import annotations
+
+import greenlet
+
+
+class Halt(Exception):
+    """No more will come, or be taken, at this end. Parent of `Stop`, `Closed` and `Abandoned`.
+
+    ``end`` is the end that halted when the error comes out of `Hub.select`, else None.
+    """
+
+    end: object = None
+
+
+class Stop(Halt):
+    """The hub was stopped, or every task waits for something that cannot happen (the text says who waits for what)."""
+
+
+class Closed(Halt):
+    """The channel was closed, at this end or at the other."""
+
+
+class Abandoned(Halt):
+    """The other end was dropped without being closed, so that nobody is left to send or to receive."""
+
+
+class Timeout(Exception):
+    """The time given to a call is over. A send was not sent, a recv has taken nothing: both may be tried again."""
+
+
+class ConnectionLost(Exception):
+    """The connection to a peer is gone, or could not be made. The text names the peer and the reason."""
+
+
+class Busy(RuntimeError):
+    """A second task waits at an end that is made for one. Use `dealer`, `router` or `channel` for many."""
+
+
+class Forked(RuntimeError):
+    """A Hub, or a connection, was used in a child of the process that made it. Make a new one after the fork."""
+
+
+class Cancelled(greenlet.GreenletExit):
+    """Raised inside a task that was cancelled, where it waits, and by ``join`` of such a task.
+
+    It is no `Exception`, so that ``except Exception`` in a worker's loop does not swallow it.
+    """

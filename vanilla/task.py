@@ -1,0 +1,343 @@
+"""Tasks, and the switching between them.
+
+What is hot is here and not in the Hub: Python looks up an attribute of a class with a ``__getattr__`` several times
+slower. The invariants that are cited stand in `core`.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import time
+import traceback
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable
+
+from greenlet import getcurrent, greenlet
+
+from .exception import Cancelled, Stop, Timeout
+from .timers import disarm
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .core import Hub
+    from .timers import Timers
+
+log = logging.getLogger("vanilla")
+
+#: Direct switches between tasks before the loop gets its turn. With 1,000 a timer of 50 ms fired 0.7 ms late behind
+#: two tasks at ping-pong, without a limit 3 s late.
+BUDGET = 1000
+
+monotonic = time.monotonic
+
+
+class Task(greenlet):
+    """A coroutine of a hub, made by `Hub.spawn`.
+
+    It runs in a copy of the contextvars context of the caller of spawn. It is the timer of its own timeout (see
+    `timers`).
+    """
+
+    # Slots: a hand-over reads and writes them several times, and a greenlet's dict takes twice as long.
+    __slots__ = (
+        "_call",
+        "_done",
+        "_joiners",
+        "_raised",
+        "_result",
+        "_traceback",
+        "due",
+        "error",
+        "home",
+        "hub",
+        "name",
+        "number",
+        "on",
+        "pending",
+        "runner",
+        "selection",
+        "serial",
+        "timeout",
+        "value",
+    )
+
+    def __init__(self, hub: Hub, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__(parent=hub.runner.loop)
+        self.gr_context = contextvars.copy_context()
+        self.hub = hub
+        self.runner = hub.runner
+        number = next(hub._numbers)
+        self.name = f"task {number} ({getattr(f, '__qualname__', None) or repr(f)})"
+        _stand_by(self)
+        self.number = number
+        self._call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = (f, args, kwargs)
+        self._joiners: deque[Any] = deque()
+        self._done = False
+        self._result: Any = None
+        self._raised: BaseException | None = None
+        self._traceback: TracebackType | None = None
+
+    @property
+    def done(self) -> bool:
+        """Has it returned, raised or been cancelled?"""
+        return self._done
+
+    def join(self, timeout: float = -1) -> Any:
+        """Wait for the task to end.
+
+        :param timeout: ms to wait, -1 for ever, 0 not at all.
+        :return: what its function returned.
+        :raises Exception: what its function raised; `Cancelled` if it was cancelled.
+        :raises Timeout: it still runs.
+        """
+        if not self._done:
+            self.hub.runner.line_up(self._joiners, self, timeout)
+        if self._raised is not None:
+            # always from the same place: each raise would otherwise add to the last one's traceback
+            raise self._raised.with_traceback(self._traceback)
+        return self._result
+
+    def cancel(self) -> None:
+        """Raise `Cancelled` where the task waits, or will wait next. Does nothing to a task that is done.
+
+        Something that was handed to the task already is not lost: the task gets it, and is cancelled where it waits
+        next.
+        """
+        if not self._done:
+            self.hub.interrupt(self, Cancelled(f"{self} was cancelled"))
+
+    def run(self) -> None:
+        """The greenlet's body."""
+        try:
+            if self.pending is not None:
+                raise self.pending
+            self._result = self._invoke()
+        except Cancelled as error:
+            self._fail(error)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._fail(error)
+            self.hub.interrupt_main(error)
+        except Exception as error:
+            if not (isinstance(error, Stop) and self.hub.stopping):
+                log.error("%s raised", self, exc_info=error)
+            self._fail(error)
+        except BaseException as error:  # GreenletExit: the hub itself went away
+            self._fail(error)
+            raise
+        finally:
+            self._done = True
+            self._call = self.pending = None
+            self.hub.tasks.discard(self)
+            self.hub.ready.extend(self._joiners)
+            self._joiners.clear()
+
+    def _invoke(self) -> Any:
+        assert self._call is not None
+        f, args, kwargs = self._call
+        self._call = None
+        return f(*args, **kwargs)
+
+    def _fail(self, error: BaseException) -> None:
+        """Keep *error* for those who join, but nothing that its frames hold, or an end in there would never be dropped."""
+        self._raised = error
+        # without the frame of `run`, which holds this task and would make it a cycle
+        self._traceback = error.__traceback__ and error.__traceback__.tb_next
+        error.__traceback__ = self._traceback
+        traceback.clear_frames(self._traceback)
+
+    def runs(self) -> bool:
+        """Is it the running greenlet?"""
+        return self is getcurrent()
+
+    def fire(self) -> None:
+        """The timeout is over."""
+        self.hub.runner.expire(self)
+
+    # what a joiner is parked on
+    def forget(self, waiter: Any) -> bool:
+        """Take *waiter* out of those who join."""
+        try:
+            self._joiners.remove(waiter)
+        except ValueError:
+            return False
+        return True
+
+    def describe(self, waiter: Any) -> str:
+        return f"join of {self}"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"<{self}{', done' if self._done else ''}>"
+
+
+class Outsider:
+    """Stands for a greenlet that no `Hub.spawn` made, most often the thread's main one, where a `Task` is expected."""
+
+    #: As far as the hub knows.
+    done = False
+
+    def __init__(self, hub: Hub, current: greenlet) -> None:
+        self.hub = hub
+        self.name = "the main task" if current.parent is None else f"greenlet {id(current):#x}"
+        self._greenlet = weakref.ref(current)
+        _stand_by(self)
+
+    def switch(self) -> None:
+        current = self._greenlet()
+        if current is not None:
+            current.switch()
+
+    def runs(self) -> bool:
+        return self._greenlet() is getcurrent()
+
+    def fire(self) -> None:
+        self.hub.runner.expire(self)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _stand_by(waiter: Any) -> None:
+    """The fields that Task and Outsider share: what a waiter is to its hub."""
+    #: Set on a `message.Case` only; channels tell by it what stands in their queues.
+    waiter.selection = None
+    #: The slot of a hand-over.
+    waiter.value = None
+    #: Raised where the waiter is parked, when it is resumed.
+    waiter.error = None
+    #: Raised when the waiter parks next.
+    waiter.pending = None
+    #: What the waiter is parked on (has ``forget`` and ``describe``), or None.
+    waiter.on = None
+    #: Of the timer that the waiter is while it is parked with a timeout, in ms.
+    waiter.timeout = -1
+    waiter.home = None
+
+
+class Runner:
+    """Who runs next: the tasks that are ready, the loop when there are none, and how one waits."""
+
+    __slots__ = ("budget", "hub", "loop", "outside", "outsider", "ready", "timers")
+
+    def __init__(self, hub: Hub, loop: greenlet, timers: Timers) -> None:
+        self.hub = hub
+        self.loop = loop
+        self.timers = timers
+        self.ready: deque[Any] = deque()
+        #: Direct switches that are left before the loop's turn.
+        self.budget = BUDGET
+        #: The outsider that was last here, and its greenlet.
+        self.outside: Any = None
+        self.outsider: Outsider | None = None
+
+    def me(self) -> Any:
+        """The running task, or what stands for the running greenlet if it is none of this hub's."""
+        current = getcurrent()
+        if current.__class__ is Task and current.runner is self:
+            return current
+        if current is self.outside:
+            return self.outsider
+        return self.hub._welcome(current)
+
+    def line_up(self, queue: deque[Any], on: Any, timeout: float = -1, item: Any = None) -> Any:
+        """Park the running task in *queue*, with *item* in its slot; see `park`.
+
+        Every recv and send that waits comes through here, so `me` and `park` are written out.
+        """
+        me = getcurrent()
+        if me.__class__ is not Task or me.runner is not self:
+            me = self.me()
+        me.value = item
+        queue.append(me)
+        if timeout >= 0 or me.pending is not None:
+            return self.park(me, on, timeout)
+        me.on = on
+        if self.ready and self.budget:
+            self.budget -= 1
+            self.ready.popleft().switch()
+        else:
+            self.loop.switch()
+        me.on = None
+        if me.error is not None:
+            throw_from(me)
+        value = me.value
+        me.value = None
+        return value
+
+    def park(self, me: Any, on: Any, timeout: float = -1) -> Any:
+        """Wait until somebody puts *me* into ``ready``.
+
+        :param me: the running task (`me`).
+        :param on: what it waits for: ``on.forget(me)`` takes it out of there and says whether it was in;
+            ``on.describe(me)`` is for people.
+        :param timeout: ms, -1 for ever, 0 not at all.
+        :return: what was put into ``me.value``.
+        :raises Timeout: the time is over.
+        """
+        if me.pending is not None:
+            self._interrupted(me, on)
+        if timeout < 0:
+            return self._park(me, on)
+        if timeout == 0:
+            what = on.describe(me)
+            if on.forget(me):
+                me.value = None
+                raise Timeout(f"not ready: {what}")
+        me.timeout = timeout
+        self.timers.arm(me, timeout / 1000, monotonic())
+        try:
+            return self._park(me, on)
+        finally:
+            disarm(me)
+
+    def _interrupted(self, me: Any, on: Any) -> None:
+        """An interruption came before *me* parked; it leaves *on* again, unless something was handed to it even now."""
+        if not on.forget(me):
+            return
+        me.value = None
+        if self.hub.forked:
+            raise self.hub._forked()
+        me.error, me.pending = me.pending, None
+        throw_from(me)
+
+    def _park(self, me: Any, on: Any) -> Any:
+        me.on = on
+        if self.ready and self.budget:
+            self.budget -= 1
+            self.ready.popleft().switch()
+        else:
+            self.loop.switch()
+        me.on = None
+        if me.error is not None:
+            throw_from(me)
+        value = me.value
+        me.value = None
+        return value
+
+    def expire(self, me: Any) -> None:
+        """The timeout of *me* is over. If it was woken in the same moment, that stands."""
+        on = me.on
+        what = on.describe(me)
+        if on.forget(me):
+            me.error = Timeout(f"{me.timeout:g} ms are over: {what}")
+            self.ready.append(me)
+
+
+def lost(waiter: Any) -> bool:
+    """Does a parked task stand nowhere? So it is if ctrl-C hit its waker between taking it out and making it ready."""
+    return waiter not in waiter.hub.ready and not waiter.runs()
+
+
+def throw_from(waiter: Any) -> None:
+    """Raise what is in the error slot; see invariant 4."""
+    error, waiter.error = waiter.error, None
+    waiter.value = None
+    try:
+        raise error
+    finally:
+        del error
