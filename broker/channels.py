@@ -44,7 +44,7 @@ class Pusher:
     """A producer on one endpoint.
 
     ``window_*`` is how much credit it gets unasked: it doubles whenever more than half of it was used between two grants.
-    ``want_*`` is what it said it waits for.
+    ``want_*`` is what it said it waits for. ``held_*`` is its part of the endpoint's sums of unused credit.
     """
 
     __slots__ = (
@@ -53,6 +53,8 @@ class Pusher:
         "dirty",
         "endpoint",
         "epoch",
+        "held_b",
+        "held_n",
         "id",
         "quota",
         "session",
@@ -73,6 +75,7 @@ class Pusher:
         self.epoch = 0
         self.window_n, self.window_b = FIRST_MESSAGES, FIRST_BYTES
         self.want_n = self.want_b = 0
+        self.held_n = self.held_b = 0
         self.asking = self.dirty = False
         endpoint.pushers.add(self)
         self.ask()
@@ -99,8 +102,7 @@ class Pusher:
         if count > quota.left_n or size > quota.left_b:
             raise ProtocolError("OVER_CREDIT", f"{count} messages, {size} bytes; left {quota.left_n}, {quota.left_b}")
         quota.spend(count, size)
-        endpoint.granted_n -= count
-        endpoint.granted_b -= size
+        self._recount()
         endpoint.accept(count, array[at:])
         self.want_n = self.want_b = 0
         self.ask()
@@ -110,10 +112,8 @@ class Pusher:
         """It waits for credit, or gives some back."""
         fields = event.payload
         if "limit" in fields:
-            before = self.quota.limit_n, self.quota.limit_b
             self.quota.lower_to(*fields["limit"])
-            self.endpoint.granted_n -= before[0] - self.quota.limit_n
-            self.endpoint.granted_b -= before[1] - self.quota.limit_b
+            self._recount()
             self.epoch = fields.get("epoch", 0)
             self.window_n, self.window_b = FIRST_MESSAGES, FIRST_BYTES
         self.want_n, self.want_b = fields.get("n", 0), min(fields.get("b", 0), self.session.broker.options.frame_bytes)
@@ -128,49 +128,62 @@ class Pusher:
             self.endpoint.asking.append(self)
         self.endpoint.broker.touch(self.endpoint)
 
-    def grant(self, share: int) -> bool:
+    def grant(self, share_n: int, share_b: int) -> bool:
         """Give credit out of the endpoint's room. False: there is not enough, it has to wait.
 
-        :param share: the messages that are its part of the room.
+        :param share_n: the messages, and *share_b* the bytes, that are its part of the room.
         """
         endpoint, quota = self.endpoint, self.quota
-        if endpoint.broker.draining:
-            return False
-        lack_n, lack_b = max(self.want_n - quota.left_n, 0), max(self.want_b - quota.left_b, 0)
-        more_n, more_b = self._unasked() if endpoint.at_ease else (0, 0)
-        more_n, more_b = max(lack_n, more_n), max(lack_b, more_b)
-        if not more_n and not more_b:
+        left_n, left_b = quota.left_n, quota.left_b
+        goal_n, goal_b = self._goal()
+        if goal_n <= left_n and goal_b <= left_b:
             return True
-        room_n, room_b = endpoint.room_n, endpoint.room_b
-        if 0 < room_b < lack_b and not endpoint.ready_n and not endpoint.delayed_n:
-            room_b = lack_b  # larger than the endpoint can ever hold: the one message over capacity, not to wait for ever
-        if (lack_n and room_n < 1) or lack_b > room_b:
-            return False
-        more_n, more_b = max(min(more_n, room_n, share), 0), max(min(more_b, room_b), 0)
-        if not more_n and not more_b:
-            return quota.left_n > 0 and quota.left_b > 0  # who has spent all keeps its place
-        self._give(more_n, more_b)
+        room_n, room_b = endpoint.room_n + self.held_n, endpoint.room_b + self.held_b
+        least_b = max(left_b, self.want_b, 1)
+        if 0 < room_b < least_b and not endpoint.ready_n and not endpoint.delayed_n:
+            room_b = least_b  # larger than the endpoint can ever hold: the one message over capacity, not to wait for ever
+        if endpoint.broker.draining or room_n < max(left_n, 1) or room_b < least_b:
+            return not (self.want_n or self.want_b or self.spent)  # who has something left may ask again
+        n = max(left_n, min(goal_n, room_n, share_n + self.held_n))
+        b = max(least_b, min(goal_b, room_b, share_b + self.held_b))
+        self._give(n - left_n, b - left_b)
         return True
 
-    def _unasked(self) -> Tuple[int, int]:
-        """What keeps a stream from stopping: nothing until half of the window is used, and then a wider one."""
+    def _goal(self) -> Tuple[int, int]:
+        """The credit that it should have: what it asked for, and what keeps a stream from stopping.
+
+        The latter only while the endpoint can afford it; and nothing until half of the window is used, and then a wider one.
+        """
         quota, endpoint = self.quota, self.endpoint
-        more_n = more_b = 0
+        goal_n, goal_b = self.want_n, self.want_b
+        if not endpoint.at_ease:
+            return goal_n, goal_b
         if quota.left_n * 2 <= self.window_n:
             if quota.b:
                 self.window_n = min(self.window_n * 2, endpoint.capacity)
-            more_n = self.window_n - quota.left_n
+            goal_n = max(goal_n, self.window_n)
         if quota.left_b * 2 <= self.window_b:
             if quota.b:
                 self.window_b = min(self.window_b * 2, endpoint.capacity_b)
-            more_b = self.window_b - quota.left_b
-        return more_n, more_b
+            goal_b = max(goal_b, self.window_b)
+        return goal_n, goal_b
+
+    @property
+    def spent(self) -> bool:
+        """Is one of its limits used up, so that it cannot send?"""
+        return self.quota.left_n <= 0 or self.quota.left_b <= 0
+
+    def _recount(self) -> None:
+        """Keep the endpoint's sums. Credit of one kind without the other cannot be used and takes no room."""
+        n, b = (0, 0) if self.spent else (self.quota.left_n, self.quota.left_b)
+        self.endpoint.granted_n += n - self.held_n
+        self.endpoint.granted_b += b - self.held_b
+        self.held_n, self.held_b = n, b
 
     def _give(self, more_n: int, more_b: int) -> None:
-        quota, endpoint = self.quota, self.endpoint
+        quota = self.quota
         quota.raise_to(quota.limit_n + more_n, quota.limit_b + more_b)
-        endpoint.granted_n += more_n
-        endpoint.granted_b += more_b
+        self._recount()
         self.want_n = self.want_b = 0
         fields = {"n": quota.limit_n, "b": quota.limit_b, "epoch": self.epoch}
         self.session.put(pack_control(CREDIT, self.id, 0, fields))
@@ -194,8 +207,8 @@ class Pusher:
     def detach(self, seen: Optional[int]) -> None:
         """The channel is gone: what it was granted is free again."""
         endpoint = self.endpoint
-        endpoint.granted_n -= self.quota.left_n
-        endpoint.granted_b -= self.quota.left_b
+        endpoint.granted_n -= self.held_n
+        endpoint.granted_b -= self.held_b
         endpoint.pushers.discard(self)
         if self.asking:
             self.asking = False

@@ -234,7 +234,7 @@ class Endpoint:
         asking = self.asking
         for _ in range(len(asking)):
             pusher = asking[0]
-            if not pusher.grant(max(self.room_n // len(asking), 1)):
+            if not pusher.grant(max(self.room_n // len(asking), 1), max(self.room_b // len(asking), 1)):
                 return  # whoever waits longest is not passed over
             asking.popleft()
             pusher.asking = False

@@ -223,7 +223,8 @@ class Connection:
         :raises ProtocolError: it may not come now, or its map is wrong.
         """
         kind, channel, seq, count, payload = frame
-        state = self.channels.get(channel, "none") if channel else self.state
+        # Before the hello there are no channels.
+        state = self.channels.get(channel, "none") if channel and self.state != "hello" else self.state
         if kind not in ALLOWED[self.side, state]:
             self._refuse(kind, channel, state)
         if kind & ~MORE <= DATA_OPTIONS:

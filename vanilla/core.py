@@ -147,6 +147,8 @@ class Hub:
         self._hooks: tuple[Callable[[], object], ...] = ()
         self._closers: dict[Callable[[], object], None] = {}
         self._outsiders: weakref.WeakKeyDictionary[greenlet, Outsider] = weakref.WeakKeyDictionary()
+        # The end of a task may be what switches to the loop first, and would start it with the task's result.
+        self.runner.loop.switch()
         _hubs.add(self)
 
     # -- tasks
@@ -328,8 +330,9 @@ class Hub:
 
     # -- the loop
 
-    def _run_loop(self, _: object = None) -> None:
-        """The loop's greenlet. It may be started by the end of a task, which then passes it what the task returned."""
+    def _run_loop(self) -> None:
+        # Back to the constructor. From now on this is where tasks end.
+        self.runner.loop.parent.switch()  # type: ignore[union-attr]
         while True:
             try:
                 self._tick()
@@ -390,12 +393,13 @@ class Hub:
         gc.collect()  # an end that only a cycle (or PyPy) keeps may be all that is waited for
         if self.ready or self._edges:
             return
-        parked = [task for task in (*self._outsiders.values(), *self.tasks) if task.on is not None]
-        lines = [f"{task} waits for {task.on.describe(task)}" for task in parked]
+        waiters: list[Any] = [*self._outsiders.values(), *self.tasks]
+        parked = [waiter for waiter in waiters if waiter.on is not None]
+        lines = [f"{waiter} waits for {waiter.on.describe(waiter)}" for waiter in parked]
         text = "deadlock: every task waits and nothing can wake one: " + "; ".join(lines)
-        stopped = [task for task in parked if isinstance(task, Outsider)]
-        for task in stopped:
-            self.interrupt(task, Stop(text))
+        stopped = [waiter for waiter in parked if isinstance(waiter, Outsider)]
+        for waiter in stopped:
+            self.interrupt(waiter, Stop(text))
         if not stopped:
             raise SystemError(text)
 

@@ -1,7 +1,7 @@
 """A listening socket of a hub: calls back for each connection, and survives running out of descriptors.
 
-`Listener` is what a server with thousands of connections uses: a callback for each, nothing else. `Server` is the Recver that
-`h.tcp.listen` and `h.unix.listen` give to users, a bounded queue on top of it.
+`Listener` is what a server with thousands of connections uses: a callback for each, nothing else. `Server` is the
+Recver that `h.tcp.listen` and `h.unix.listen` give to users, a bounded queue on top of it.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ OnAccept = Callable[[socket.socket, Any], object]
 class Listener:
     """Calls ``on_accept(conn_socket, peer_address)`` in the loop for each connection; the socket is non-blocking.
 
-    What *on_accept* raises is logged and closes that socket. Out of descriptors or memory, nothing is polled for `PAUSE` ms (the
-    connections wait in the backlog), with one warning an episode.
+    What *on_accept* raises is logged and closes that socket. Out of descriptors or memory, nothing is polled for
+    `PAUSE` ms (the connections wait in the backlog), with one warning an episode.
 
-    :param sock: bound, listening, non-blocking (`tcp.bind`, `unix.bind`). It is closed by `close`, and when the hub stops.
+    :param sock: bound, listening, non-blocking (`tcp.bind`, `unix.bind`). `close` closes it, and the end of the hub.
     """
 
     __slots__ = ("__weakref__", "_exhausted", "_fd", "_paused", "_timer", "hub", "on_accept", "sock")
@@ -68,7 +68,7 @@ class Listener:
         #: -1 once closed.
         self._fd = sock.fileno()
         self._paused = False
-        #: In an episode without descriptors or memory: from the first failure to the first accept that does not fail so.
+        #: Without descriptors or memory: from the first failure to the first accept that does not fail so.
         self._exhausted = False
         self._timer: Timer | None = None
         hub.poll.register(self._fd, self._accept)
@@ -212,9 +212,13 @@ class _Queue:
 
 def _serve(server: Server, f: Callable[[Any], object]) -> None:
     hub = server.hub
-    for conn in server:
+    while True:
+        try:
+            conn = server.recv()
+        except Halt:
+            return
         hub.spawn(_serve_one, f, conn)
-        del conn  # or this task would hold the last one open
+        del conn  # or this task would hold it open until the next one comes
 
 
 def _serve_one(f: Callable[[Any], object], conn: Any) -> None:

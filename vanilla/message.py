@@ -54,7 +54,8 @@ class Selection:
 
     __slots__ = ("cases", "live", "task")
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Any) -> None:
+        #: A Task, or an Outsider.
         self.task = task
         self.cases: list[Case] = []
         self.live = True
@@ -213,15 +214,14 @@ class Channel:
         return False
 
     def wait_room(self, item: Any, timeout: float) -> None:
-        """Wait until *item* is taken or buffered.
+        """Wait until *item* is taken or buffered. Only for a Sender that has looked: there is neither receiver nor room.
 
         :raises Timeout: it was not, in *timeout* ms, and will not be.
         """
-        if self.recvers or self.senders or len(self.buffer) != self.capacity:
-            if self.give_nowait(item):
-                return
-            if self.one_sender and _a_task_waits(self.senders):
-                raise Busy(f"another task waits to send to this {self.kind}, which has one sender; see h.router")
+        if self.halt is not None:
+            raise self.halt(self._ended("send"))
+        if self.senders and self.one_sender and _a_task_waits(self.senders):
+            raise Busy(f"another task waits to send to this {self.kind}, which has one sender; see h.router")
         self.runner.line_up(self.senders, self, timeout, item)
 
     def has_room(self) -> bool:
@@ -335,6 +335,9 @@ class State(Channel):
 
     def watch_recv(self, case: Case) -> None:
         self.readers.append(case)
+
+    def wait_room(self, item: Any, timeout: float) -> None:
+        self.give_nowait(item)  # there is always room
 
     def give_nowait(self, item: Any) -> bool:
         self.has_room()
@@ -510,12 +513,12 @@ class Recver(End):
             self._ready.append(sender)
         else:
             item = self._state.wait_item(timeout)
-        if isinstance(item, BaseException):
-            try:
-                raise item
-            finally:
-                del item  # or error, traceback and this frame are a cycle; see core, invariant 4
-        return item
+        if not isinstance(item, BaseException):
+            return item
+        try:
+            raise item
+        finally:
+            del item  # or error, traceback and this frame are a cycle; see core, invariant 4
 
     def __iter__(self) -> Iterator[Any]:
         return self

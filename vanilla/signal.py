@@ -1,8 +1,9 @@
 """Signals of the process, delivered in a hub's loop.
 
-Three parts make it prompt and lossless. The Python handler notes the signal for each hub that wants it. The hub's `Waker` brings
-the note into its loop. And ``signal.set_wakeup_fd`` wakes a hub that is blocked in epoll when the kernel gave the signal to
-another thread: there, nothing would run the Python handler until the main thread did something by itself.
+Three parts make it prompt and lossless. The Python handler notes the signal for each hub that wants it. The hub's
+`Waker` brings the note into its loop. And ``signal.set_wakeup_fd`` wakes a hub that is blocked in epoll when the kernel
+gave the signal to another thread: else nothing would run the Python handler until the main thread did something by
+itself.
 """
 
 from __future__ import annotations
@@ -183,8 +184,8 @@ def subscribe(hub: Hub, signum: int, callback: Callback) -> Unsubscribe:
 
     The handler that was there before rests until the last subscriber is gone, then it is put back.
 
-    :param callback: must not wait. What it raises is logged, and the next is called. Signals that come faster than the loop turns
-        may count as one, as in the kernel.
+    :param callback: must not wait. What it raises is logged, and the next is called. Signals that come faster than the
+        loop turns may count as one, as in the kernel.
     :return: ends the subscription when called; twice does nothing. The end of the hub does it as well.
     :raises RuntimeError: called outside the main thread.
     :raises OSError: a signal that cannot be caught.

@@ -34,7 +34,45 @@ BUDGET = 1000
 monotonic = time.monotonic
 
 
-class Task(greenlet):
+class Waiter:
+    """What Task and Outsider are to their hub: somebody who waits for one thing at a time.
+
+    It is the timer of its own timeout (see `timers`).
+    """
+
+    __slots__ = ()
+
+    hub: Hub
+    runner: Runner
+    #: Set on a `message.Case` only; channels tell by it what stands in their queues.
+    selection: None
+    #: The slot of a hand-over.
+    value: Any
+    #: Raised where the waiter is parked, when it is resumed.
+    error: BaseException | None
+    #: Raised when the waiter parks next.
+    pending: BaseException | None
+    #: What the waiter is parked on (has ``forget`` and ``describe``), or None.
+    on: Any
+    #: ms; valid while it is parked with a timeout, as are the next three, which are for `timers`.
+    timeout: float
+    due: float
+    serial: int
+    home: Any
+
+    def fire(self) -> None:
+        """The timeout is over."""
+        self.runner.expire(self)
+
+
+def stand_by(waiter: Any, hub: Hub) -> None:
+    """Fill in the fields of a new Waiter."""
+    waiter.hub = hub
+    waiter.runner = hub.runner
+    waiter.selection = waiter.value = waiter.error = waiter.pending = waiter.on = waiter.home = None
+
+
+class Task(greenlet, Waiter):  # type: ignore[misc]  # greenlet.error, a class, is not missed in here
     """A coroutine of a hub, made by `Hub.spawn`.
 
     It runs in a copy of the contextvars context of the caller of spawn. It is the timer of its own timeout (see
@@ -67,12 +105,9 @@ class Task(greenlet):
     def __init__(self, hub: Hub, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__(parent=hub.runner.loop)
         self.gr_context = contextvars.copy_context()
-        self.hub = hub
-        self.runner = hub.runner
-        number = next(hub._numbers)
-        self.name = f"task {number} ({getattr(f, '__qualname__', None) or repr(f)})"
-        _stand_by(self)
-        self.number = number
+        stand_by(self, hub)
+        self.number = next(hub._numbers)
+        self.name = f"task {self.number} ({getattr(f, '__qualname__', None) or repr(f)})"
         self._call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = (f, args, kwargs)
         self._joiners: deque[Any] = deque()
         self._done = False
@@ -141,7 +176,7 @@ class Task(greenlet):
         return f(*args, **kwargs)
 
     def _fail(self, error: BaseException) -> None:
-        """Keep *error* for those who join, but nothing that its frames hold, or an end in there would never be dropped."""
+        """Keep *error* for those who join, without what its frames hold: an end in there would not count as dropped."""
         self._raised = error
         # without the frame of `run`, which holds this task and would make it a cycle
         self._traceback = error.__traceback__ and error.__traceback__.tb_next
@@ -151,10 +186,6 @@ class Task(greenlet):
     def runs(self) -> bool:
         """Is it the running greenlet?"""
         return self is getcurrent()
-
-    def fire(self) -> None:
-        """The timeout is over."""
-        self.hub.runner.expire(self)
 
     # what a joiner is parked on
     def forget(self, waiter: Any) -> bool:
@@ -175,17 +206,16 @@ class Task(greenlet):
         return f"<{self}{', done' if self._done else ''}>"
 
 
-class Outsider:
+class Outsider(Waiter):
     """Stands for a greenlet that no `Hub.spawn` made, most often the thread's main one, where a `Task` is expected."""
 
     #: As far as the hub knows.
     done = False
 
     def __init__(self, hub: Hub, current: greenlet) -> None:
-        self.hub = hub
+        stand_by(self, hub)
         self.name = "the main task" if current.parent is None else f"greenlet {id(current):#x}"
         self._greenlet = weakref.ref(current)
-        _stand_by(self)
 
     def switch(self) -> None:
         current = self._greenlet()
@@ -195,28 +225,8 @@ class Outsider:
     def runs(self) -> bool:
         return self._greenlet() is getcurrent()
 
-    def fire(self) -> None:
-        self.hub.runner.expire(self)
-
     def __str__(self) -> str:
         return self.name
-
-
-def _stand_by(waiter: Any) -> None:
-    """The fields that Task and Outsider share: what a waiter is to its hub."""
-    #: Set on a `message.Case` only; channels tell by it what stands in their queues.
-    waiter.selection = None
-    #: The slot of a hand-over.
-    waiter.value = None
-    #: Raised where the waiter is parked, when it is resumed.
-    waiter.error = None
-    #: Raised when the waiter parks next.
-    waiter.pending = None
-    #: What the waiter is parked on (has ``forget`` and ``describe``), or None.
-    waiter.on = None
-    #: Of the timer that the waiter is while it is parked with a timeout, in ms.
-    waiter.timeout = -1
-    waiter.home = None
 
 
 class Runner:
@@ -249,7 +259,7 @@ class Runner:
 
         Every recv and send that waits comes through here, so `me` and `park` are written out.
         """
-        me = getcurrent()
+        me: Any = getcurrent()
         if me.__class__ is not Task or me.runner is not self:
             me = self.me()
         me.value = item

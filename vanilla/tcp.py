@@ -17,7 +17,8 @@ from .stream import Connection, open_connection
 if TYPE_CHECKING:
     from .core import Hub
 
-#: A silent peer is asked after so many seconds, then every INTERVAL seconds, and is gone after PROBES questions: two minutes.
+#: Probe a silent peer after KEEP_IDLE seconds, then every KEEP_INTERVAL seconds, it is gone after KEEP_PROBES: two
+#: minutes.
 KEEP_IDLE = 60
 KEEP_INTERVAL = 15
 KEEP_PROBES = 4
@@ -112,7 +113,10 @@ def _dial(hub: Hub, family: int, address: Any, deadline: Deadline, name: str) ->
 
 
 def _not_itself(sock: socket.socket) -> socket.socket:
-    """Who dials a dead port of this machine again and again is one day given that port as its own, and gets itself (RFC 9293, 3.5)."""
+    """Who dials a dead port of this machine again and again is one day given that port as its own, and gets itself.
+
+    That is TCP's simultaneous open (RFC 9293, 3.5).
+    """
     if sock.getsockname() == sock.getpeername():
         raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     return sock
@@ -178,7 +182,8 @@ def wait_ready(hub: Hub, fd: int, events: int, timeout: float, what: str) -> int
 def bind(host: str, port: int, backlog: int = 1024) -> socket.socket:
     """A non-blocking listening socket.
 
-    :param host: an IPv4 or IPv6 address; "" is every address. A name is looked up, which may block: `resolve` it before.
+    :param host: an IPv4 or IPv6 address; "" is every address. A name is looked up, which may block: `resolve` it
+        before.
     :param port: 0 lets the system choose.
     :param backlog: connections that the kernel keeps until they are accepted.
     :raises OSError: with the address in its text.

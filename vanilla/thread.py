@@ -43,7 +43,8 @@ class Waker:
         return self._write
 
     def wake(self) -> None:
-        """Takes no lock, so that a signal handler may call it. A thread must make sure that `close` is not called meanwhile."""
+        """Takes no lock, so that a signal handler may call it. A thread sees to it that `close` is not called
+        meanwhile."""
         try:
             os.write(self._write, b"!")
         except BlockingIOError:
@@ -96,8 +97,8 @@ class _Call:
 class Workers:
     """Up to *size* daemon threads that run calls for a hub. They start when needed and end when idle.
 
-    Everything but ``_waker`` and ``_outstanding``, which are the hub's, is under ``_changed``'s lock, which nobody holds for
-    longer than a few instructions.
+    Everything but ``_waker`` and ``_outstanding``, which are the hub's, is under the lock of ``_changed``, which nobody
+    holds for longer than a few instructions.
     """
 
     def __init__(self, hub: Hub, size: int = SIZE, idle: float = IDLE) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: The longest path in bytes: ``sun_path`` of unix(7), less its final NUL.
 LONGEST = 107
-#: ms between two attempts to connect while the listener's backlog is full: the kernel does not tell when it no longer is.
+#: ms between two attempts to connect while the listener's backlog is full: the kernel does not tell when that is over.
 AGAIN = 5
 
 
@@ -79,7 +79,8 @@ class Bound(socket.socket):
 def bind(path: str, mode: int = 0o600, backlog: int = 1024) -> Bound:
     """A non-blocking listening socket at *path*. Give it to `unlink` when it is closed.
 
-    The file that a dead process left there is replaced. Nothing else is: not a socket that somebody listens on, and no other file.
+    The file that a dead process left there is replaced. Nothing else is: not a socket that somebody listens on, and no
+    other file.
 
     :param mode: permissions of the file. Nobody can connect before they are set.
     :param backlog: connections that the kernel keeps until they are accepted.
@@ -127,7 +128,8 @@ def _bind(sock: socket.socket, path: str, locked: bool) -> None:
 
 
 def _is_stale(path: str) -> bool:
-    """Is nobody left who listens there? Only a refused connection says so: a full backlog, or one we may not make, does not."""
+    """Is nobody left who listens there? Only a refused connection says so: a full backlog, or a forbidden one, does
+    not."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         return probe.connect_ex(path) == errno.ECONNREFUSED
@@ -135,10 +137,11 @@ def _is_stale(path: str) -> bool:
 
 @contextmanager
 def _locked(directory: str) -> Iterator[bool]:
-    """Keep other processes that use this module from binding or unlinking in *directory*; gives whether that could be had.
+    """Keep other processes that use this module from binding or unlinking in *directory*; gives whether that worked.
 
-    Of two who find a stale socket, the second would otherwise remove what the first has just made. The lock is on the directory
-    itself (flock), so no lock file is left. It is held for less than a millisecond, so that to try for a few will do.
+    Of two who find a stale socket, the second would otherwise remove what the first has just made. The lock is on the
+    directory itself (flock), so no lock file is left. It is held for less than a millisecond, so to try for a few will
+    do.
     """
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

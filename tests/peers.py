@@ -1,0 +1,144 @@
+"""Peers that speak the wire by hand, for tests: they say what a client never would, and see every frame."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+import msgpack
+
+from vanilla import tcp, unix
+from vanilla.poll import IN, OUT
+from vanilla.protocol.frames import (
+    ACK,
+    CLOSE,
+    CREDIT,
+    DATA,
+    DATA_OPTIONS,
+    HELLO,
+    MORE,
+    NACK,
+    OPEN,
+    STATUS,
+    WANT,
+    Frame,
+    Reader,
+    pack_control,
+    pack_head,
+)
+from vanilla.protocol.urls import parse
+
+#: No test waits longer than this for something that it expects, in ms.
+PATIENCE = 10_000
+_ALL = 1 << 60
+
+
+def data(channel: int, seq: int, items: List[Any], count: Optional[int] = None) -> bytes:
+    """A DATA frame; *count* may lie."""
+    body = b"".join(map(msgpack.packb, items))
+    return pack_head(DATA, channel, seq, len(items) if count is None else count, len(body)) + body
+
+
+class Peer:
+    """One raw connection to a broker, used by one task of hub *h*."""
+
+    def __init__(self, h: Any, url: str, hello: bool = True) -> None:
+        self.h = h
+        address = parse(url)
+        if address.scheme == "unix":
+            self.sock = unix.dial(h, address.path, PATIENCE)
+        else:
+            self.sock = tcp.dial(h, address.host, address.port, PATIENCE)
+        self.reader = Reader(1 << 30)
+        self.scratch = bytearray(256 << 10)
+        self.frames: List[Frame] = []
+        if hello:
+            self.send(pack_control(HELLO, 0, 0, {"v": 1, "id": b"p" * 16}))
+            self.expect(HELLO)
+
+    # -- bytes
+
+    def send(self, *parts: bytes) -> None:
+        """Write all of *parts*."""
+        view = memoryview(b"".join(parts))
+        while view:
+            try:
+                view = view[self.sock.send(view) :]
+            except BlockingIOError:
+                tcp.wait_ready(self.h, self.sock.fileno(), OUT, PATIENCE, "a peer's send")
+
+    def next(self, timeout: float = PATIENCE) -> Frame:
+        """The next frame; EOFError at the end."""
+        while not self.frames:
+            try:
+                n = self.sock.recvmsg_into(self.reader.buffers(self.scratch))[0]
+            except BlockingIOError:
+                tcp.wait_ready(self.h, self.sock.fileno(), IN, timeout, "a frame")
+                continue
+            if not n:
+                raise EOFError
+            self.frames += self.reader.received(n, self.scratch)
+        return self.frames.pop(0)
+
+    def expect(self, *kinds: int) -> Frame:
+        """The next frame of one of *kinds*; others are passed over."""
+        while True:
+            frame = self.next()
+            if frame[0] in kinds:
+                return frame
+
+    def fields(self, kind: int) -> Dict[str, Any]:
+        """The map of the next frame of *kind*."""
+        return msgpack.unpackb(self.expect(kind)[4])[0]  # type: ignore[no-any-return]
+
+    def gone(self) -> bool:
+        """Does the broker close the connection?"""
+        try:
+            while True:
+                self.next()
+        except (EOFError, ConnectionResetError):
+            return True
+
+    def close(self) -> None:
+        self.sock.close()
+
+    # -- frames
+
+    def open(self, channel: int, kind: str, name: str, first: int = 0) -> None:
+        self.send(pack_control(OPEN, channel, first, {"kind": kind, "name": name}))
+
+    def credit(self, channel: int, n: int = _ALL, b: int = _ALL) -> None:
+        self.send(pack_control(CREDIT, channel, 0, {"n": n, "b": b}))
+
+    def want(self, channel: int, **fields: Any) -> None:
+        self.send(pack_control(WANT, channel, 0, fields))
+
+    def ack(self, channel: int, *flat: int) -> None:
+        self.send(pack_control(ACK, channel, 0, {"r": list(flat)}))
+
+    def nack(self, channel: int, *flat: int, **fields: Any) -> None:
+        self.send(pack_control(NACK, channel, 0, {"r": list(flat), **fields}))
+
+    def close_channel(self, channel: int, seen: int = 0) -> None:
+        self.send(pack_control(CLOSE, channel, seen))
+
+    def delivery(self) -> List[Any]:
+        """[type, seq, options or {}, items] of the next delivery."""
+        kind, _, seq, _, array = self.expect(DATA, DATA | MORE, DATA_OPTIONS, DATA_OPTIONS | MORE)
+        items = msgpack.unpackb(array)
+        options = items.pop(0) if kind & ~MORE == DATA_OPTIONS else {}
+        return [kind, seq, options, items]
+
+    def status(self) -> Dict[str, Any]:
+        """Endpoints by name, and "" for the broker."""
+        self.send(pack_control(STATUS))
+        fields = self.fields(STATUS)
+        return {"": fields["broker"], **{endpoint["name"]: endpoint for endpoint in fields["endpoints"]}}
+
+
+def until(h: Any, condition: Any, timeout: float = PATIENCE) -> None:
+    """Let the hub run until ``condition()`` holds."""
+    deadline = tcp.Deadline(timeout)
+    while not condition():
+        if not deadline.left():
+            raise AssertionError("it did not happen in time")
+        h.sleep(1)
