@@ -1,8 +1,8 @@
 """Messages a second through one channel between two tasks of one hub, beside gevent's compiled queues.
 
 Ours and theirs take turns within one run, and every measurement has a fresh process to itself: what the machine does
-besides hits both alike. One measurement is one task that sends N numbers, a call each, and one that receives them, a call
-each. No batching, nothing on the wire, nothing to lose.
+besides hits both alike. One measurement is one task that sends N numbers, a call each, and one that receives them, a
+call each. No batching, nothing on the wire, nothing to lose.
 
     python bench/hub.py [rounds]
 """
@@ -102,9 +102,10 @@ def rows(rounds: int = 5, progress: Callable[[str], object] | None = None) -> li
 
     :param rounds: measurements of each kind, of which the median counts.
     :param progress: called with a line of text as it goes on.
-    :return: a row for each kind of work: ``work``, ``goal``; ``ours`` and ``theirs``, the medians in messages a second, with
-        ``ours_spread`` and ``theirs_spread``, from the least to the most, as a share of the median; ``ratio``; ``peer``, its
-        name and version; ``note``. Without gevent, ``theirs``, ``theirs_spread`` and ``ratio`` are None and the note says why.
+    :return: a row for each kind of work: ``work``, ``goal``; ``ours`` and ``theirs``, the medians in messages a second,
+        with ``ours_spread`` and ``theirs_spread``, from the least to the most, as a share of the median; ``ratio``;
+        ``peer``, its name and version; ``note``. Without gevent, ``theirs``, ``theirs_spread`` and ``ratio`` are None and
+        the note says why.
     """
     try:
         peer, note = f"gevent {version('gevent')}", ""

@@ -12,6 +12,7 @@ from vanilla.protocol.errors import BadMessage, ProtocolError
 from vanilla.protocol.frames import (
     ACK,
     ARRAY_HEAD_BYTES,
+    COUNTED_BYTES,
     CREDIT,
     DATA,
     DATA_OPTIONS,
@@ -311,11 +312,11 @@ class Puller:
         """Send up to *most* messages of the endpoint."""
         endpoint, session = self.endpoint, self.session
         frame: List[Batch] = []
-        size = 0
+        size, largest = 0, min(FRAME_BYTES, session.broker.options.frame_bytes - COUNTED_BYTES)
         while most > 0 and endpoint.ready and self.can_take and not session.full:
             batch = endpoint.pop(min(most, self.limit_n - self.sent_n), self.limit_b - self.sent_b)
             most -= batch.count
-            if frame and (size + batch.size > FRAME_BYTES or batch.history != frame[0].history):
+            if frame and (size + batch.size > largest or batch.history != frame[0].history):
                 self._send(frame, size, 0)
                 frame, size = [], 0
             self._fly(batch)

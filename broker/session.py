@@ -42,6 +42,8 @@ log = logging.getLogger("vanilla.broker")
 IOV_MAX = 1024
 #: How long a peer that broke the protocol may take to read why, in ms.
 LAST_WORDS_MS = 1_000
+#: Refused channels that a peer may leave without its CLOSE: each takes a place in the connection's table.
+UNCLOSED = 1_000
 
 
 class Session:
@@ -144,6 +146,8 @@ class Session:
         self.put(pack_control(OPEN, event.channel, event.seq))
 
     def _opened(self, event: Event) -> Union[Pusher, Puller]:
+        if len(self.connection.channels) - len(self.channels) > UNCLOSED:
+            raise ProtocolError("TOO_MANY", f"{UNCLOSED} channels were refused, and none of them was closed")
         kind = event.payload["kind"]
         try:
             name = check_name(event.payload["name"])
@@ -245,6 +249,9 @@ class Session:
     def fail(self, error: ProtocolError) -> None:
         """The peer broke the protocol: tell it, then close."""
         log.warning("session %s: closed: %s", self.peer, error)
+        for channel in self.channels.values():
+            if isinstance(channel, Pusher):
+                channel.emit()  # what was accepted is confirmed; nothing may follow the ERROR
         self._detach()
         self.closing = True
         self.put(pack_control(ERROR, 0, 0, {"code": error.code, "text": error.text}))

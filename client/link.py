@@ -31,7 +31,6 @@ from vanilla.protocol.frames import (
     DATA,
     DATA_OPTIONS,
     ERROR,
-    FRAME_LIMIT,
     GO_AWAY,
     HELLO,
     HELLO_LIMIT,
@@ -88,7 +87,7 @@ class Link:
         self.url = url
         self.notify = notify
         self.id = os.urandom(16)
-        self.connection = Connection("client", FRAME_LIMIT)
+        self.connection = Connection("client")
         #: The longest frame that the broker takes.
         self.frame_limit = HELLO_LIMIT
         self.sock: Optional[socket.socket] = None
@@ -203,8 +202,6 @@ class Link:
 
     def _hello(self, event: Event) -> None:
         self.frame_limit = event.payload["frame"]
-        # A redelivery has options before the message that came without.
-        self.connection.reader.limit = self.frame_limit + HELLO_LIMIT
         self._answer(HELLO, event.payload)
 
     def _error(self, event: Event) -> None:

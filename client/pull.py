@@ -67,7 +67,7 @@ class Delivery:
     """One item that has to be settled: `ack`, `nack`, or a ``with`` block, which does the one or the other.
 
     ``item`` is what was sent, ``redelivered`` says whether somebody may have seen it before, ``attempts`` the how-manieth delivery
-    this is.
+    this is. It belongs to the Recver that it came from: when that is closed, or dropped, the item goes back.
     """
 
     __slots__ = ("_number", "_size", "_state", "attempts", "item", "redelivered")
@@ -88,7 +88,8 @@ class Delivery:
     def ack(self) -> None:
         """It is done: the broker forgets it. Does nothing if it is settled.
 
-        :raises ConnectionLost: too late: the broker has, or will, give it to somebody else.
+        :raises ConnectionLost: too late: the broker gives it to somebody else.
+        :raises Closed: likewise; the Recver was closed or dropped.
         """
         state, self._state = self._state, None
         if state is not None:
@@ -240,7 +241,7 @@ class PullState(Channel):
         self.buffer.extend(self._deliveries(batch, first, part, size) if self.ack else part)
         self.loaded = first + most
         self._load_b = size
-        if self.window.due(self.loaded):
+        if self.window.size > 1 and self.window.due(self.loaded):
             self.window.renew(self.loaded, len(self.recvers), self._more, monotonic())
         self.link.dirty[self] = None
 
@@ -465,7 +466,7 @@ class PullState(Channel):
             self.emit()
             self.link.close_channel(self, self.taken)
             self._forget_items()
-            self._end(lambda: halt(f"cannot receive: this {self.kind} was closed"))
+            self._end(lambda: halt(f"this {self.kind} was closed or dropped; what was unsettled went back to the broker"))
 
     def abandon_by_recver(self) -> None:
         """Called by the garbage collector, anywhere: the rest waits for the loop."""

@@ -288,6 +288,8 @@ class PushState(Channel):
         self._confirmed = max(self._confirmed, ranges[-2] + ranges[-1])
         while self.syncs and self.syncs[0].value <= self._confirmed:
             self.hub.ready.append(self.syncs.popleft())
+        if not self.users:
+            self.leave()
 
     frames: Dict[int, Callable[[PushState, Event], None]] = {CREDIT: _credit, ACK: _ack}
 
@@ -366,6 +368,13 @@ class PushState(Channel):
         closers, self.closers = self.closers, []
         for closer in closers:
             self.hub.guard(closer)
+
+    def leave(self) -> None:
+        """The last handle was dropped: close as soon as all is confirmed."""
+        if self.halt is None:
+            self.flush()
+            if not self.unconfirmed:
+                self.close()
 
     def close(self, halt: Type[Halt] = Closed) -> None:
         """The last handle is closed: what was sent is on its way."""
@@ -479,7 +488,9 @@ class PushSender(Sender):
         except Exception as error:
             log.warning("%s: closed with %d messages unconfirmed: %s", state.kind, state.unconfirmed, error)
         finally:
-            _leave(state)
+            state.users -= 1
+            if not state.users:
+                state.close()
 
     def __del__(self) -> None:
         try:
@@ -488,10 +499,6 @@ class PushSender(Sender):
             return  # __init__ did not get as far
         if not isinstance(state, Detached) and not state.link.ended:
             # May be called anywhere, by the garbage collector: the rest waits for the loop.
-            state.hub.at_edge(lambda: _leave(state))
-
-
-def _leave(state: PushState) -> None:
-    state.users -= 1
-    if not state.users:
-        state.close()
+            state.users -= 1
+            if not state.users:
+                state.hub.at_edge(lambda: None if state.users else state.leave())

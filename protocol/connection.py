@@ -1,23 +1,25 @@
 """One connection's protocol, seen from either side: what may be sent when, and what its maps must hold.
 
-Two literal tables are the protocol. `FIELDS` says which fields the map of a control frame has. `ALLOWED` says which frame may
-come in which state; a frame that is not in it is a `ProtocolError`, and the connection ends. ``docs/protocol.md`` has the same
-tables, and a test compares them.
+Two literal tables are the protocol. `FIELDS` says which fields the map of a control frame has. `ALLOWED` says which
+frame may come in which state; a frame that is not in it is a `ProtocolError`, and the connection ends.
+``docs/protocol.md`` has the same tables, and a test compares them.
 
 A channel's state as its receiver sees it (channel 0 is the connection itself)::
 
     broker:  none -OPEN-> push | pull -CLOSE-> none          (an ERROR that the broker sends: push | pull -> ended)
              ended: everything is passed over until CLOSE -> none
     client:  none -(sends OPEN)-> push | pull -(sends CLOSE)-> closing -CLOSE-> none
-             closing: everything is passed over until CLOSE -> none; ERROR: push | pull -> ended
+             closing: everything is passed over until CLOSE -> none
+             push | pull -ERROR-> ended -(sends CLOSE)-> closing
 
-The clients choose channel numbers, so either side knows from its own table what a number means. There is no clock in here: the
-hello's deadline is the caller's.
+Before the hello only channel 0 exists. The clients choose channel numbers, so either side knows from its own table what
+a number means. There is no clock in here: the hello's deadline is the caller's.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
+from collections.abc import Iterator
+from typing import Any, Callable, NamedTuple
 
 from .errors import ProtocolError
 from .frames import (
@@ -27,10 +29,13 @@ from .frames import (
     DATA,
     DATA_OPTIONS,
     ERROR,
+    EXTRA_BYTES,
     FRAME_LIMIT,
     GO_AWAY,
     HELLO,
     HELLO_LIMIT,
+    MAX_CHANNEL,
+    MAX_FIRST,
     MAX_FRAME_LIMIT,
     MAX_SEQ,
     MORE,
@@ -47,13 +52,16 @@ from .frames import (
     reading,
 )
 from .ranges import pairs
+from .urls import has_controls
 
 VERSION = 1
 ID_BYTES = 16
+#: A reason stands in logs.
+REASON_CHARACTERS = 100
 
 
 class Event(NamedTuple):
-    """A frame that was in order. ``payload`` is the checked map of a control frame, the array (as bytes) of a data frame."""
+    """A frame that was in order. ``payload`` is a control frame's map, checked, or a data frame's array, packed."""
 
     kind: int
     channel: int
@@ -102,8 +110,12 @@ def _list(value: Any) -> bool:
     return type(value) is list
 
 
+def _reason(value: Any) -> bool:
+    return type(value) is str and 1 <= len(value) <= REASON_CHARACTERS and not has_controls(value)
+
+
 class Field(NamedTuple):
-    """``required`` says in whose maps it must be: "broker" (the broker receives it), "client", "both", or "" for neither."""
+    """``required`` says in whose maps it must be: "broker" (the broker receives it), "client", "both", or ""."""
 
     check: Callable[[Any], bool]
     what: str
@@ -111,7 +123,7 @@ class Field(NamedTuple):
 
 
 #: The maps of control frames. Fields that are not named here are passed over, so that later versions may add some.
-FIELDS: Dict[int, Dict[str, Field]] = {
+FIELDS: dict[int, dict[str, Field]] = {
     HELLO: {
         "v": Field(_number, "protocol version", "both"),
         "id": Field(_id, f"{ID_BYTES} bytes: the producer's, or the broker's", "both"),
@@ -131,14 +143,14 @@ FIELDS: Dict[int, Dict[str, Field]] = {
         "n": Field(_number, "messages that wait for credit"),
         "b": Field(_number, "bytes that wait for credit"),
         "limit": Field(_two_numbers, "[n, b]: credit beyond this is given back"),
-        "epoch": Field(_number, "one more than in the last WANT with a limit"),
+        "epoch": Field(_number, "with a limit, and only then: one more than the last time, 1 the first time"),
     },
     ACK: {"r": Field(_ranges, "ranges of message numbers", "both")},
     NACK: {
         "r": Field(_ranges, "ranges of message numbers", "broker"),
         "delay": Field(_number, "ms until redelivery; without it, the endpoint's back-off"),
         "back": Field(_flag, "true: was never handed to the application, counts as no attempt"),
-        "dead": Field(_text, "goes to the dead letters at once, for this reason"),
+        "dead": Field(_reason, "goes to the dead letters at once, for this reason"),
     },
     STATUS: {
         "after": Field(_text, "endpoints behind this name, in the order of names"),
@@ -156,6 +168,11 @@ FIELDS: Dict[int, Dict[str, Field]] = {
     GO_AWAY: {"drain": Field(_number, "ms until the broker ends at the latest", "client")},
 }
 
+#: Fields that stand together or not at all...
+TOGETHER: dict[int, tuple[str, ...]] = {WANT: ("limit", "epoch")}
+#: ...and fields of which there is one at most.
+APART: dict[int, tuple[str, ...]] = {NACK: ("delay", "back", "dead")}
+
 # -- what may come when
 
 _DATA = frozenset((DATA, DATA_OPTIONS))
@@ -164,7 +181,7 @@ _TO_CLIENT = _DELIVERY | {OPEN, CREDIT, ACK, CLOSE, ERROR}
 _TO_BROKER = _DATA | {WANT, CREDIT, ACK, NACK, CLOSE}
 
 #: (who receives, state) -> the frames that may come. "hello" and "ready" are states of channel 0.
-ALLOWED: Dict[Tuple[str, str], FrozenSet[int]] = {
+ALLOWED: dict[tuple[str, str], frozenset[int]] = {
     ("broker", "hello"): frozenset((HELLO,)),
     ("broker", "ready"): frozenset((STATUS, PING, PONG)),
     ("broker", "none"): frozenset((OPEN,)),
@@ -174,10 +191,10 @@ ALLOWED: Dict[Tuple[str, str], FrozenSet[int]] = {
     ("client", "hello"): frozenset((HELLO, ERROR)),
     ("client", "ready"): frozenset((STATUS, PING, PONG, ERROR, GO_AWAY)),
     ("client", "none"): frozenset(),
-    ("client", "push"): frozenset((OPEN, CREDIT, ACK, CLOSE, ERROR)),
-    ("client", "pull"): _DELIVERY | {OPEN, CLOSE, ERROR},
+    ("client", "push"): frozenset((OPEN, CREDIT, ACK, ERROR)),
+    ("client", "pull"): _DELIVERY | {OPEN, ERROR},
     ("client", "closing"): _TO_CLIENT,
-    ("client", "ended"): _TO_CLIENT,
+    ("client", "ended"): frozenset(),
 }
 
 #: States of a channel in which what comes is passed over until CLOSE.
@@ -190,86 +207,109 @@ class Connection:
     """The protocol of one connection.
 
     :param side: "broker" or "client": who we are.
-    :param limit: the longest frame that is taken once the hello is through.
+    :param limit: the longest frame that a broker takes. A client learns it from the broker's hello.
     """
 
     __slots__ = ("channels", "limit", "reader", "side", "state")
 
     def __init__(self, side: str, limit: int = FRAME_LIMIT) -> None:
         self.side = side
-        self.limit = limit
+        #: The longest frame that may come.
+        self.limit = limit if side == "broker" else MAX_FRAME_LIMIT + EXTRA_BYTES
         #: State of channel 0.
         self.state = "hello"
         #: The state of each channel that is not "none".
-        self.channels: Dict[int, str] = {}
-        self.reader = Reader(HELLO_LIMIT)
+        self.channels: dict[int, str] = {}
+        self.reader = Reader(self.limit, HELLO_LIMIT)
 
-    def read(self, receive: Callable[[List[memoryview]], int], scratch: bytearray) -> List[Event]:
+    def read(self, receive: Callable[[list[memoryview]], int], scratch: bytearray) -> Iterator[Event]:
         """One read, as `frames.reading`: the events that are whole now.
 
-        :raises ProtocolError: the peer broke the protocol. What came before the bad frame is lost with the connection.
+        Each frame is checked when its turn comes, so whoever handles an event may change the state of its channel
+        before the next one is looked at, and what came before an error counts.
+
+        :raises ProtocolError: the peer broke the protocol.
         :raises EOFError: the peer has closed.
         """
-        events = []
         for frame in reading(receive, self.reader, scratch):
             event = self.accept(frame)
             if event is not None:
-                events.append(event)
-        return events
+                yield event
+        if self.reader.error is not None:
+            raise self.reader.error
 
-    def accept(self, frame: Frame) -> Optional[Event]:
+    def accept(self, frame: Frame) -> Event | None:
         """Check one frame. None: it belongs to a channel that has ended, and is passed over.
 
         :raises ProtocolError: it may not come now, or its map is wrong.
         """
         kind, channel, seq, count, payload = frame
-        # Before the hello there are no channels.
-        state = self.channels.get(channel, "none") if channel and self.state != "hello" else self.state
-        if kind not in ALLOWED[self.side, state]:
+        state = self.channels.get(channel, "none") if channel else self.state
+        if kind not in ALLOWED[self.side, state] or (channel and self.state == "hello"):
             self._refuse(kind, channel, state)
+        if seq > MAX_SEQ:
+            raise ProtocolError("BAD_SEQUENCE", f"the seq of {NAMES[kind]} is {seq}; numbers are below 2**63")
         if kind & ~MORE <= DATA_OPTIONS:
             return None if state in DEAF else Event(kind, channel, seq, count, payload)
         fields = control_map(frame, self.limit) if self.side == "client" else control_map(frame)
+        if kind == HELLO:
+            self._check_version(fields)
         self._check_fields(kind, fields)
-        self._follow(kind, channel, fields)
-        if state in DEAF:
-            return Event(kind, channel, seq, 1, fields) if kind == CLOSE else None
-        return Event(kind, channel, seq, 1, fields)
+        self._follow(kind, channel, seq, fields)
+        return None if state in DEAF and kind != CLOSE else Event(kind, channel, seq, 1, fields)
 
     def _refuse(self, kind: int, channel: int, state: str) -> None:
         name = NAMES.get(kind)
         if name is None:
             raise ProtocolError("BAD_FRAME", f"there is no frame of type {kind:#04x}")
         where = f"on channel {channel} in state {state!r}" if channel else f"in state {state!r} of the connection"
-        raise ProtocolError("BAD_STATE", f"{name} may not come {where}")
+        raise ProtocolError(
+            "BAD_STATE", f"{name} may not come {'before the hello' if self.state == 'hello' else where}"
+        )
 
-    def _check_fields(self, kind: int, fields: Dict[str, Any]) -> None:
+    def _check_version(self, fields: dict[str, Any]) -> None:
+        """Before all else: another version's hello may differ in everything but this."""
+        version = fields.get("v", VERSION)
+        if _number(version) and version != VERSION:
+            raise ProtocolError("VERSION", f"the peer speaks version {version}, here it is {VERSION}")
+
+    def _check_fields(self, kind: int, fields: dict[str, Any]) -> None:
         for key, field in FIELDS[kind].items():
             if key not in fields:
                 if field.required in (self.side, "both"):
                     raise ProtocolError("BAD_MAP", f"{NAMES[kind]} lacks {key!r} ({field.what})")
             elif not field.check(fields[key]):
                 raise ProtocolError("BAD_MAP", f"{key!r} of {NAMES[kind]} is not right: {field.what}")
+        together = TOGETHER.get(kind, ())
+        if sum(key in fields for key in together) not in (0, len(together)):
+            raise ProtocolError("BAD_MAP", f"{NAMES[kind]} has all of {', '.join(together)} or none")
+        if sum(key in fields for key in APART.get(kind, ())) > 1:
+            raise ProtocolError("BAD_MAP", f"{NAMES[kind]} has one of {', '.join(APART[kind])} at most")
 
-    def _follow(self, kind: int, channel: int, fields: Dict[str, Any]) -> None:
+    def _follow(self, kind: int, channel: int, seq: int, fields: dict[str, Any]) -> None:
         """The transitions that a frame which came causes."""
         if kind == HELLO:
-            if fields["v"] != VERSION:
-                raise ProtocolError("VERSION", f"the peer speaks version {fields['v']}, here it is {VERSION}")
             self.state = "ready"
-            self.limit = max(self.limit, fields.get("frame", 0))
-            self.reader.limit = self.limit
+            if self.side == "client":
+                self.limit = self.reader.limit = fields["frame"] + EXTRA_BYTES
         elif kind == OPEN and self.side == "broker":
+            if seq > MAX_FIRST:
+                raise ProtocolError("BAD_SEQUENCE", f"the first number is {seq}; it is to be below 2**62")
             self.channels[channel] = fields["kind"] if fields["kind"] in KINDS else "ended"
         elif kind == CLOSE:
             self.channels.pop(channel, None)
-        elif kind == ERROR and channel:
+        elif kind == ERROR and channel and self.channels[channel] != "closing":
             self.channels[channel] = "ended"
 
     # -- the transitions that our own frames cause
 
     def opening(self, channel: int, kind: str) -> None:
-        """We (a client) send OPEN."""
+        """We (a client) send OPEN.
+
+        :raises ValueError: there is no such number, or it is in use until the broker's CLOSE has come.
+        """
+        if not 1 <= channel <= MAX_CHANNEL or channel in self.channels:
+            raise ValueError(f"channel {channel} is in use" if channel in self.channels else f"no channel {channel}")
         self.channels[channel] = kind
 
     def closing(self, channel: int) -> None:
@@ -278,7 +318,4 @@ class Connection:
 
     def ending(self, channel: int) -> None:
         """We (a broker) end a channel with an ERROR: what is under way is passed over until the client's CLOSE."""
-        if channel in self.channels:
-            self.channels[channel] = "ended"
-
-
+        self.channels[channel] = "ended"

@@ -1,10 +1,11 @@
 """Credit: how far a sender may go, and how a receiver's window sizes itself.
 
-Credit is absolute and cumulative, in messages and in bytes (as MAX_DATA of QUIC, RFC 9000 section 4.1): "numbers below *n*, *b*
-bytes in all". Frames that repeat it, or come late, do no harm. Bytes are those of the packed messages, without heads.
+Credit is absolute and cumulative, in messages and in bytes (as MAX_DATA of QUIC, RFC 9000 section 4.1): "numbers below
+*n*, *b* bytes in all". Frames that repeat it, or come late, do no harm. Bytes are those of the packed messages, without
+heads.
 
-The broker gives producers credit out of an endpoint's room (`Quota`), and a consumer gives the broker credit out of its own
-speed (`Window`).
+The broker gives producers credit out of an endpoint's room (`Quota`), and a consumer gives the broker credit out of its
+own speed (`Window`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from __future__ import annotations
 class Quota:
     """A producer's credit, kept the same way at both ends: the limits, and what has been sent.
 
-    ``n`` is a message number, ``b`` counts bytes since the channel was opened. Neither limit may be passed: a message that is
-    larger than the bytes left waits until credit for all of it is there.
+    ``n`` is a message number, ``b`` counts bytes since the channel was opened. Neither limit may be passed: a message
+    that is larger than the bytes left waits until credit for all of it is there.
     """
 
     __slots__ = ("b", "limit_b", "limit_n", "n")
@@ -60,14 +61,15 @@ SLOW = 0.010
 class Window:
     """How many messages a consumer asks for ahead of what it has taken.
 
-    It starts at one. While the broker has more than it may send, the window doubles each time it is used up in under 5 ms, and
-    it halves when it lasts for over 10 ms, so a consumer holds a few milliseconds of its own work: slow jobs are not hoarded
-    and fast consumers stream. It is renewed when half of it is left, so that a stream never runs dry, and the clock is
-    read once each time.
+    It starts at one. While the broker has more than it may send, the window doubles each time it is used up in under
+    5 ms, and it halves when it lasts for over 10 ms, so a consumer holds a few milliseconds of its own work: slow jobs
+    are not hoarded and fast consumers stream. It is renewed when half of it is left, so that a stream never runs dry,
+    and the clock is read once each time.
 
     Invariants:
     1. Without a receiver that has parked or polled there is no credit: ``limit`` rises only in `renew`.
-    2. After `renew`, ``limit`` is at most ``taken + max(size, parked)``, unless it was higher before: credit is never taken back.
+    2. After `renew`, ``limit`` is at most ``taken + max(size, parked)``, unless it was higher before: credit is never
+       taken back.
 
     :param fixed: a size that never changes, or 0.
     """

@@ -1,7 +1,7 @@
 """What can go wrong on the wire: one table of codes, two kinds of exception.
 
-The *type* says what becomes of the peer. A :class:`ProtocolError` ends the connection: whoever sent those bytes cannot be
-followed any further. A :class:`Refused` ends one channel, or one request, and leaves the connection as it is.
+The *type* says what becomes of the peer. A :class:`ProtocolError` ends the connection: whoever sent those bytes cannot
+be followed any further. A :class:`Refused` ends one channel, or one request, and leaves the connection as it is.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 #: Every code that may stand in an ERROR frame, with what it means and what to do. ``docs/protocol.md`` lists the same.
 CODES = {
     "BAD_FRAME": "the bytes are not a frame of this protocol; is the peer a vanilla broker or client?",
-    "BAD_MESSAGE": "the messages of a data frame are not the stated number of well-formed msgpack objects",
-    "BAD_MAP": "the map of a control frame lacks a field, or a field has the wrong type or range",
+    "BAD_MESSAGE": "what a frame carries is not the stated number of well-formed msgpack objects",
+    "BAD_MAP": "a map is too long or lacks a field, or a field has the wrong type or range, or an option is unknown",
     "BAD_STATE": "this frame may not be sent in this state of the connection or channel",
-    "BAD_SEQUENCE": "message numbers do not follow on what was sent before",
+    "BAD_SEQUENCE": "a number does not follow on what was sent before, or was never sent, or is too large",
     "OVER_CREDIT": "more was sent than credit was given for",
-    "TOO_BIG": "a frame is longer than the limit that the broker's hello names",
+    "TOO_BIG": "a frame is longer than the limit that the broker's hello names, or a first frame than 4,096 bytes",
     "VERSION": "the peer speaks no version of the protocol that is spoken here",
     "HELLO_TIMEOUT": "no complete hello came before the deadline",
     "TOO_MANY": "a limit on connections, channels or endpoints is reached",

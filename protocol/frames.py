@@ -8,16 +8,19 @@ A frame is one msgpack bin 32 whose content is one msgpack array of four, all of
             |  the rest  array of 4             u64               array 32
             bin 32                u32
 
-so any msgpack library reads a frame with two calls, and here one `struct` call reads a head in place. Other widths are refused.
-The length comes first: a frame over the limit is refused before a byte of it is stored.
+so any msgpack library reads a frame with two calls, and here one `struct` call reads a head in place. Other widths are
+refused, at the first wrong byte. The length comes first: a frame over the limit is refused before a byte of it is
+stored.
 
-The reader hands out the *array*, from the byte ``dd`` on, for that is one msgpack object which one call decodes. It never decodes.
+The reader hands out the *array*, from the byte ``dd`` on, for that is one msgpack object which one call decodes. It
+never decodes.
+``docs/protocol.md`` is the normative text; a test holds it against the tables in here.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Union
 
 import msgpack
 
@@ -71,30 +74,37 @@ COUNTED_BYTES = HEAD_BYTES - 5
 #: Where the array starts, and the width of the array's own head.
 ARRAY_AT = 21
 ARRAY_HEAD_BYTES = 5
-#: The longest frame before the hello is through.
+#: The longest first frame of a connection, which is the hello.
 HELLO_LIMIT = 4096
 #: The longest frame unless the broker says otherwise.
 FRAME_LIMIT = 1 << 20
 #: A limit on frames may be set up to here; a bin 32 could carry four times as much.
 MAX_FRAME_LIMIT = 1 << 30
-#: The longest array of a control frame that a client may send: room for 7,000 ranges of acknowledgements.
+#: A delivery may be longer than the producer's frame was by so much: a redelivered message has options before it.
+EXTRA_BYTES = 4096
+#: The longest control frame that a client may send: room for 7,000 ranges of acknowledgements.
 CONTROL_LIMIT = 64 << 10
 #: How deep a control frame's map nests at most: a status reply is map, list, map, list.
 CONTROL_DEPTH = 8
 
-MAX_SEQ = (1 << 64) - 1
+#: The largest number of a message, and of anything that is counted: languages without unsigned integers can hold it.
+MAX_SEQ = (1 << 63) - 1
+#: The largest first number of a producer: nobody comes from here to `MAX_SEQ`, nor does credit.
+MAX_FIRST = (1 << 62) - 1
 MAX_CHANNEL = (1 << 32) - 1
 
 _HEAD = struct.Struct(">BIBBBIBQBI")
+#: The bytes of a head that are always the same, and where they stand; the length stands behind the first.
 _MARKS = (0xC6, 0x94, 0xCE, 0xCF, 0xDD)
-_START = struct.Struct(">BI")
+_MARKS_AT = (0, 5, 7, 12, ARRAY_AT)
+_LENGTH = struct.Struct(">xI")
 
 #: What is read at once at most; the buffer that a reader's caller brings should be of this size.
 SCRATCH_BYTES = 256 << 10
 
 Buffer = Union[bytes, bytearray, memoryview]
 #: type, channel, seq, count, and the array as bytes.
-Frame = Tuple[int, int, int, int, Buffer]
+Frame = tuple[int, int, int, int, Buffer]
 
 
 def pack_head(kind: int, channel: int, seq: int, count: int, body_bytes: int) -> bytes:
@@ -106,20 +116,20 @@ def pack_head(kind: int, channel: int, seq: int, count: int, body_bytes: int) ->
     return _HEAD.pack(0xC6, COUNTED_BYTES + body_bytes, 0x94, kind, 0xCE, channel, 0xCF, seq, 0xDD, count)
 
 
-def pack_control(kind: int, channel: int = 0, seq: int = 0, fields: Optional[Dict[str, Any]] = None) -> bytes:
+def pack_control(kind: int, channel: int = 0, seq: int = 0, fields: dict[str, Any] | None = None) -> bytes:
     """A whole control frame: one map."""
     body: bytes = msgpack.packb(fields or {})
     return pack_head(kind, channel, seq, 1, len(body)) + body
 
 
-def control_map(frame: Frame, limit: int = CONTROL_LIMIT) -> Dict[str, Any]:
+def control_map(frame: Frame, limit: int = CONTROL_LIMIT) -> dict[str, Any]:
     """The map of a control frame.
 
-    :param limit: how long it may be.
+    :param limit: how long the frame may be, counted as its length field does.
     :raises ProtocolError: BAD_MAP or BAD_MESSAGE.
     """
     kind, _, _, count, array = frame
-    if count != 1 or len(array) > limit:
+    if count != 1 or len(array) + COUNTED_BYTES - ARRAY_HEAD_BYTES > limit:
         raise ProtocolError("BAD_MAP", f"{NAMES[kind]} carries one map of at most {limit} bytes")
     check(array, 1, CONTROL_DEPTH, ARRAY_HEAD_BYTES)
     try:
@@ -141,28 +151,33 @@ class Reader:
         n = sock.recvmsg_into(reader.buffers(scratch))[0]
         for frame in reader.received(n, scratch): ...
 
-    Between calls a reader keeps only what is incomplete: less than a head, or the array under way, whose memory grows with
-    what has come and not with what the head announces.
+    Between calls a reader keeps only what is incomplete: less than a head, or the array under way, whose memory grows
+    with what has come and not with what the head announces.
 
-    After it raised, a reader must not be used again.
+    What stands before the first wrong byte counts, however the stream was split: `received` raises only if it found no
+    frame before, else it hands out those and leaves the error in ``error``. Then, and after it raised, a reader must
+    not be used again.
 
     :param limit: the longest frame, counted as its length field does.
+    :param first: the same for the first frame, if that is another.
     """
 
-    __slots__ = ("_array", "_filled", "_head", "_partial", "_total", "limit")
+    __slots__ = ("_array", "_filled", "_first", "_head", "_partial", "_total", "error", "limit")
 
     #: How much is allocated before anything of an array has come. At 64 KiB messages nothing is ever re-allocated.
     FIRST = 128 << 10
 
-    def __init__(self, limit: int = HELLO_LIMIT) -> None:
+    def __init__(self, limit: int, first: int = 0) -> None:
         self.limit = limit
+        self._first = first  # 0 once the first frame has begun
+        self.error: ProtocolError | None = None
         self._partial = b""  # less than a head
-        self._array: Optional[bytearray] = None  # the array under way...
+        self._array: bytearray | None = None  # the array under way...
         self._filled = 0  # ...how much of it has come...
         self._total = 0  # ...how long it will be...
-        self._head: Tuple[int, int, int, int] = (0, 0, 0, 0)  # ...and what its head said
+        self._head: tuple[int, int, int, int] = (0, 0, 0, 0)  # ...and what its head said
 
-    def buffers(self, scratch: bytearray) -> List[memoryview]:
+    def buffers(self, scratch: bytearray) -> list[memoryview]:
         """Where the next bytes are to be put."""
         view = memoryview(scratch)
         if self._array is not None:
@@ -182,13 +197,12 @@ class Reader:
             self._array.extend(bytes(min(self._filled, self._total - self._filled)))
         return memoryview(self._array)[self._filled :]
 
-    def received(self, n: int, scratch: bytearray) -> List[Frame]:
+    def received(self, n: int, scratch: bytearray) -> list[Frame]:
         """*n* bytes are in the buffers: the frames that are whole now.
 
         :raises ProtocolError: BAD_FRAME or TOO_BIG.
         """
-        frames: List[Frame] = []
-        view = memoryview(scratch)
+        frames: list[Frame] = []
         if self._array is not None:
             here = min(n, len(self._array) - self._filled)
             self._filled += here
@@ -196,45 +210,50 @@ class Reader:
                 return frames
             frames.append((*self._head, self._array))
             self._array = None
-            self._parse(view, n - here, frames)
+            n -= here
         else:
-            end = len(self._partial) + n
+            n += len(self._partial)
             self._partial = b""
-            self._parse(view, end, frames)
+        self._parse(memoryview(scratch), n, frames)
+        if self.error is not None and not frames:
+            raise self.error
         return frames
 
-    def _parse(self, view: memoryview, end: int, frames: List[Frame]) -> None:
+    def _parse(self, view: memoryview, end: int, frames: list[Frame]) -> None:
         at = 0
         while end - at >= HEAD_BYTES:
             bin32, length, array4, kind, u32, channel, u64, seq, array32, count = _HEAD.unpack_from(view, at)
-            if (bin32, array4, u32, u64, array32) != _MARKS:
-                raise ProtocolError("BAD_FRAME", "a frame's head is not in the widths of this protocol")
-            if not COUNTED_BYTES <= length <= self.limit:
-                self._refuse(length)
+            marks = bin32, array4, u32, u64, array32
+            if marks != _MARKS or not COUNTED_BYTES <= length <= (self._first or self.limit):
+                break
+            self._first = 0
             stop = at + 5 + length
             if stop > end:
                 self._begin((kind, channel, seq, count), length, view[at + ARRAY_AT : end])
                 return
             frames.append((kind, channel, seq, count, bytes(view[at + ARRAY_AT : stop])))
             at = stop
-        self._keep(view[at:end])
+        rest = bytes(view[at : min(end, at + HEAD_BYTES)])
+        self.error = self._fault(rest)
+        self._partial = rest
 
-    def _keep(self, rest: memoryview) -> None:
-        """Less than a head is left. Whatever can be refused of it is refused now."""
-        if len(rest) and rest[0] != 0xC6:
-            raise ProtocolError("BAD_FRAME", f"a frame starts with byte c6, not {rest[0]:02x}")
-        if len(rest) >= _START.size:
-            length = _START.unpack_from(rest)[1]
-            if not COUNTED_BYTES <= length <= self.limit:
-                self._refuse(length)
-        self._partial = bytes(rest)
+    def _fault(self, head: bytes) -> ProtocolError | None:
+        """What is wrong with a head, or with as much of it as has come: the first wrong byte decides."""
+        if head and head[0] != _MARKS[0]:
+            return ProtocolError("BAD_FRAME", f"a frame starts with byte c6, not {head[0]:02x}")
+        if len(head) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(head)
+            limit = self._first or self.limit
+            if length < COUNTED_BYTES:
+                return ProtocolError("BAD_FRAME", f"a frame of {length} bytes has no room for a head")
+            if length > limit:
+                return ProtocolError("TOO_BIG", f"a frame of {length} bytes is over the limit of {limit}")
+        for at, mark in zip(_MARKS_AT, _MARKS):
+            if at < len(head) and head[at] != mark:
+                return ProtocolError("BAD_FRAME", f"byte {at} of a frame's head is {mark:02x}, not {head[at]:02x}")
+        return None
 
-    def _refuse(self, length: int) -> None:
-        if length < COUNTED_BYTES:
-            raise ProtocolError("BAD_FRAME", f"a frame of {length} bytes has no room for a head")
-        raise ProtocolError("TOO_BIG", f"a frame of {length} bytes is over the limit of {self.limit}")
-
-    def _begin(self, head: Tuple[int, int, int, int], length: int, have: memoryview) -> None:
+    def _begin(self, head: tuple[int, int, int, int], length: int, have: memoryview) -> None:
         self._head = head
         self._total = length - (COUNTED_BYTES - ARRAY_HEAD_BYTES)
         self._filled = len(have)
@@ -247,7 +266,7 @@ class Reader:
         return len(self._partial) if self._array is None else len(self._array)
 
 
-def reading(receive: Callable[[List[memoryview]], int], reader: Reader, scratch: bytearray) -> List[Frame]:
+def reading(receive: Callable[[list[memoryview]], int], reader: Reader, scratch: bytearray) -> list[Frame]:
     """One read: *receive* fills buffers and says how many bytes. An end of stream is EOFError."""
     n = receive(reader.buffers(scratch))
     if not n:

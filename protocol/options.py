@@ -5,7 +5,7 @@ An option that is not known is refused, never passed over: who sets a delay must
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable
 
 import msgpack
 
@@ -22,7 +22,7 @@ def _attempt(value: Any) -> bool:
 
 
 #: Who receives it -> name -> check.
-OPTIONS: Dict[str, Dict[str, Callable[[Any], bool]]] = {
+OPTIONS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "broker": {},
     "client": {
         "redelivered": _flag,  # a consumer may have seen these messages before
@@ -31,13 +31,13 @@ OPTIONS: Dict[str, Dict[str, Callable[[Any], bool]]] = {
 }
 
 
-def pack_options(options: Dict[str, Any]) -> bytes:
+def pack_options(options: dict[str, Any]) -> bytes:
     """The map as it stands before the messages."""
     packed: bytes = msgpack.packb(options)
     return packed
 
 
-def read_options(packed: Buffer, side: str) -> Dict[str, Any]:
+def read_options(packed: Buffer, side: str) -> dict[str, Any]:
     """Decode and check a map of options; the scanner has found one well-formed object in *packed*.
 
     :param side: who we are, "broker" or "client".
@@ -50,7 +50,7 @@ def read_options(packed: Buffer, side: str) -> Dict[str, Any]:
     return check_options(options, side)
 
 
-def check_options(options: Any, side: str) -> Dict[str, Any]:
+def check_options(options: Any, side: str) -> dict[str, Any]:
     """`read_options`, decoded already."""
     if type(options) is not dict:
         raise ProtocolError("BAD_MAP", "a data frame with options starts with one map")

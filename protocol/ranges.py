@@ -5,7 +5,8 @@ Acknowledgements mostly come in order, so adding at the end is the fast path and
 
 from __future__ import annotations
 
-from typing import Any, Iterator, List, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 from .errors import ProtocolError
 from .frames import MAX_SEQ
@@ -17,8 +18,8 @@ class Ranges:
     __slots__ = ("_ends", "_firsts")
 
     def __init__(self) -> None:
-        self._firsts: List[int] = []
-        self._ends: List[int] = []  # exclusive
+        self._firsts: list[int] = []
+        self._ends: list[int] = []  # exclusive
 
     def add(self, first: int, count: int = 1) -> None:
         """Add *count* numbers from *first* on. Numbers that are in already do no harm."""
@@ -34,8 +35,8 @@ class Ranges:
             self._merge(first, end)
 
     def _merge(self, first: int, end: int) -> None:
-        firsts: List[int] = []
-        ends: List[int] = []
+        firsts: list[int] = []
+        ends: list[int] = []
         for a, b in sorted([*zip(self._firsts, self._ends), (first, end)]):
             if ends and a <= ends[-1]:
                 ends[-1] = max(b, ends[-1])
@@ -44,38 +45,38 @@ class Ranges:
                 ends.append(b)
         self._firsts, self._ends = firsts, ends
 
-    def take(self, most: int = 1000) -> List[int]:
+    def take(self, most: int = 1000) -> list[int]:
         """Take out up to *most* ranges, as the wire has them."""
-        flat: List[int] = []
+        flat: list[int] = []
         for first, end in zip(self._firsts[:most], self._ends[:most]):
             flat += first, end - first
         del self._firsts[:most], self._ends[:most]
         return flat
 
-    def __iter__(self) -> Iterator[Tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         """(first, count) of each range."""
         return ((first, end - first) for first, end in zip(self._firsts, self._ends))
-
-    def __contains__(self, number: int) -> bool:
-        return any(first <= number < end for first, end in zip(self._firsts, self._ends))
 
     def __len__(self) -> int:
         """How many ranges, not how many numbers."""
         return len(self._firsts)
 
 
-def pairs(flat: Any) -> List[Tuple[int, int]]:
+def pairs(flat: Any) -> list[tuple[int, int]]:
     """Check ranges that came from a peer: [(first, count), ...].
 
-    :raises ProtocolError: BAD_MAP, unless *flat* is a list of ascending, disjoint ranges within u64, each of 1 or more.
+    :raises ProtocolError: BAD_MAP, unless *flat* is a list of ascending, disjoint ranges up to `MAX_SEQ`, each of 1 or
+        more.
     """
     if not isinstance(flat, list) or len(flat) % 2 or not flat:
         raise ProtocolError("BAD_MAP", "ranges are a list [first, count, ...]")
-    checked: List[Tuple[int, int]] = []
+    checked: list[tuple[int, int]] = []
     free = 0
     for first, count in zip(flat[::2], flat[1::2]):
         if type(first) is not int or type(count) is not int or first < free or count < 1 or first + count - 1 > MAX_SEQ:
-            raise ProtocolError("BAD_MAP", f"ranges are ascending, disjoint, of 1 or more: [{first!r}, {count!r}] is not")
+            raise ProtocolError(
+                "BAD_MAP", f"ranges are ascending, disjoint, of 1 or more: [{first!r}, {count!r}] is not"
+            )
         checked.append((first, count))
         free = first + count
     return checked

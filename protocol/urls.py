@@ -42,12 +42,17 @@ def parse(url: str) -> Address:
 
     :raises ValueError: it says what is wrong with it.
     """
-    parts = urlsplit(url)
-    if parts.query or parts.fragment or "@" in parts.netloc:
+    if has_controls(url) or url != url.strip():  # urlsplit would take some of them out
+        raise ValueError(f"{url!r}: an address has no control characters, and no blanks around it")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ValueError(f"{url!r}: {error}") from None
+    if "?" in url or "#" in url or "@" in parts.netloc:
         raise ValueError(f"{url!r}: an address has no user, query or fragment")
     if parts.scheme == "unix":
         path = parts.netloc + parts.path
-        if not path or "\0" in path:
+        if not path:
             raise ValueError(f"{url!r}: unix:// needs a path, as in unix:///run/vanilla.sock")
         return Address("unix", path=path)
     if parts.scheme != "tcp":
@@ -74,6 +79,11 @@ def check_name(name: object) -> str:
         raise ValueError("an endpoint's name is valid UTF-8: no lone surrogates") from None
     if not 1 <= size <= 255:
         raise ValueError(f"an endpoint's name is 1 to 255 bytes of UTF-8, this one is {size}")
-    if any(c < " " or "\x7f" <= c <= "\x9f" for c in name):
+    if has_controls(name):
         raise ValueError("an endpoint's name has no control characters")
     return name
+
+
+def has_controls(text: str) -> bool:
+    """Are there control characters in it (C0, DEL, C1)?"""
+    return any(c < " " or "\x7f" <= c <= "\x9f" for c in text)

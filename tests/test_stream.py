@@ -631,7 +631,7 @@ def test_a_peer_that_is_always_ready_starves_nobody(h, peer, how):
     h.after(1, lambda: fired.append(True))
     turn = {
         "recv": conn.recv,
-        "recv_n": lambda: conn.recv_n(15),
+        "recv_n": lambda: conn.recv_n(10),
         "select": lambda: h.select([conn]),
         "send": lambda: conn.send(b"x"),
     }[how]

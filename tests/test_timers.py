@@ -139,6 +139,13 @@ def test_a_timer_that_was_disarmed_can_be_armed_again():
         fire(timers, 9.0)
         assert fired == [1.0]
         assert len(timers) == 0
+        timers.arm(timer, 1.0, 10.0)
+        disarm(timer)
+        timers.arm(timer, 5.0, 10.0)
+        timers.at(13.0, print)
+        fire(timers, 12.0)
+        assert fired == [1.0]
+        assert timers.next_due() == 13.0
 
 
 def test_nothing_is_due_when_there_is_nothing():

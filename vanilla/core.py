@@ -351,7 +351,7 @@ class Hub:
 
     def _run_ready(self) -> None:
         runner, ready = self.runner, self.ready
-        runner.budget = BUDGET
+        runner.budget = 0 if self.forked else BUDGET
         while ready and runner.budget:
             runner.budget -= 1
             ready.popleft().switch()

@@ -214,7 +214,7 @@ class Channel:
         return False
 
     def wait_room(self, item: Any, timeout: float) -> None:
-        """Wait until *item* is taken or buffered. Only for a Sender that has looked: there is neither receiver nor room.
+        """Wait until *item* is taken or buffered. Only for a Sender that found neither receiver nor room.
 
         :raises Timeout: it was not, in *timeout* ms, and will not be.
         """

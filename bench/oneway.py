@@ -1,0 +1,115 @@
+"""The one-way rows: push -> broker -> pull, three processes, ours and its peers taking turns round by round."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import processes
+from plan import Plan, plan_for
+from sides import find
+
+OURS = "vanilla"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much to measure: rounds, of which the median counts; about how many seconds each; quick is for tests only."""
+
+    rounds: int
+    seconds: float
+    quick: bool
+    progress: Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class OneWay:
+    """A row.
+
+    :ivar size: of a message, in bytes.
+    :ivar goal: how many times the best of *rivals* we want to be.
+    :ivar rough: messages a second that nobody is much below, for the pilot.
+    :ivar rivals: the sides that the goal is about: one peer, set up in more than one way, of which its best counts.
+    :ivar others: sides to compare with all the same.
+    """
+
+    name: str
+    title: str
+    size: int
+    goal: float
+    rough: int
+    rivals: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+    def rows(self, settings: Settings) -> list[dict[str, Any]]:
+        """Measure it: a list of one row."""
+        names = (OURS, *self.rivals, *self.others)
+        about = {name: processes.describe(find(name)) for name in names}
+        present = [name for name in names if not about[name]["missing"]]
+        samples: dict[str, list[dict[str, float]]] = {name: [] for name in present}
+        plan = plan_for(self.size, 1000) if settings.quick else self._pilot(present, about, settings)
+        for i in range(settings.rounds):
+            for name in present:
+                settings.progress(f"{self.name}: {about[name]['title']}, round {i + 1} of {settings.rounds}")
+                measure(name, plan, settings.seconds, about[name], samples[name])
+        row = self._row(plan, about, samples)
+        if settings.quick:
+            row["met"] = None  # too few messages to tell
+        return [row]
+
+    def _pilot(self, present: list[str], about: dict[str, Any], settings: Settings) -> Plan:
+        """The same number of messages for all: the asked time is between what the fastest and the slowest take."""
+        plan = plan_for(self.size, round(self.rough * min(settings.seconds, 0.3)))
+        found: list[dict[str, float]] = []
+        for name in present:
+            if name not in self.others:
+                settings.progress(f"{self.name}: {about[name]['title']}, pilot")
+                measure(name, plan, settings.seconds, about[name], found)
+        rates = [sample["rate"] for sample in found] or [self.rough]
+        return plan_for(self.size, round(settings.seconds * (min(rates) * max(rates)) ** 0.5))
+
+    def _row(self, plan: Plan, about: dict[str, Any], samples: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+        sides = {name: {**about[name], **summary(samples.get(name, []))} for name in about}
+        ratios = {name: ratio(sides[OURS], side) for name, side in sides.items() if name != OURS}
+        measured = [name for name in self.rivals if ratios[name]]
+        against = max(measured, key=lambda name: sides[name]["rate"]) if measured else None
+        return {
+            "name": self.name,
+            "title": self.title,
+            "size": self.size,
+            "messages": plan.messages,
+            "sides": sides,
+            "ratios": ratios,
+            "against": against,
+            "goal": self.goal,
+            "met": None if against is None else ratios[against]["median"] >= self.goal,
+        }
+
+
+def measure(name: str, plan: Plan, seconds: float, about: dict[str, Any], samples: list[dict[str, float]]) -> None:
+    """Add one sample. A side that fails is not tried again, and has no figures."""
+    if about["missing"]:
+        return
+    try:
+        samples.append(processes.measure(name, plan, seconds))
+    except processes.Failed as error:
+        about["missing"] = f"failed: {error}"
+        samples.clear()
+
+
+def summary(samples: list[dict[str, float]]) -> dict[str, Any]:
+    """Medians: ``rate``, with the least, the most and each round's; ``cpu``, seconds a million messages."""
+    if not samples:
+        return {"rate": None, "low": None, "high": None, "rates": [], "cpu": None}
+    rates = [sample["rate"] for sample in samples]
+    cpu = {role: statistics.median(sample[role] for sample in samples) for role in processes.ROLES}
+    return {"rate": statistics.median(rates), "low": min(rates), "high": max(rates), "rates": rates, "cpu": cpu}
+
+
+def ratio(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float] | None:
+    """Of the medians; ``low`` and ``high`` are those of single rounds."""
+    if not ours["rates"] or not theirs["rates"]:
+        return None
+    each = [a / b for a, b in zip(ours["rates"], theirs["rates"])]
+    return {"median": ours["rate"] / theirs["rate"], "low": min(each), "high": max(each)}

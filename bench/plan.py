@@ -1,0 +1,54 @@
+"""How many messages of what size go one way, and how it is proved that all of them came, in order.
+
+Messages go in blocks: the first of each carries the block's number, and one more message ends the last block. The
+receiver looks at these only: a message lost or doubled shifts all that follow, so the next number is not in its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Messages between one stamp and the next.
+BLOCK = 100
+STAMP_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One measurement: *size* in bytes; blocks that warm up, and blocks that count."""
+
+    size: int
+    warm_blocks: int
+    timed_blocks: int
+
+    @property
+    def blocks(self) -> int:
+        return self.warm_blocks + self.timed_blocks
+
+    @property
+    def messages(self) -> int:
+        """What counts in the rate."""
+        return self.timed_blocks * BLOCK
+
+    @property
+    def all_messages(self) -> int:
+        """With those that warm up, and the one that ends the last block."""
+        return self.blocks * BLOCK + 1
+
+
+def plan_for(size: int, messages: int) -> Plan:
+    """About so many messages, to two digits and whole blocks, and a tenth more before them to warm up."""
+    digits = max(len(str(messages)) - 2, 2)
+    blocks = max(round(messages, -digits) // BLOCK, 10)
+    return Plan(size, blocks // 10, blocks)
+
+
+def stamp(number: int, size: int) -> bytes:
+    """The first message of block *number*."""
+    return number.to_bytes(STAMP_BYTES, "big") + bytes(size - STAMP_BYTES)
+
+
+def check(message: bytes, number: int, size: int) -> None:
+    """Is this the first message of block *number*? It is a failure of the measurement if not."""
+    if len(message) != size or message[:STAMP_BYTES] != number.to_bytes(STAMP_BYTES, "big"):
+        raise AssertionError(f"a message was lost, doubled or overtaken before number {number * BLOCK}")

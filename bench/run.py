@@ -1,0 +1,132 @@
+"""The benchmarks: ours and its peers, taking turns within one run on one machine (``make bench``).
+
+    python bench/run.py [ROW ...]     ROW: a name that --list shows, or how some begin ("oneway")
+
+Tables go to stdout, all figures to bench/results/DATE-ROWS.json, and those of a whole run to latest.json beside it too.
+A peer that is not installed has no figures and its row says so. docs/benchmarks.md says what is measured, and what
+cannot be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Callable, NoReturn
+
+import hubrows
+import machine
+import table
+from oneway import OneWay, Settings
+
+RESULTS = Path(__file__).with_name("results")
+
+_PYZMQ = ("pyzmq", "pyzmq-hwm")
+
+ONE_WAY = (
+    OneWay("oneway-16", "one way, 16 B", 16, 2.5, 1_000_000, _PYZMQ, ("pyzmq-batched",)),
+    OneWay("oneway-256", "one way, 256 B", 256, 2.0, 700_000, _PYZMQ, ("pyzmq-batched",)),
+    OneWay("oneway-4k", "one way, 4 KiB", 4096, 1.75, 100_000, _PYZMQ),
+    # Here the raised high water mark would be the default.
+    OneWay("oneway-64k", "one way, 64 KiB", 65536, 1.1, 10_000, ("pyzmq",), ("relay",)),
+)
+
+#: Name: what measures it and gives a list of rows for the table.
+ROWS: dict[str, Callable[[Settings], list[dict[str, Any]]]] = {
+    **{row.name: row.rows for row in ONE_WAY},
+    "hub": hubrows.rows,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description="Measure vanilla beside its peers.")
+    p.add_argument("rows", nargs="*", metavar="ROW", help="which rows, or how their names begin (default: all)")
+    p.add_argument("--list", action="store_true", help="print the names of the rows")
+    p.add_argument("--rounds", type=int, help="measurements of each side, of which the median counts (default 5)")
+    p.add_argument("--seconds", type=float, default=2.0, help="about how long each takes (default 2)")
+    p.add_argument("--json", type=Path, metavar="PATH", help="where the results go instead of bench/results")
+    p.add_argument("--quick", action="store_true", help="a thousand messages, one round, nothing kept: for tests")
+    return p
+
+
+def chosen(words: list[str]) -> list[str]:
+    """The rows that *words* name, all if there are none.
+
+    :raises ValueError: a word names none.
+    """
+    for word in words:
+        if not any(named(row, word) for row in ROWS):
+            raise ValueError(f"no row is called {word!r}; there are {', '.join(ROWS)}")
+    return [row for row in ROWS if not words or any(named(row, word) for word in words)]
+
+
+def named(row: str, word: str) -> bool:
+    return row == word or row.startswith(f"{word}-")
+
+
+def show(line: str) -> None:
+    """One line of progress, which the next one overwrites, where somebody watches."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def keep(results: dict[str, Any], args: argparse.Namespace) -> None:
+    """Write *results* where they belong; a quick run's are kept only where --json says."""
+    text = json.dumps(results, indent=1) + "\n"
+    if args.json:
+        args.json.write_text(text)
+    elif not args.quick:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{results['about']['date'][:10]}-{'-'.join(args.rows) or 'all'}.json").write_text(text)
+        if not args.rows:
+            (RESULTS / "latest.json").write_text(text)
+
+
+def failures(rows: list[dict[str, Any]]) -> list[str]:
+    """What went wrong; a peer that is not installed did not."""
+    sides = [(row, side) for row in rows for side in row["sides"].values()]
+    return [f"{row['title']}: {side['title']}: {side['missing']}" for row, side in sides if "failed" in side["missing"]]
+
+
+def end(signum: int, _: object) -> NoReturn:
+    """End as after ctrl-C, so that no measured process is left behind."""
+    raise SystemExit(128 + signum)
+
+
+def main() -> int:
+    """The program. Exits with 1 if a measurement failed; a goal that is not met is no failure."""
+    p = parser()
+    args = p.parse_args()
+    if args.list:
+        print(*ROWS, sep="\n")
+        return 0
+    try:
+        names = chosen(args.rows)
+    except ValueError as error:
+        p.error(str(error))
+    settings = Settings(args.rounds or (1 if args.quick else 5), args.seconds, args.quick, show)
+    about = machine.describe()
+    rows = [row for name in names for row in ROWS[name](settings)]
+    show("")
+    results = {
+        "about": about,
+        "settings": {"rounds": settings.rounds, "seconds": settings.seconds, "quick": settings.quick},
+        "rows": rows,
+    }
+    keep(results, args)
+    print(table.render(results))
+    for failure in failures(rows):
+        print(failure, file=sys.stderr)
+    return 1 if failures(rows) else 0
+
+
+if __name__ == "__main__":
+    for signum in signal.SIGTERM, signal.SIGHUP:
+        signal.signal(signum, end)
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        raise SystemExit("\ninterrupted: nothing was kept") from None

@@ -1,0 +1,73 @@
+"""What every side of a comparison offers. A new peer is one file beside this one, with a table ``SIDES`` of these.
+
+The file must load where the peer is not installed: it imports it in the methods, which run in processes of their own.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Callable
+
+from plan import BLOCK, Plan, check, stamp
+
+
+class Side:
+    """One side. The texts are what a reader must know before comparing its figures with others."""
+
+    #: What to call it in a table.
+    title = ""
+    #: The distribution that must be installed; empty if it needs none.
+    package = ""
+    #: What becomes of messages when a process dies.
+    guarantee = ""
+    #: What is handed to send and comes out of recv.
+    payload = "bytes"
+    #: How messages share writes, and who has to do it.
+    batching = ""
+    #: Whatever is not at its default.
+    settings = "defaults"
+
+    def version(self) -> str:
+        """What is installed; empty if nothing is needed.
+
+        :raises LookupError: it is not installed; the text says so.
+        """
+        try:
+            return version(self.package) if self.package else ""
+        except PackageNotFoundError:
+            raise LookupError(f"{self.package} is not installed") from None
+
+    def broker(self, size: int) -> None:
+        """Be the broker, in this process, until killed; print ``listening on ADDRESS`` once ready.
+
+        :param size: of the messages, in bytes.
+        """
+        raise NotImplementedError
+
+    def sender(self, address: str, size: int) -> AbstractContextManager[Callable[[bytes], Any]]:
+        """Connect; gives the bound method that sends one message. Leaving waits until all have left this process."""
+        raise NotImplementedError
+
+    def recver(self, address: str, size: int) -> AbstractContextManager[Callable[[], Any]]:
+        """Connect; gives the bound method that receives one message."""
+        raise NotImplementedError
+
+    def produce(self, send: Callable[[bytes], Any], plan: Plan) -> None:
+        """Send all messages of *plan*, a call each."""
+        payload = bytes(plan.size)
+        for number in range(plan.blocks):
+            send(stamp(number, plan.size))
+            for _ in range(BLOCK - 1):
+                send(payload)
+        send(stamp(plan.blocks, plan.size))
+
+    def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> None:
+        """Receive all messages of *plan*, a call each, and call *mark* between the warm-up and the rest."""
+        for number in range(plan.blocks):
+            if number == plan.warm_blocks:
+                mark()
+            check(recv(), number, plan.size)
+            for _ in range(BLOCK - 1):
+                recv()
+        check(recv(), plan.blocks, plan.size)

@@ -1,0 +1,67 @@
+"""One measured process: a side's broker, producer or consumer. Started by `processes`, with which it talks in lines.
+
+    python worker.py SIDE broker SIZE WARM TIMED              says "listening on ADDRESS"
+    python worker.py SIDE consumer SIZE WARM TIMED ADDRESS    says "ready", receives, says its figures
+    python worker.py SIDE producer SIZE WARM TIMED ADDRESS    says "ready", waits for a line, sends, says its figures
+
+SIZE is that of a message, WARM and TIMED are the blocks of a `Plan`. Figures are JSON: ``cpu``, seconds of user and
+system time for all messages; the consumer's ``seconds``, from the first to the last message that counts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from plan import Plan
+from sides import Side, find
+
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_the_parent() -> None:
+    """Not even a parent that is killed leaves this process behind, or the program that takes its place."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit("the parent is gone")
+
+
+def say(what: Any) -> None:
+    print(what if isinstance(what, str) else json.dumps(what), flush=True)
+
+
+def broker(side: Side, plan: Plan) -> None:
+    side.broker(plan.size)
+
+
+def producer(side: Side, plan: Plan, address: str) -> None:
+    with side.sender(address, plan.size) as send:
+        say("ready")
+        sys.stdin.readline()
+        begin = time.process_time()
+        side.produce(send, plan)
+    say({"cpu": time.process_time() - begin})
+
+
+def consumer(side: Side, plan: Plan, address: str) -> None:
+    marks = []
+    with side.recver(address, plan.size) as recv:
+        say("ready")
+        begin = time.process_time()
+        side.consume(recv, plan, lambda: marks.append(time.monotonic()))
+        end = time.monotonic()
+    say({"cpu": time.process_time() - begin, "seconds": end - marks[0]})
+
+
+ROLES = {"broker": broker, "producer": producer, "consumer": consumer}
+
+if __name__ == "__main__":
+    end_with_the_parent()
+    name, role, size, warm, timed, *address = sys.argv[1:]
+    ROLES[role](find(name), Plan(int(size), int(warm), int(timed)), *address)

@@ -1,0 +1,189 @@
+"""The benchmarks run and say what is missing; the page shows what was measured. No test minds how fast anything is."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[1] / "bench"
+RUN = [sys.executable, str(BENCH / "run.py")]
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*RUN, *map(str, arguments)], capture_output=True, text=True, timeout=100)
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import modules of bench/ as its programs do, and forget them again."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(BENCH))
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(BENCH) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """What a quick run of one row says and keeps."""
+    path = tmp_path_factory.mktemp("bench") / "results.json"
+    ran = bench("--quick", "--json", path, "oneway-16")
+    assert ran.returncode == 0, ran.stderr
+    return ran, json.loads(path.read_text())
+
+
+def test_a_run_says_what_was_run_where(quick):
+    ran, results = quick
+    assert ran.stderr == ""
+    about = results["about"]
+    assert about["broker"].startswith("vanilla-broker ")
+    assert "scanner" in about["broker"]
+    assert all(about[key] for key in ("date", "cpu", "cores", "kernel", "python"))
+    assert results["settings"] == {"rounds": 1, "seconds": 2.0, "quick": True}
+
+
+def test_a_row_has_figures_of_ours_and_says_what_they_mean(quick):
+    ran, results = quick
+    (row,) = results["rows"]
+    ours = row["sides"]["vanilla"]
+    assert row["name"] == "oneway-16"
+    assert ours["low"] == ours["rate"] == ours["high"] > 0
+    assert sorted(ours["cpu"]) == ["broker", "consumer", "producer"]
+    assert all(seconds > 0 for seconds in ours["cpu"].values())
+    assert all(ours[text] for text in ("guarantee", "payload", "batching", "settings", "version"))
+    assert "one way, 16 B" in ran.stdout
+    assert ours["guarantee"] in ran.stdout
+
+
+def test_a_peer_that_is_not_installed_has_no_figures(load, monkeypatch):
+    oneway = load("oneway")
+    processes = load("processes")
+    sides = load("sides")
+
+    def version(_):
+        raise LookupError("pyzmq is not installed")
+
+    monkeypatch.setattr(type(sides.find("pyzmq")), "version", version)
+    monkeypatch.setattr(processes, "measure", lambda *_: dict.fromkeys(("rate", *oneway.processes.ROLES), 1.0))
+    (row,) = oneway.OneWay("a", "b", 16, 2.0, 1000, ("pyzmq", "pyzmq-hwm")).rows(
+        oneway.Settings(1, 1.0, False, lambda _: None)
+    )
+    theirs = row["sides"]["pyzmq"]
+    assert row["sides"]["vanilla"]["rate"] == 1.0
+    assert (theirs["missing"], theirs["rate"], theirs["rates"]) == ("pyzmq is not installed", None, [])
+    assert (row["against"], row["met"], row["ratios"]["pyzmq"]) == (None, None, None)
+    assert any("pyzmq is not installed" in line for line in load("table").lines_of(row))
+
+
+def test_the_goal_is_held_against_the_better_of_two_settings(load, monkeypatch):
+    oneway = load("oneway")
+    rates = {"vanilla": 4.0, "pyzmq": 1.0, "pyzmq-hwm": 2.0}
+    monkeypatch.setattr(oneway.processes, "describe", lambda side: {"title": side.title, "missing": ""})
+    monkeypatch.setattr(
+        oneway.processes,
+        "measure",
+        lambda name, *_: {**dict.fromkeys(oneway.processes.ROLES, 1.0), "rate": rates[name]},
+    )
+    (row,) = oneway.OneWay("a", "b", 16, 2.5, 1000, ("pyzmq", "pyzmq-hwm")).rows(
+        oneway.Settings(3, 1.0, False, lambda _: None)
+    )
+    assert (row["against"], row["met"]) == ("pyzmq-hwm", False)
+    assert row["ratios"]["pyzmq-hwm"] == {"median": 2.0, "low": 2.0, "high": 2.0}
+
+
+def test_a_side_that_fails_has_no_figures_and_is_named(load, monkeypatch):
+    oneway = load("oneway")
+
+    def measure(*_):
+        raise oneway.processes.Failed("the broker of vanilla was silent")
+
+    monkeypatch.setattr(oneway.processes, "measure", measure)
+    (row,) = oneway.OneWay("a", "b", 16, 2.5, 1000, ()).rows(oneway.Settings(3, 1.0, False, lambda _: None))
+    assert row["sides"]["vanilla"]["missing"] == "failed: the broker of vanilla was silent"
+    assert row["sides"]["vanilla"]["rate"] is None
+    assert load("run").failures([row]) == ["b: vanilla: failed: the broker of vanilla was silent"]
+
+
+@pytest.mark.parametrize("name", ["vanilla", "pyzmq-batched"])
+def test_what_was_sent_is_received_and_counted(load, name):
+    plan = load("plan").Plan(16, 1, 2)
+    side = load("sides").find(name)
+    sent, marks = [], []
+    side.produce(sent.append, plan)
+    received = iter(sent)
+    side.consume(received.__next__, plan, lambda: marks.append(True))
+    assert marks == [True]
+    assert list(received) == []
+
+
+@pytest.mark.parametrize("place", [0, 1, 150, 200])
+@pytest.mark.parametrize("copies", [0, 2], ids=["lost", "doubled"])
+def test_a_message_that_is_lost_or_doubled_fails_the_measurement(load, place, copies):
+    plan = load("plan").Plan(16, 0, 2)
+    side = load("sides").find("vanilla")
+    sent = []
+    side.produce(sent.append, plan)
+    if copies and place == 200:
+        pytest.skip("nobody waits for a message after the last")
+    sent[place : place + 1] = [sent[place]] * copies
+    with pytest.raises((AssertionError, StopIteration)):
+        side.consume(iter(sent).__next__, plan, list)
+
+
+def test_rows_are_chosen_by_name_or_by_how_they_begin(load):
+    run = load("run")
+    assert run.chosen([]) == list(run.ROWS)
+    assert run.chosen(["oneway"]) == [name for name in run.ROWS if name.startswith("oneway-")]
+    assert run.chosen(["hub", "oneway-16"]) == ["oneway-16", "hub"]
+    ran = bench("oneway-1")
+    assert ran.returncode == 2
+    assert "no row is called 'oneway-1'; there are oneway-16" in ran.stderr
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_leaves_no_process_behind(signum):
+    with subprocess.Popen([*RUN, "--seconds", "60", "oneway-16"], stderr=subprocess.DEVNULL) as run:
+        try:
+            workers = wait_for_workers(run.pid)
+        finally:
+            run.send_signal(signum)
+        run.wait(30)
+    for pid in workers:
+        wait_until_gone(pid)
+
+
+def wait_for_workers(pid: int) -> list[int]:
+    """The three measured processes of a run."""
+    for _ in range(3000):
+        found = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+        if len(found) == 3:
+            return found
+        signal.sigtimedwait([], 0.01)
+    raise AssertionError("it did not start")
+
+
+def wait_until_gone(pid: int) -> None:
+    for _ in range(1000):
+        try:
+            if "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                return
+        except OSError:
+            return
+        signal.sigtimedwait([], 0.01)
+    raise AssertionError(f"process {pid} is still there")
+
+
+def test_the_page_shows_the_figures_that_are_stored(load):
+    table = load("table")
+    if not table.LATEST.exists():
+        pytest.skip("no run is stored")
+    page = table.PAGE.read_text()
+    rendered = table.render(json.loads(table.LATEST.read_text()))
+    assert table.in_page(page, rendered) == page, "run bench/table.py"

@@ -1,0 +1,804 @@
+"""The client: what push and pull promise beyond the contract suite, and what happens when the broker goes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import msgpack
+import pytest
+from peers import PATIENCE, Peer, data, until
+
+import vanilla
+from vanilla.protocol.errors import Refused
+from vanilla.protocol.frames import CREDIT, OPEN
+
+
+@pytest.fixture
+def h():
+    with vanilla.Hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def broker(h):
+    with h.broker.listen("tcp://127.0.0.1:0", backoff_ms=10) as broker:
+        yield broker
+
+
+@pytest.fixture
+def remote(h, broker):
+    with h.client.connect(broker.urls[0]) as remote:
+        yield remote
+
+
+def accounts(broker, name="jobs"):
+    endpoint = broker.endpoints[name]
+    assert endpoint.balance == 0
+    return endpoint
+
+
+# -- connecting
+
+
+def test_no_broker_is_connection_lost_with_the_address(h, broker):
+    url = broker.urls[0]
+    broker.close()
+    with pytest.raises(vanilla.ConnectionLost, match=url):
+        h.client.connect(url)
+
+
+def test_no_unix_socket_is_connection_lost(h, tmp_path):
+    with pytest.raises(vanilla.ConnectionLost, match="none.sock"):
+        h.client.connect(f"unix://{tmp_path}/none.sock")
+
+
+@pytest.mark.parametrize("url", ["", "localhost:1", "http://localhost:1", "tcp://localhost", "tcp://:1", "unix://", "tcp://h:99999"])
+def test_a_url_that_is_none_is_a_value_error(h, url):
+    with pytest.raises(ValueError, match="."):
+        h.client.connect(url)
+
+
+def test_a_server_that_never_answers_is_a_timeout(h):
+    server = h.tcp.listen()
+    with pytest.raises(vanilla.Timeout, match="no answer"):
+        h.client.connect(f"tcp://127.0.0.1:{server.port}", timeout=50)
+
+
+def test_a_server_that_is_no_broker_is_connection_lost(h):
+    server = h.tcp.listen()
+    h.spawn(lambda: server.recv().send(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+    with pytest.raises(vanilla.ConnectionLost, match="broke the protocol"):
+        h.client.connect(f"tcp://127.0.0.1:{server.port}", timeout=PATIENCE)
+
+
+def test_a_name_is_looked_up(h, broker):
+    h.client.connect(broker.urls[0].replace("127.0.0.1", "localhost")).close()
+
+
+def test_failed_connections_leave_no_descriptor(h, broker):
+    url = broker.urls[0]
+    broker.close()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with pytest.raises(vanilla.ConnectionLost):
+            h.client.connect(url)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_closed_connections_leave_no_descriptor(h, broker):
+    h.client.connect(broker.urls[0]).close()
+    until(h, lambda: not broker.sessions)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        h.client.connect(broker.urls[0]).close()
+    until(h, lambda: not broker.sessions)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_link_and_events_tell_what_happens(h, broker):
+    remote = h.client.connect(broker.urls[0])
+    assert remote.link.recv() == "connected"
+    assert remote.events.recv().kind == "connected"
+    h.spawn(broker.drain, 0)
+    assert remote.events.recv(timeout=PATIENCE).kind == "going_away"
+    assert remote.events.recv(timeout=PATIENCE).kind == "lost"
+    assert remote.link.recv() == "lost"
+    assert "is gone" in repr(remote) or "ended" in repr(remote)
+
+
+def test_closing_is_told_too(h, remote):
+    remote.close()
+    assert remote.link.recv() == "closed"
+    assert [remote.events.recv().kind for _ in range(2)] == ["connected", "closed"]
+
+
+def test_events_that_nobody_reads_are_bounded(h, remote):
+    for i in range(2_000):
+        remote._notify("error", str(i))
+    texts = [remote.events.recv().text for _ in range(1_000)]
+    assert texts[0] == "1000"
+    assert texts[-1] == "1999"
+
+
+def test_ping_is_a_time_in_ms(remote):
+    assert 0 < remote.ping() < PATIENCE
+
+
+def test_status_is_paged_over_many_endpoints(h, remote):
+    senders = [remote.push(f"queue {i:03}") for i in range(250)]
+    senders[7].send(1)
+    senders[7].sync()
+    status = remote.status()
+    assert [endpoint["name"] for endpoint in status["endpoints"]] == [f"queue {i:03}" for i in range(250)]
+    assert status["endpoints"][7]["ready"] == 1
+    assert status["broker"]["connections"] == 1
+
+
+# -- pushing
+
+
+def test_sync_waits_until_all_is_confirmed(h, broker, remote):
+    jobs = remote.push("jobs")
+    for i in range(1_000):
+        jobs.send(i)
+    assert jobs.unconfirmed > 0
+    jobs.sync(timeout=PATIENCE)
+    assert jobs.unconfirmed == 0
+    assert accounts(broker).accepted == 1_000
+
+
+def test_sync_may_time_out_and_be_tried_again(h, broker, remote):
+    jobs = remote.push("jobs")
+    jobs.send(1)
+    with pytest.raises(vanilla.Timeout):
+        jobs.sync(timeout=0)
+    jobs.sync(timeout=PATIENCE)
+
+
+def test_many_tasks_may_sync(h, remote):
+    jobs = remote.push("jobs")
+    for task in [h.spawn(lambda i=i: (jobs.send(i), jobs.sync())) for i in range(50)]:
+        task.join(timeout=PATIENCE)
+    assert jobs.unconfirmed == 0
+
+
+def test_senders_of_one_endpoint_share_a_channel(h, broker, remote):
+    one, two = remote.push("jobs"), remote.push("jobs")
+    one.send(1)
+    two.send(2)
+    one.sync(timeout=PATIENCE)
+    assert len(accounts(broker).pushers) == 1
+    one.close()
+    two.send(3)
+    two.sync(timeout=PATIENCE)
+    two.close()
+    until(h, lambda: not accounts(broker).pushers)
+    again = remote.push("jobs")
+    again.send(4)
+    again.sync(timeout=PATIENCE)
+    assert accounts(broker).accepted == 4
+
+
+def test_what_cannot_be_packed_takes_nothing_else_with_it(h, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs")
+    jobs.send(b"good 1")
+    jobs.send({"good": 2})
+    for bad, error in ((object(), TypeError), ({1, 2}, TypeError), (2**64, ValueError), ("\ud800", ValueError), (nest(65), ValueError)):
+        with pytest.raises(error):
+            jobs.send(bad)
+    jobs.send(b"good 3")
+    assert [back.recv(timeout=PATIENCE) for _ in range(3)] == [b"good 1", {"good": 2}, b"good 3"]
+
+
+def nest(depth):
+    item = []
+    for _ in range(depth - 1):
+        item = [item]
+    return item
+
+
+def test_the_deepest_message_that_is_allowed_gets_through(h, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs")
+    jobs.send([nest(63), "x" * 100])
+    assert back.recv(timeout=PATIENCE) == [nest(63), "x" * 100]
+
+
+def test_bytes_are_immutable_but_bytearrays_are_taken_as_they_are_now(h, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs")
+    buffer = bytearray(b"before")
+    jobs.send(b"first")
+    jobs.send(buffer)
+    buffer[:] = b"after!"
+    assert [back.recv(timeout=PATIENCE) for _ in range(2)] == [b"first", b"before"]
+
+
+def test_small_and_large_and_mixed_items_keep_their_order(h, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs")
+    items = [b"a", {"b": 1}, b"c" * 40_000, b"d", "e" * 70_000, b"f" * 200_000, [b"g" * 65_536], b"h", b"i" * 31_999, b"j" * 65_531]
+    task = h.spawn(lambda: [jobs.send(item) for item in items * 5])
+    assert [back.recv(timeout=PATIENCE) for _ in range(50)] == items * 5
+    task.join()
+
+
+def test_datetimes_travel(h, remote):
+    from datetime import datetime, timezone
+
+    jobs, back = remote.push("jobs"), remote.pull("jobs")
+    now = datetime.now(timezone.utc)
+    jobs.send(now)
+    assert back.recv(timeout=PATIENCE) == now
+
+
+def test_a_message_over_the_limit_is_refused_here_and_the_connection_goes_on(h, broker, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs")
+    limit = broker.options.frame_bytes - 21
+    with pytest.raises(ValueError, match="too big"):
+        jobs.send(b"x" * (limit - 4))
+    jobs.send(b"y" * (limit - 5))
+    assert len(back.recv(timeout=PATIENCE)) == limit - 5
+
+
+def test_the_broker_may_have_a_small_limit(h):
+    with h.broker.listen("tcp://127.0.0.1:0", frame_bytes=4096) as broker, h.client.connect(broker.urls[0]) as remote:
+        jobs, back = remote.push("jobs"), remote.pull("jobs")
+        items = [bytes([i % 256]) * (i * 7 % 4000) for i in range(1_000)]
+        task = h.spawn(lambda: [jobs.send(item) for item in items])
+        assert [back.recv(timeout=PATIENCE) for _ in items] == items
+        task.join()
+
+
+def test_a_bad_name_is_refused_here(remote):
+    for name in ("", "x" * 256, "a\tb", "\ud800", 5, None):
+        with pytest.raises(ValueError, match="name"):
+            remote.push(name)
+        with pytest.raises(ValueError, match="name"):
+            remote.pull(name)
+
+
+def test_what_the_broker_refuses_is_raised_at_the_next_call(h):
+    with h.broker.listen("tcp://127.0.0.1:0", channels=1) as broker, h.client.connect(broker.urls[0]) as remote:
+        first = remote.push("a")
+        first.sync()
+        refused = remote.pull("b")
+        with pytest.raises(Refused, match="at most 1 channels"):
+            refused.recv(timeout=PATIENCE)
+        pushed = remote.push("c")
+        with pytest.raises(Refused, match="TOO_MANY"):
+            pushed.send(1, timeout=PATIENCE)
+        remote.ping()
+
+
+def test_flush_sends_what_waits_for_its_batch(h, broker, remote):
+    jobs = remote.push("jobs")
+    h.sleep(10)
+    jobs.send(b"leaves at once")
+    jobs.send(b"waits")
+    jobs.flush()
+    with h.client.connect(broker.urls[0]) as other:
+        back = other.pull("jobs")
+        assert [back.recv(timeout=PATIENCE) for _ in range(2)] == [b"leaves at once", b"waits"]
+
+
+def test_the_first_send_after_a_pause_leaves_at_once(h, broker):
+    """Without a turn of the loop: the producer may compute for a minute next."""
+    peer_side = h.tcp.listen()
+    connected = h.spawn(h.client.connect, f"tcp://127.0.0.1:{peer_side.port}")
+    conn = peer_side.recv()
+    conn.recver.recv_n(26, timeout=PATIENCE)
+    from vanilla.protocol.frames import HELLO, pack_control
+
+    conn.send(pack_control(HELLO, 0, 0, {"v": 1, "id": b"b" * 16, "frame": 1 << 20}))
+    remote = connected.join(timeout=PATIENCE)
+    jobs = remote.push("jobs")
+    h.sleep(5)
+    conn.send(pack_control(OPEN, 1, 0) + pack_control(CREDIT, 1, 0, {"n": 100, "b": 100_000, "epoch": 0}))
+    h.sleep(5)
+    fd = remote._link.sock.fileno()
+    before = sent_bytes(fd)
+    jobs.send(b"now")
+    assert sent_bytes(fd) > before
+    before = sent_bytes(fd)
+    jobs.send(b"with the next batch")
+    assert sent_bytes(fd) == before
+    remote.close(linger=0)
+
+
+def sent_bytes(fd):
+    """How much was written to a TCP socket: tcpi_bytes_acked + tcpi_notsent + unacked is more than is needed; loopback acks at once."""
+    import socket
+    import struct
+
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        info = sock.getsockopt(socket.IPPROTO_TCP, 11, 232)
+    return struct.unpack_from("Q", info, 200)[0]  # tcpi_bytes_sent
+
+
+def test_unused_credit_goes_back_when_idle(h, broker, remote, monkeypatch):
+    from vanilla.client import push
+
+    monkeypatch.setattr(push, "IDLE_MS", 20)
+    jobs, back = remote.push("jobs"), remote.pull("jobs")
+    for i in range(5_000):
+        jobs.send(i)
+        back.recv(timeout=PATIENCE)
+    assert accounts(broker).granted_n > 100
+    until(h, lambda: accounts(broker).granted_n <= 16)
+    jobs.send("goes on")
+    assert back.recv(timeout=PATIENCE) == "goes on"
+
+
+def test_leaving_with_waits_for_confirms(h, broker):
+    with h.client.connect(broker.urls[0]) as remote, remote.push("jobs") as jobs:
+        for i in range(100):
+            jobs.send(i)
+    assert accounts(broker).accepted == 100
+
+
+def test_closing_says_what_is_left_when_the_broker_does_not_confirm(h, caplog):
+    server = h.tcp.listen()
+    connected = h.spawn(h.client.connect, f"tcp://127.0.0.1:{server.port}", linger=50)
+    conn = server.recv()
+    from vanilla.protocol.frames import HELLO, pack_control
+
+    conn.send(pack_control(HELLO, 0, 0, {"v": 1, "id": b"b" * 16, "frame": 1 << 20}))
+    remote = connected.join(timeout=PATIENCE)
+    jobs = remote.push("jobs")
+    conn.send(pack_control(CREDIT, 1, 0, {"n": 100, "b": 100_000, "epoch": 0}))
+    jobs.send(1, timeout=PATIENCE)
+    jobs.send(2)
+    remote.close()
+    assert "2 messages are unconfirmed" in caplog.text
+
+
+def run(code, *args):
+    """Run a Python program; (exit status, stdout, stderr)."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *args], capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def in_thread(h, f, *args):
+    """Run *f* in a thread, while the hub, and the broker in it, go on."""
+    return h.thread.call(f, *args).recv(timeout=60_000)
+
+
+def test_the_interpreters_exit_sends_and_confirms_what_is_left(h, broker):
+    code = """
+        import sys, vanilla
+        jobs = vanilla.Hub().client.connect(sys.argv[1]).push("jobs")
+        for i in range(1000):
+            jobs.send(b"%d" % i)
+    """
+    status, out, err = in_thread(h, run, code, broker.urls[0])
+    assert (status, out, err) == (0, "", "")
+    assert accounts(broker).accepted == 1_000
+
+
+def test_an_uncaught_exception_still_sends_what_was_taken(h, broker):
+    code = """
+        import sys, vanilla
+        jobs = vanilla.Hub().client.connect(sys.argv[1]).push("jobs")
+        jobs.send(1)
+        jobs.send(2)
+        raise SystemExit(3)
+    """
+    assert in_thread(h, run, code, broker.urls[0])[0] == 3
+    assert accounts(broker).accepted == 2
+
+
+# -- pulling
+
+
+def test_plain_recv_acknowledges_what_was_handed_out(h, broker, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs")
+    for i in range(10):
+        jobs.send(i)
+    for _ in range(7):
+        back.recv(timeout=PATIENCE)
+    until(h, lambda: accounts(broker).acknowledged == 7)
+
+
+def test_nothing_is_asked_for_until_somebody_receives(h, broker, remote):
+    jobs = remote.push("jobs")
+    back = remote.pull("jobs")
+    jobs.send(1)
+    jobs.sync()
+    h.sleep(20)
+    assert accounts(broker).ready_n == 1
+    back.recv(timeout=PATIENCE)
+
+
+def test_what_arrives_after_a_timeout_goes_back(h, broker, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs")
+    with pytest.raises(vanilla.Timeout):
+        back.recv(timeout=10)
+    jobs.send("for somebody")
+    jobs.sync(timeout=PATIENCE)
+    until(h, lambda: accounts(broker).flight_n == 1)
+    until(h, lambda: accounts(broker).ready_n == 1)
+    other = remote.pull("jobs", ack=True)
+    delivery = other.recv(timeout=PATIENCE)
+    assert (delivery.item, delivery.redelivered, delivery.attempts) == ("for somebody", False, 1)
+    delivery.ack()
+
+
+def test_prefetched_items_go_back_in_order_when_the_end_is_closed(h, broker, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs", prefetch=10)
+    for i in range(20):
+        jobs.send(i)
+    assert back.recv(timeout=PATIENCE) == 0
+    until(h, lambda: accounts(broker).flight_n >= 9)
+    back.close()
+    until(h, lambda: accounts(broker).flight_n == 0)
+    other = remote.pull("jobs", ack=True)
+    deliveries = [other.recv(timeout=PATIENCE) for _ in range(19)]
+    assert [delivery.item for delivery in deliveries] == list(range(1, 20))
+    assert not any(delivery.redelivered for delivery in deliveries)
+
+
+def test_a_fixed_prefetch_is_what_is_asked_for(h, broker, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs", prefetch=3, ack=True)
+    for i in range(10):
+        jobs.send(i)
+    back.recv(timeout=PATIENCE)
+    until(h, lambda: accounts(broker).flight_n >= 3)
+    assert accounts(broker).flight_n <= 4
+
+
+def test_slow_consumers_do_not_hoard(h, broker, remote):
+    jobs = remote.push("jobs")
+    for i in range(100):
+        jobs.send(i)
+    slow, done = remote.pull("jobs"), []
+
+    def work():
+        for _ in range(3):
+            done.append(slow.recv())
+            h.sleep(50)
+            assert accounts(broker).flight_n <= 2
+        slow.close()
+
+    h.spawn(work).join(timeout=PATIENCE)
+    assert done == [0, 1, 2]
+
+
+def test_a_fast_consumer_gets_ever_larger_windows(h, broker, remote):
+    jobs = remote.push("jobs")
+    task = h.spawn(lambda: [jobs.send(b"x") for _ in range(50_000)])
+    back = remote.pull("jobs")
+    for _ in range(50_000):
+        back.recv(timeout=PATIENCE)
+    task.join()
+    assert back._state.window.size > 100
+
+
+def test_window_bounds_what_is_unsettled(h, broker, remote):
+    jobs = remote.push("jobs")
+    for i in range(50):
+        jobs.send(b"%02d" % i + b"x" * 998)
+    back = remote.pull("jobs", ack=True, window=10_000, prefetch=40)
+    held = [back.recv(timeout=PATIENCE) for _ in range(10)]
+    with pytest.raises(vanilla.Timeout):
+        back.recv(timeout=50)
+    assert accounts(broker).flight_n == 10
+    for delivery in held:
+        delivery.ack()
+    for _ in range(40):
+        back.recv(timeout=PATIENCE).ack()
+    until(h, lambda: accounts(broker).acknowledged == 50)
+
+
+def test_byte_windows_never_run_out_over_time(h, broker, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs", ack=True, window=3_000)
+    task = h.spawn(lambda: [jobs.send(b"x" * (i % 700)) for i in range(3_000)])
+    for i in range(3_000):
+        with back.recv(timeout=PATIENCE) as delivery:
+            assert len(delivery.item) == i % 700
+    task.join()
+    assert back._state.done_b == back._state.arrived_b
+
+
+def test_a_delivery_is_acknowledged_or_refused_by_with(h, broker, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs", ack=True)
+    jobs.send("job")
+    with pytest.raises(ZeroDivisionError), back.recv(timeout=PATIENCE) as delivery:
+        raise ZeroDivisionError
+    assert delivery.settled
+    with back.recv(timeout=PATIENCE) as again:
+        assert (again.item, again.redelivered, again.attempts) == ("job", True, 2)
+    until(h, lambda: accounts(broker).acknowledged == 1)
+    again.ack()
+    again.nack()
+    assert again.settled
+
+
+def test_deliveries_may_be_settled_in_any_order(h, broker, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs", ack=True)
+    for i in range(100):
+        jobs.send(i)
+    deliveries = [back.recv(timeout=PATIENCE) for _ in range(100)]
+    for delivery in deliveries[::2]:
+        delivery.ack()
+    for delivery in reversed(deliveries[1::2]):
+        delivery.nack(delay=0)
+    rest = [back.recv(timeout=PATIENCE) for _ in range(50)]
+    assert sorted(delivery.item for delivery in rest) == list(range(1, 100, 2))
+    assert all(delivery.redelivered for delivery in rest)
+    for delivery in rest:
+        delivery.ack()
+    until(h, lambda: accounts(broker).acknowledged == 100)
+
+
+def test_a_delay_must_not_be_negative(h, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs", ack=True)
+    jobs.send(1)
+    delivery = back.recv(timeout=PATIENCE)
+    with pytest.raises(ValueError, match="0 ms"):
+        delivery.nack(delay=-1)
+    delivery.ack()
+
+
+def test_unsettled_deliveries_of_a_lost_consumer_go_to_another(h, broker, remote):
+    jobs = remote.push("jobs")
+    jobs.send("job")
+    other = h.client.connect(broker.urls[0])
+    back = other.pull("jobs", ack=True)
+    held = back.recv(timeout=PATIENCE)
+    other._link.sock.shutdown(2)
+    delivery = remote.pull("jobs", ack=True).recv(timeout=PATIENCE)
+    assert (delivery.item, delivery.redelivered, delivery.attempts) == ("job", True, 2)
+    with pytest.raises(vanilla.ConnectionLost):
+        held.ack()
+
+
+def test_consume_acknowledges_after_the_work_is_done(h, broker, remote):
+    jobs = remote.push("jobs")
+    started, go = h.channel(1), h.channel()
+
+    def work(item):
+        started.send(item)
+        go.recv()
+
+    remote.pull("jobs").consume(work)
+    jobs.send("job")
+    started.recv(timeout=PATIENCE)
+    h.sleep(20)
+    assert accounts(broker).acknowledged == 0
+    go.send(None)
+    until(h, lambda: accounts(broker).acknowledged == 1)
+
+
+def test_consume_redelivers_what_raised_and_gives_up_after_five(h, broker, remote, caplog):
+    jobs, seen = remote.push("jobs"), []
+
+    def work(item):
+        seen.append(item)
+        if item == "poison":
+            raise ValueError("cannot")
+
+    remote.pull("jobs").consume(work)
+    jobs.send("poison")
+    jobs.send("fine")
+    assert remote.pull("jobs.dead").recv(timeout=PATIENCE) == "poison"
+    assert sorted(seen) == ["fine"] + ["poison"] * 5
+
+
+def test_a_consumed_end_belongs_to_its_consumer(h, remote):
+    back = remote.pull("jobs")
+    back.consume(print)
+    with pytest.raises(vanilla.Busy):
+        back.recv()
+    with pytest.raises(vanilla.Busy):
+        back.consume(print)
+
+
+def test_a_cancelled_consumer_gives_its_item_back(h, broker, remote):
+    jobs, started = remote.push("jobs"), h.channel(1)
+
+    def work(item):
+        started.send(item)
+        h.sleep(60_000)
+
+    task = remote.pull("jobs").consume(work)
+    jobs.send("job")
+    started.recv(timeout=PATIENCE)
+    task.cancel()
+    delivery = remote.pull("jobs", ack=True).recv(timeout=PATIENCE)
+    assert (delivery.item, delivery.redelivered) == ("job", True)
+
+
+BAD_UTF8 = b"\xa2\xff\xff"
+LIST_AS_KEY = b"\x81\x90\x01"
+FAR_FUTURE = b"\xc7\x0c\xff" + b"\0\0\0\0" + (1 << 62).to_bytes(8, "big")
+
+
+@pytest.mark.parametrize("ack", [False, True])
+@pytest.mark.parametrize("bad", [BAD_UTF8, LIST_AS_KEY, FAR_FUTURE])
+def test_what_python_cannot_decode_spoils_nothing_else(h, broker, remote, bad, ack):
+    from vanilla.protocol.frames import DATA, pack_head
+
+    back = remote.pull("jobs", ack=ack)
+    peer = Peer(h, broker.urls[0])
+    peer.open(1, "push", "jobs")
+    peer.expect(CREDIT)
+    body = bad + b"\x01" + bad + bad + b"\x02\x03" + bad
+    peer.send(pack_head(DATA, 1, 0, 7, len(body)) + body)
+    got = []
+    for _ in range(3):
+        item = back.recv(timeout=PATIENCE)
+        got.append(item.item if ack else item)
+        if ack:
+            item.ack()
+    assert got == [1, 2, 3]
+    until(h, lambda: accounts(broker).acknowledged == 3)
+    assert accounts(broker).dead == 4
+    assert accounts(broker, "jobs.dead").ready_n == 4
+    peer.send(data(1, 7, ["goes on"]))
+    item = back.recv(timeout=PATIENCE)
+    assert (item.item if ack else item) == "goes on"
+    peer.close()
+
+
+def test_only_undecodable_messages_do_not_stall_a_receiver(h, broker, remote):
+    from vanilla.protocol.frames import DATA, pack_head
+
+    back = remote.pull("jobs")
+    task = h.spawn(back.recv)
+    peer = Peer(h, broker.urls[0])
+    peer.open(1, "push", "jobs")
+    peer.expect(CREDIT)
+    for seq in range(5):
+        peer.send(pack_head(DATA, 1, seq, 1, 3) + BAD_UTF8)
+    peer.send(data(1, 5, ["good"]))
+    assert task.join(timeout=PATIENCE) == "good"
+    peer.close()
+
+
+def test_odd_map_keys_are_fine(h, broker, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs")
+    jobs.send({1: "a", b"b": 2, None: 3, 1.5: 4})
+    assert back.recv(timeout=PATIENCE) == {1: "a", b"b": 2, None: 3, 1.5: 4}
+
+
+def test_options_of_a_pull_are_checked(remote):
+    with pytest.raises(ValueError, match="prefetch"):
+        remote.pull("jobs", prefetch=-1)
+    with pytest.raises(ValueError, match="window"):
+        remote.pull("jobs", window=0)
+
+
+# -- the broker goes
+
+
+def test_everything_blocked_gets_connection_lost_at_once(h, broker):
+    remote = h.client.connect(broker.urls[0])
+    jobs, back, full = remote.push("jobs"), remote.pull("empty"), remote.push("full")
+    full._state.quota.limit_n = 0
+    jobs.send(1)
+    jobs.sync(timeout=PATIENCE)
+    until(h, lambda: jobs._state.quota.left_n > 0)
+
+    def lost(f, *args):
+        with pytest.raises(vanilla.ConnectionLost, match="127.0.0.1"):
+            f(*args)
+
+    def iterate():
+        for _ in back:
+            pass
+
+    broker.wake = lambda: None  # the broker falls silent
+    tasks = [
+        h.spawn(lost, f, *args)
+        for f, args in [
+            (back.recv, ()),
+            (iterate, ()),
+            (h.select, ([back],)),
+            (jobs.sync, ()),
+            (remote.status, ()),
+            (remote.ping, ()),
+        ]
+    ]
+    jobs.send(2)
+    h.sleep(20)
+    assert not any(task.done for task in tasks[:3])
+    for session in list(broker.sessions):
+        session.drop("test")
+    for task in tasks:
+        task.join(timeout=PATIENCE)
+    for f in (lambda: jobs.send(3), back.recv, lambda: remote.push("x"), lambda: remote.pull("x"), remote.status):
+        with pytest.raises(vanilla.ConnectionLost):
+            f()
+    assert jobs.unconfirmed == 1
+    jobs.close()
+    remote.close()
+
+
+def test_a_sender_blocked_on_a_full_queue_gets_connection_lost(h):
+    with h.broker.listen("tcp://127.0.0.1:0", capacity=2) as broker:
+        remote = h.client.connect(broker.urls[0])
+        jobs = remote.push("jobs")
+        jobs.send(1)
+        jobs.send(2)
+        tasks = [h.spawn(jobs.send, 3), h.spawn(h.select, [jobs])]
+        h.sleep(20)
+        assert not any(task.done for task in tasks)
+        broker.close()
+        for task in tasks:
+            with pytest.raises(vanilla.ConnectionLost):
+                task.join(timeout=PATIENCE)
+
+
+def test_prefetched_items_of_a_lost_connection_are_not_handed_out(h, broker, remote):
+    """They are the broker's again, and go to others."""
+    jobs = remote.push("jobs")
+    other = h.client.connect(broker.urls[0])
+    back = other.pull("jobs", prefetch=10)
+    for i in range(10):
+        jobs.send(i)
+    back.recv(timeout=PATIENCE)
+    until(h, lambda: accounts(broker).flight_n == 9)
+    other._link.sock.shutdown(2)
+    h.sleep(20)
+    with pytest.raises(vanilla.ConnectionLost):
+        back.recv()
+
+
+# -- fork
+
+
+def test_a_forked_child_gets_a_clear_error_and_harms_nothing(h, broker):
+    code = """
+        import os, sys, vanilla
+        h = vanilla.Hub()
+        remote = h.client.connect(sys.argv[1])
+        jobs, back = remote.push("jobs"), remote.pull("jobs")
+        jobs.send(b"from the parent")
+        jobs.send(b"still in the buffer")
+        pid = os.fork()
+        if not pid:
+            said = []
+            for f in (lambda: jobs.send(b"from the child"), back.recv, lambda: jobs.sync(), lambda: remote.push("x"), lambda: h.sleep(1)):
+                try:
+                    f()
+                except vanilla.Forked as error:
+                    said.append(str(os.getppid()) in str(error))
+            print(said, flush=True)
+            sys.exit(0)
+        os.waitpid(pid, 0)
+        jobs.sync(timeout=5000)
+        print([back.recv(timeout=5000) for _ in range(2)])
+    """
+    status, out, err = in_thread(h, run, code, broker.urls[0])
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [str([True] * 5), "[b'from the parent', b'still in the buffer']"]
+    until(h, lambda: broker.totals.accepted == 2)
+
+
+def test_a_child_may_connect_anew(h, broker):
+    code = """
+        import os, sys, vanilla
+        h = vanilla.Hub()
+        h.client.connect(sys.argv[1]).push("jobs").send(1)
+        pid = os.fork()
+        if not pid:
+            with vanilla.Hub() as h, h.client.connect(sys.argv[1]) as remote:
+                remote.push("jobs").send(2)
+            sys.exit(0)
+        os.waitpid(pid, 0)
+    """
+    status, out, err = in_thread(h, run, code, broker.urls[0])
+    assert (status, out, err) == (0, "", "")
+    assert accounts(broker).accepted == 2
+
+
+def test_the_wire_is_what_msgpack_reads(h, broker, remote):
+    """What a client sends can be read with two calls of any msgpack library."""
+    server = h.tcp.listen()
+    h.spawn(lambda: h.client.connect(f"tcp://127.0.0.1:{server.port}", timeout=500))
+    frame = server.recv().recver.recv(timeout=PATIENCE)
+    kind, channel, seq, (fields,) = msgpack.unpackb(msgpack.unpackb(frame))
+    assert (kind, channel, seq, fields["v"]) == (0x20, 0, 0, 1)
