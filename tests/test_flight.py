@@ -1,0 +1,72 @@
+"""Deliveries that are not settled, against a dict."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vanilla.broker.batch import OVERHEAD_BYTES, Batch
+from vanilla.broker.flight import Flight
+
+
+def batch(number, count):
+    return Batch(number, count, bytes(count), 0.0)
+
+
+def flight(*counts):
+    made, seq = Flight(), 0
+    for count in counts:
+        made.add(seq, batch(100 + seq, count))
+        seq += count
+    return made
+
+
+def numbers(pieces):
+    """The channel's numbers of some pieces, and the accept numbers that the batches give them."""
+    seqs = [seq for piece in pieces for seq in range(piece.seq, piece.seq + piece.high - piece.low)]
+    accepted = [piece.batch.number + i for piece in pieces for i in range(piece.low, piece.high)]
+    return seqs, accepted
+
+
+def test_a_whole_batch_comes_out_whole():
+    made = flight(3, 4)
+    assert numbers(made.take(0, 3)) == ([0, 1, 2], [100, 101, 102])
+    assert (made.count, made.size, len(made)) == (4, 4, 1)
+
+
+def test_the_middle_of_a_batch_leaves_both_sides():
+    made = flight(5)
+    assert numbers(made.take(2, 1)) == ([2], [102])
+    assert numbers(made.take_all()) == ([0, 1, 3, 4], [100, 101, 103, 104])
+
+
+def test_a_range_may_cross_batches_and_reach_beyond_them():
+    made = flight(3, 3, 3)
+    assert numbers(made.take(2, 1 << 63))[0] == [2, 3, 4, 5, 6, 7, 8]
+    assert made.count == 2
+
+
+def test_what_is_not_in_does_no_harm():
+    made = flight(3)
+    made.take(0, 3)
+    assert made.take(0, 3) == []
+    assert (made.count, made.size, made.cost) == (0, 0, 0)
+
+
+@given(
+    st.lists(st.integers(1, 6), max_size=8),
+    st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=20),
+)
+def test_it_is_a_set_of_numbers(counts, takes):
+    made = flight(*counts)
+    model = {seq: 100 + seq for seq in range(sum(counts))}
+    for first, count in takes:
+        taken = {seq: model.pop(seq) for seq in range(first, first + count) if seq in model}
+        seqs, accepted = numbers(made.take(first, count))
+        assert dict(zip(seqs, accepted)) == taken
+        assert seqs == sorted(taken)
+        assert made.count == len(model)
+        assert made.cost == made.size + OVERHEAD_BYTES * len(made)
+        assert len(model) >= made.size >= 0
+    assert numbers(made.take_all())[0] == sorted(model)
+    assert (made.count, made.size, made.cost) == (0, 0, 0)
