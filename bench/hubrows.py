@@ -54,7 +54,5 @@ def row(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(rate: float | None, spread: float | None) -> dict[str, Any]:
-    """*spread* is from the least to the most, as a share of the median."""
-    if rate is None or spread is None:
-        return {"rate": None, "low": None, "high": None, "rates": [], "cpu": None}
-    return {"rate": rate, "low": rate * (1 - spread / 2), "high": rate * (1 + spread / 2), "rates": [], "cpu": None}
+    """*spread* is from the least to the most, as a share of the median; which these were is not known here."""
+    return {"rate": rate, "low": None, "high": None, "spread": spread, "rates": [], "cpu": None}

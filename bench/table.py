@@ -49,13 +49,20 @@ def lines_of(row: dict[str, Any]) -> list[list[str]]:
             "" if place else row["title"],
             side["title"],
             side["missing"] or rate(side["rate"]),
-            span(side["low"], side["high"], rate),
+            spread(side),
             cpu(side["cpu"]),
             compared(row["ratios"].get(name)),
             goal(row) if name == row["against"] else "",
         ]
         for place, (name, side) in enumerate(row["sides"].items())
     ]
+
+
+def spread(side: dict[str, Any]) -> str:
+    """The lowest and the highest, or where only that is known, how far they are apart."""
+    if side.get("spread") is not None:
+        return f"{side['spread']:.0%} apart"
+    return span(side["low"], side["high"], rate)
 
 
 def cpu(used: dict[str, float] | None) -> str:

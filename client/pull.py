@@ -26,7 +26,17 @@ from vanilla.message import EMPTY, Channel, Recver
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Window
 from vanilla.protocol.errors import Refused
-from vanilla.protocol.frames import ACK, ARRAY_HEAD_BYTES, CREDIT, DATA, DATA_OPTIONS, MORE, NACK, pack_control
+from vanilla.protocol.frames import (
+    ACK,
+    ARRAY_HEAD_BYTES,
+    CREDIT,
+    DATA,
+    DATA_OPTIONS,
+    MAX_SEQ,
+    MORE,
+    NACK,
+    pack_control,
+)
 from vanilla.protocol.options import check_options
 from vanilla.protocol.ranges import Ranges
 from vanilla.protocol.scan import scan
@@ -100,10 +110,10 @@ class Delivery:
 
         :param delay: ms until then; without it the endpoint's back-off, 1 s doubling with each attempt.
         :raises ConnectionLost: see `ack`.
-        :raises ValueError: *delay* is negative.
+        :raises ValueError: *delay* is negative, or beyond 63 bits.
         """
-        if delay is not None and delay < 0:
-            raise ValueError("a delay is 0 ms or more")
+        if delay is not None and not 0 <= delay <= MAX_SEQ:
+            raise ValueError("a delay is 0 ms or more, and a number of 63 bits")
         state, self._state = self._state, None
         if state is not None:
             state.refuse(self._number, self._size, {} if delay is None else {"delay": int(delay)})
@@ -290,7 +300,7 @@ class PullState(Channel):
             return None
         self._limit_b = limit_b
         self._told = self.window.limit
-        return pack_control(CREDIT, self.id, 0, {"n": self.window.limit, "b": limit_b})
+        return pack_control(CREDIT, self.id, 0, {"n": min(self.window.limit, MAX_SEQ), "b": min(limit_b, MAX_SEQ)})
 
     # -- settling
 

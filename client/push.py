@@ -47,6 +47,8 @@ BATCH_AGE = 0.001
 SMALL_BYTES = 4 << 10
 #: What an item costs of ``slack`` beside its length.
 WEIGHT = BATCH_BYTES // 64
+#: What msgpack puts before a bytes item, at most.
+BIN_HEAD_BYTES = 5
 #: Credit up to this may be kept while idle, in messages and bytes; what is above goes back...
 KEEP_MESSAGES = 16
 KEEP_BYTES = 64 << 10
@@ -72,7 +74,10 @@ class PushState(Channel):
     __slots__ = (
         "_active",
         "_confirmed",
+        "_counted",
+        "_counted_b",
         "_epoch",
+        "_given",
         "_idle",
         "_refusal",
         "_rest",
@@ -108,7 +113,10 @@ class PushState(Channel):
         self._rest = 0
         self._epoch = 0
         self._want = False
+        #: When the batch was begun, or a bit before that.
         self._since = 0.0
+        #: What ``slack`` was when it was last worked out, how much is in ``pending`` since before that, and its bytes at most.
+        self._given = self._counted = self._counted_b = 0
         self._active = False
         self._idle: Optional[Timer] = None
         self._refusal: Optional[Tuple[str, str]] = None
@@ -118,6 +126,9 @@ class PushState(Channel):
 
     def push(self, item: Any, timeout: float) -> None:
         """All of `send` that is not its fast path."""
+        if item.__class__ is bytes and self._goes_on(len(item)):
+            self.pending.append(item)
+            return
         self.seal()
         message = self._pack(item)
         self.check()
@@ -149,27 +160,49 @@ class PushState(Channel):
     def _add(self, message: Message) -> None:
         if self.queued_b + message.size + COUNTED_BYTES > self.link.frame_limit:
             self._frame()
-        if not self.queued_n:
-            self._since = monotonic()
         self.chunks += message.parts
         self.queued_n += 1
         self.queued_b += message.size
 
     def _decide(self) -> None:
         """Shall the batch leave now? If not, how far may the fast path go?"""
-        if self.link.fresh or self.queued_b >= BATCH_BYTES or monotonic() - self._since > BATCH_AGE:
+        now = monotonic()
+        if self.link.fresh or self.queued_b >= BATCH_BYTES or now - self._since > BATCH_AGE:
             self._flush()
+            self._since = now
         self.link.dirty[self] = None
+        self.slack = self._given = self._slack()
+
+    def _slack(self) -> int:
+        """What credit, the batch and the output allow beyond what was taken; 64 small items at a time."""
+        if self.link.full:
+            return 0
         quota = self.quota
-        most = min(BATCH_BYTES, self.link.frame_limit - COUNTED_BYTES, quota.left_b) - self.queued_b
-        self.slack = 0 if self.link.full else min(most, (quota.left_n - self.queued_n) * WEIGHT)
+        taken_n, taken_b = self.queued_n + self._counted, self.queued_b + self._counted_b
+        most = min(BATCH_BYTES, self.link.frame_limit - COUNTED_BYTES, quota.left_b) - taken_b
+        return min(most, (quota.left_n - taken_n) * WEIGHT)
+
+    def _goes_on(self, size: int) -> bool:
+        """``slack`` has run out: may the fast path take an item of *size* bytes and go on, or is there something to do?"""
+        if not self._given:
+            return False
+        now = monotonic()
+        if now - self._since > BATCH_AGE:
+            return False
+        count = len(self.pending)
+        self._counted_b += self._given - self.slack - (count - self._counted) * (WEIGHT - BIN_HEAD_BYTES)
+        self._counted = count
+        self._given = self._slack()
+        self.slack = self._given - size - WEIGHT
+        if self.slack > 0:
+            return True
+        self.slack = self._given  # the item was not taken
+        return False
 
     def seal(self) -> None:
         """Pack what the fast path has taken."""
-        self.slack = 0
+        self.slack = self._given = self._counted = self._counted_b = 0
         if self.pending:
-            if not self.queued_n:
-                self._since = monotonic()
             run = pack_run(self.pending)
             self.chunks.append(run)
             self.queued_n += len(self.pending)
@@ -308,7 +341,7 @@ class PushState(Channel):
             self._active = False
             self._idle = self.hub.after(IDLE_MS, self._look_idle)
             return
-        self.slack = 0
+        self.seal()
         self._epoch += 1
         quota = self.quota
         self.link.put(pack_control(WANT, self.id, 0, {"limit": [quota.n, quota.b], "epoch": self._epoch}))
@@ -356,7 +389,7 @@ class PushState(Channel):
         """Nothing goes out any more: wake everybody."""
         self._rest = self.unconfirmed
         self.halt = Closed
-        self.slack = 0
+        self.slack = self._given = self._counted = self._counted_b = 0
         self.pending.clear()
         self.chunks = []
         self.queued_n = self.queued_b = 0

@@ -66,7 +66,7 @@ class Event(NamedTuple):
     kind: int
     channel: int
     seq: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks for
     payload: Any
 
 

@@ -98,16 +98,12 @@ class Window:
         """
         if not self.fixed:
             self._resize(taken, more, now)
-        limit = taken + max(self.size if self._streams(taken) else 1, parked, self.fixed)
+        limit = taken + max(self.size, parked)
         self._mark, self._since = taken, now
         if limit <= self.limit:
             return False
         self.limit = limit
         return True
-
-    def _streams(self, taken: int) -> bool:
-        """Was something taken since the last time? Else this is the first, or follows on a pause."""
-        return taken > self._mark
 
     def _resize(self, taken: int, more: bool, now: float) -> None:
         used = taken - self._mark

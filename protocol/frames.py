@@ -102,6 +102,11 @@ _LENGTH = struct.Struct(">xI")
 #: What is read at once at most; the buffer that a reader's caller brings should be of this size.
 SCRATCH_BYTES = 256 << 10
 
+#: From this size on an array is read to where it stays...
+LARGE_BYTES = 32 << 10
+#: ...and only so much behind it.
+NEXT_BYTES = 4 << 10
+
 Buffer = Union[bytes, bytearray, memoryview]
 #: type, channel, seq, count, and the array as bytes.
 Frame = tuple[int, int, int, int, Buffer]
@@ -181,7 +186,11 @@ class Reader:
         """Where the next bytes are to be put."""
         view = memoryview(scratch)
         if self._array is not None:
-            return [memoryview(self._array)[self._filled :], view] if self._whole() else [self._room()]
+            if not self._whole():
+                return [self._room()]
+            # Behind a large array only the next head is read along: what follows is large too, and is not to be copied.
+            beyond = view if self._total < LARGE_BYTES else view[:NEXT_BYTES]
+            return [memoryview(self._array)[self._filled :], beyond]
         kept = len(self._partial)
         view[:kept] = self._partial
         return [view[kept:]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import json
 import signal
@@ -187,3 +188,16 @@ def test_the_page_shows_the_figures_that_are_stored(load):
     page = table.PAGE.read_text()
     rendered = table.render(json.loads(table.LATEST.read_text()))
     assert table.in_page(page, rendered) == page, "run bench/table.py"
+
+
+def test_a_row_of_the_hub_shows_no_more_than_is_known(load):
+    found = {"work": "w", "goal": 2.0, "ours": 3e6, "ours_spread": 0.1, "peer": "gevent"}
+    absent = {"theirs": None, "theirs_spread": None, "ratio": None, "note": "gevent is not installed"}
+    row = load("hubrows").row({**found, **absent})
+    ours, theirs = load("table").lines_of(row)
+    assert ours == ["hub: w", "vanilla", "3.00M", "10% apart", "", "", ""]
+    assert theirs == ["", "gevent", "gevent is not installed", "", "", "", ""]
+
+
+def test_its_examples_run(load):
+    assert doctest.testmod(load("table")) == (0, 1)

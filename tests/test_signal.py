@@ -128,9 +128,7 @@ def test_a_signal_is_prompt_while_tasks_are_busy(h, got):
 
     subscribe(h, signal.SIGUSR1, got.note())
     h.spawn(ping)
-    turns = 0
-    for _ in recver:
-        turns += 1
+    for turns, _ in enumerate(recver):
         if turns == 100:
             send()
         assert turns < 100_000

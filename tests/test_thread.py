@@ -63,9 +63,7 @@ def test_it_runs_in_another_thread_and_the_hub_goes_on(h):
     assert recver.recv() is not threading.current_thread()
 
 
-@pytest.mark.parametrize(
-    "kind", [ValueError, SystemExit, KeyboardInterrupt, BaseException, StopIteration, GeneratorExit]
-)
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt, BaseException, StopIteration])
 def test_what_a_call_raises_is_raised_at_its_caller_and_the_thread_goes_on(h, kind):
     workers = Workers(h, size=1)
 
@@ -149,9 +147,9 @@ def test_a_caller_that_gave_up_harms_nobody(h):
 
 def test_many_calls_at_once(h):
     gather = h.router()
-    for i in range(500):
-        h.thread.call(lambda i=i: i).pipe(lambda upstream, downstream: gather.send(upstream.recv()))
-    assert sorted(gather.recv() for _ in range(500)) == list(range(500))
+    for i in range(100):
+        h.thread.call(lambda i=i: i).pipe(gather)
+    assert sorted(gather.recv() for _ in range(100)) == list(range(100))
 
 
 def test_the_end_of_the_hub_ends_its_threads_and_descriptors():

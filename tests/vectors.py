@@ -1,4 +1,4 @@
-"""Frames as hexadecimal text, with what they mean: the files of ``tests/wire`` and the examples of ``docs/protocol.md``.
+"""Frames as hexadecimal text, with what they mean: the files of ``tests/wire``, the examples of ``docs/protocol.md``.
 
 A vector is lines of these kinds; empty ones are passed over::
 
@@ -6,16 +6,17 @@ A vector is lines of these kinds; empty ones are passed over::
     key: value
     c6 0000001a 01*300          bytes; *300 repeats the ones before it
 
-The keys: ``to`` is the side that receives. ``state`` is its connection's (default ready), ``channels`` its channels' ("1 push,
-2 pull"), ``limit`` its limit on frames. ``event`` (any number of times) is a frame that comes out: its type's name, channel, seq,
-count, and its map or messages as Python writes them. ``error`` is the code with which it ends. ``canonical: no`` says that
-we would write it otherwise.
+The keys: ``to`` is the side that receives. ``state`` is its connection's (default ready), ``channels`` its channels'
+("1 push, 2 pull"), ``limit`` its limit on frames. ``event`` (any number of times) is a frame that comes out: its type's
+name, channel, seq, count, and its map or list of objects as Python writes them ("[1] * 300" too). ``error`` is the code
+with which it ends. ``canonical: no`` says that we would write it otherwise.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,24 +113,21 @@ def connection(vector: Vector) -> Connection:
     return receiver
 
 
-def feed(receiver: Connection, data: bytes) -> list[Event]:
-    """All of *data*, in as many reads as the buffers ask for."""
-    events: list[Event] = []
+def feed(receiver: Connection, data: bytes) -> Iterator[Event]:
+    """Give *data* to a receiver, in as many reads as its buffers ask for: the events that come out."""
     rest = memoryview(data)
 
     def receive(buffers: list[memoryview]) -> int:
         nonlocal rest
-        n = 0
+        before = len(rest)
         for buffer in buffers:
             part = rest[: len(buffer)]
             buffer[: len(part)] = part
             rest = rest[len(part) :]
-            n += len(part)
-        return n
+        return before - len(rest)
 
     while rest:
-        events += receiver.read(receive, SCRATCH)
-    return events
+        yield from receiver.read(receive, SCRATCH)
 
 
 def decode(event: Event, side: str) -> tuple[int, int, int, int, Any]:
@@ -141,7 +139,7 @@ def decode(event: Event, side: str) -> tuple[int, int, int, int, Any]:
             read_options(array[ARRAY_HEAD_BYTES:at], side)
             count -= 1
         check(array, count, 64, at)
-        event = event._replace(payload=msgpack.unpackb(array, strict_map_key=False, timestamp=3))
+        event = event._replace(payload=msgpack.unpackb(array, strict_map_key=False, timestamp=1))
     return tuple(event)  # type: ignore[return-value]
 
 
@@ -151,29 +149,11 @@ def outcome(vector: Vector, pieces: list[bytes]) -> tuple[list[Any], str | None]
     events: list[Any] = []
     try:
         for piece in pieces:
-            for event in feed_one(receiver, piece):
+            for event in feed(receiver, piece):
                 events.append(decode(event, vector.to))
     except ProtocolError as error:
         return events, error.code
     return events, None
-
-
-def feed_one(receiver: Connection, piece: bytes) -> Any:
-    """As `feed`, an event at a time, so that those before an error are seen."""
-    rest = memoryview(piece)
-
-    def receive(buffers: list[memoryview]) -> int:
-        nonlocal rest
-        n = 0
-        for buffer in buffers:
-            part = rest[: len(buffer)]
-            buffer[: len(part)] = part
-            rest = rest[len(part) :]
-            n += len(part)
-        return n
-
-    while rest:
-        yield from receiver.read(receive, SCRATCH)
 
 
 def encode(event: tuple[int, int, int, int, Any]) -> bytes:
@@ -181,5 +161,5 @@ def encode(event: tuple[int, int, int, int, Any]) -> bytes:
     kind, channel, seq, count, payload = event
     if isinstance(payload, dict):
         return pack_control(kind, channel, seq, payload)
-    body = b"".join(msgpack.packb(item, datetime=True) for item in payload)
+    body = b"".join(msgpack.packb(item) for item in payload)
     return pack_head(kind, channel, seq, count, len(body)) + body

@@ -147,8 +147,8 @@ class Hub:
         self._hooks: tuple[Callable[[], object], ...] = ()
         self._closers: dict[Callable[[], object], None] = {}
         self._outsiders: weakref.WeakKeyDictionary[greenlet, Outsider] = weakref.WeakKeyDictionary()
-        # The end of a task may be what switches to the loop first, and would start it with the task's result.
-        self.runner.loop.switch()
+        # The loop is started here, or else by the end of a task, which would pass it the task's result.
+        self._come_back(self.me())
         _hubs.add(self)
 
     # -- tasks
@@ -331,11 +331,10 @@ class Hub:
     # -- the loop
 
     def _run_loop(self) -> None:
-        # Back to the constructor. From now on this is where tasks end.
-        self.runner.loop.parent.switch()  # type: ignore[union-attr]
         while True:
             try:
-                self._tick()
+                while True:  # inside of try: a ctrl-C may come anywhere
+                    self._tick()
             except (KeyboardInterrupt, SystemExit) as error:
                 self.interrupt_main(error)
             except Exception:
@@ -451,10 +450,15 @@ class Hub:
 
     def _end_tasks(self, me: Outsider) -> None:
         for _ in range(ROUNDS):  # a task may catch Stop and wait again
+            # a ctrl-C that hits a task's first or last instruction ends it unheard
+            self.tasks = {task for task in self.tasks if not task.dead}
             if not self.tasks:
                 break
+            ready = set(self.ready)
             for task in sorted(self.tasks, key=lambda task: task.number):
                 self.interrupt(task, Stop("the hub was stopped"))
+                if not task and task not in ready:  # not started, and taken out of ready just before a ctrl-C
+                    self.ready.append(task)
             self._come_back(me)
         if self.tasks:
             log.warning("stop: %d tasks did not end: %s", len(self.tasks), ", ".join(map(str, self.tasks)))
@@ -462,7 +466,7 @@ class Hub:
             self.runner.loop.parent = getcurrent()
             self.runner.loop.throw()
 
-    def _come_back(self, me: Outsider) -> None:
+    def _come_back(self, me: Any) -> None:
         """Let the loop run everybody who is ready, and then *me*."""
         self.ready.append(me)
         self.runner.loop.switch()

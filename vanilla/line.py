@@ -51,6 +51,7 @@ STREAK = 16
 #: ms for the last item to make progress after both ends are gone.
 LINGER = 30_000
 
+
 class TooLong(ValueError):
     """There is no separator within the stream's limit. What was read is still there: `Stream.recv` takes it."""
 

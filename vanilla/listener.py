@@ -68,7 +68,7 @@ class Listener:
         #: -1 once closed.
         self._fd = sock.fileno()
         self._paused = False
-        #: Without descriptors or memory: from the first failure to the first accept that does not fail so.
+        #: Without descriptors or memory: from the first failure until the backlog is empty again.
         self._exhausted = False
         self._timer: Timer | None = None
         hub.poll.register(self._fd, self._accept)
@@ -125,8 +125,6 @@ class Listener:
                     continue
                 self._out_of(error)
                 return
-            if self._exhausted:
-                self._recovered()
             try:
                 conn.setblocking(False)
                 self.on_accept(conn, peer)

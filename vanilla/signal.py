@@ -29,6 +29,8 @@ class _Process:
 
     def __init__(self) -> None:
         self.services: list[Service] = []
+        #: During a fork: ``mask``, the signals that its thread had blocked before.
+        self.blocked = threading.local()
         #: By signal, what was installed before us.
         self.previous: dict[int, Any] = {}
         self.previous_fd = -1
@@ -90,9 +92,20 @@ class _Process:
         for signum in list(self.previous):
             self.restore(signum)
 
+    def block(self) -> None:
+        """Before a fork: the interpreter forgets a signal that comes to the child before `disown`."""
+        self.blocked.mask = signal.pthread_sigmask(signal.SIG_BLOCK, self.previous)
+
+    def unblock(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.blocked.mask)
+
+    def start_child(self) -> None:
+        self.disown()
+        self.unblock()
+
 
 _process = _Process()
-os.register_at_fork(after_in_child=_process.disown)
+os.register_at_fork(before=_process.block, after_in_parent=_process.unblock, after_in_child=_process.start_child)
 
 
 class Service:

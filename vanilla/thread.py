@@ -170,14 +170,15 @@ class Workers:
     def _next(self) -> _Call | None:
         """Wait for a call; None: this thread is to end."""
         with self._changed:
-            while not self._todo:
+            notified = True
+            while notified and not self._todo and not self._closed:
                 self._waiting += 1
-                notified = not self._closed and self._changed.wait(self.idle)
+                notified = self._changed.wait(self.idle)
                 self._waiting -= 1
-                if self._closed or not (notified or self._todo):
-                    self._threads -= 1
-                    return None
-            return self._todo.popleft()
+            if self._todo and not self._closed:
+                return self._todo.popleft()
+            self._threads -= 1
+            return None
 
     def _deliver(self) -> None:
         while self._done:
@@ -186,10 +187,12 @@ class Workers:
             self._done.popleft().deliver()
 
     def close(self) -> None:
-        """Idle threads end; a call that runs goes on, and nobody hears of its end."""
+        """Idle threads end; a call that runs goes on, and nobody hears of its end.
+
+        Calls that wait are kept: whoever waits for one is to hear of the hub's end, not of a dropped Sender.
+        """
         with self._changed:
             self._closed = True
-            self._todo.clear()
             self._changed.notify_all()
             if self._waker is not None:
                 self._waker.close()

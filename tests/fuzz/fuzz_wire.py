@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 
 import msgpack
 
-from vanilla.protocol import errors, scan
+from vanilla.protocol import connection, errors, frames, ranges, scan
 
 #: These guide the fuzzer by their coverage.
-INSTRUMENTED = [scan]
+INSTRUMENTED = [scan, frames, connection, ranges]
 
 SCANNERS = [scanner for scanner in (scan.scan_python, scan.scan_c) if scanner is not None]
 
@@ -78,8 +79,113 @@ def unpack(messages: int, body: bytes) -> None:
     assert len(unpacked) == messages
 
 
+def fuzz_frames(data: bytes) -> None:
+    """Bytes that say how the rest is cut, then a stream: cut or in one piece, it gives the same frames and error."""
+    if len(data) < 4:
+        return
+    sizes, stream = data[1:4], data[4:]
+    limit, first = 21 + 16 * data[0], 21 + 32 * (data[0] & 7)
+    pieces, at = [], 0
+    while at < len(stream):
+        size = 1 + sizes[len(pieces) % len(sizes)]
+        pieces.append(stream[at : at + size])
+        at += size
+    whole, cut = read_frames([stream], limit, first), read_frames(pieces, limit, first)
+    assert whole == cut, (whole, cut)
+    for frame in whole[0]:
+        code = code_of(frames.control_map, (frames.PING, *frame[1:]))
+        assert code in (None, "BAD_MAP", "BAD_MESSAGE"), code
+
+
+def code_of(f: Callable[..., object], *arguments: object) -> str | None:
+    """The code of the error that ``f(*arguments)`` raises, or None."""
+    try:
+        f(*arguments)
+    except errors.ProtocolError as error:
+        return error.code
+    return None
+
+
+def read_frames(pieces: list[bytes], limit: int, first: int) -> tuple[list[frames.Frame], str | None]:
+    """The frames of a stream in pieces, and the code of the error with which it ends."""
+    reader, scratch, found = frames.Reader(limit, first), bytearray(512), []
+    for piece in pieces:
+        rest = memoryview(piece)
+        while rest:
+            try:
+                found += frames.reading(receiving(rest), reader, scratch)
+            except errors.ProtocolError as error:
+                return found, error.code
+            if reader.error is not None:
+                return found, reader.error.code
+            rest = rest[taken[0] :]
+            assert reader.waiting_bytes <= max(reader.FIRST, len(scratch))
+    return found, None
+
+
+taken = [0]
+
+
+def receiving(rest: memoryview):
+    """What a socket with *rest* in it does; ``taken`` says how much it gave."""
+
+    def receive(buffers: list[memoryview]) -> int:
+        taken[0] = 0
+        for buffer in buffers:
+            part = rest[taken[0] : taken[0] + len(buffer)]
+            buffer[: len(part)] = part
+            taken[0] += len(part)
+        return taken[0]
+
+    return receive
+
+
+#: A hello that will do for either side: behind it the rest of the protocol begins.
+HELLO = frames.pack_control(frames.HELLO, 0, 0, {"v": 1, "id": bytes(16), "frame": 4096})
+
+
+def fuzz_connection(data: bytes) -> None:
+    """One byte that says how to begin, then a stream: both sides make events of it, or a ProtocolError."""
+    if not data:
+        return
+    stream = heads(data[1:]) if data[0] & 2 else data[1:]
+    for side in "broker", "client":
+        made = connection.Connection(side, 4096)
+        if data[0] & 1:
+            list(made.read(receiving(memoryview(HELLO)), bytearray(512)))
+            made.channels.update({1: "push", 2: "pull", 3: "ended" if side == "broker" else "closing"})
+        assert code_of(read_events, made, stream) in (None, *errors.CODES)
+        assert set(made.channels.values()) <= {state for who, state in connection.ALLOWED if who == side}
+
+
+def read_events(made: connection.Connection, stream: bytes) -> None:
+    """All of a stream and its end, through one side of a connection."""
+    scratch, rest = bytearray(512), memoryview(stream)
+    try:
+        while True:
+            for event in made.read(receiving(rest), scratch):
+                assert event.kind in frames.NAMES
+                assert event.kind < frames.HELLO or type(event.payload) is dict
+            rest = rest[taken[0] :]
+    except EOFError:
+        assert not rest
+
+
+def heads(data: bytes) -> bytes:
+    """Frames whose heads are right: a type, a channel, a count, a length, and then so much of *data*; and so on."""
+    stream, at = b"", 0
+    while at + 4 <= len(data):
+        kind, channel, count, size = data[at : at + 4]
+        body = data[at + 4 : at + 4 + size]
+        stream += frames.pack_head(kind, channel & 3, kind, count, len(body)) + body
+        at += 4 + size
+    return stream
+
+
 TARGETS = {
     "scan": fuzz_scan,
+    "frames": fuzz_frames,
+    "connection": fuzz_connection,
 }
 
 
@@ -93,8 +199,13 @@ def main(arguments: list[str]) -> int:
         print(f"atheris cannot be imported, so nothing was fuzzed: {missing}", file=sys.stderr)
         return 3
     for module in INSTRUMENTED:
-        for _, function in inspect.getmembers(module, inspect.isfunction):
-            atheris.instrument_func(function)
+        classes = [
+            found for _, found in inspect.getmembers(module, inspect.isclass) if found.__module__ == module.__name__
+        ]
+        for owner in (module, *classes):
+            for _, function in inspect.getmembers(owner, inspect.isfunction):
+                if function.__module__ == module.__name__:
+                    atheris.instrument_func(function)
     atheris.Setup([arguments[0], *arguments[2:]], TARGETS[arguments[1]])
     atheris.Fuzz()
     return 0
