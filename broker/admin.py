@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Dict, List
+from typing import TYPE_CHECKING, Any
 
 from vanilla.protocol.errors import Refused
 from vanilla.protocol.frames import STATUS, pack_control
@@ -48,7 +48,7 @@ def status_page(broker: Broker, request: int, after: str) -> bytes:
     most = min(PAGE, max(broker.options.frame_bytes // 2 // ENTRY_BYTES, 1))
     names = sorted(name for name in broker.endpoints if name > after)
     now = broker.now()
-    fields: Dict[str, Any] = {
+    fields: dict[str, Any] = {
         "broker": describe_broker(broker),
         "endpoints": [describe(broker.endpoints[name], now) for name in names[:most]],
     }
@@ -57,7 +57,7 @@ def status_page(broker: Broker, request: int, after: str) -> bytes:
     return pack_control(STATUS, 0, request, fields)
 
 
-def describe_broker(broker: Broker) -> Dict[str, Any]:
+def describe_broker(broker: Broker) -> dict[str, Any]:
     """What holds for all of it."""
     totals = broker.totals
     live = broker.endpoints.values()
@@ -75,7 +75,7 @@ def describe_broker(broker: Broker) -> Dict[str, Any]:
     }
 
 
-def describe(endpoint: Endpoint, now: float) -> Dict[str, Any]:
+def describe(endpoint: Endpoint, now: float) -> dict[str, Any]:
     """One endpoint. ``bytes`` is what its ready, delayed and unsettled messages take; ages are in seconds."""
     endpoint.work_out_rates(now)
     oldest = endpoint.oldest()
@@ -102,7 +102,7 @@ def describe(endpoint: Endpoint, now: float) -> Dict[str, Any]:
 
 def log_rest(broker: Broker) -> bool:
     """Log what is left, an endpoint a line. True: nothing is."""
-    rest: List[Endpoint] = [endpoint for endpoint in broker.endpoints.values() if not endpoint.empty]
+    rest: list[Endpoint] = [endpoint for endpoint in broker.endpoints.values() if not endpoint.empty]
     for endpoint in rest:
         log.warning(
             "endpoint %r: left: ready %d, delayed %d, in flight %d",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import List, Tuple
-
 from vanilla.protocol.frames import Buffer
 from vanilla.protocol.scan import scan
 
@@ -31,12 +29,13 @@ class Batch:
         self.redelivered = False
 
     @property
-    def history(self) -> Tuple[bool, int]:
+    def history(self) -> tuple[bool, int]:
         """Batches of one history may share a frame."""
         return self.redelivered, self.attempts
 
-    def cut(self, count: int, at: int) -> Tuple[Batch, Batch]:
-        """Two batches: the first *count* messages, which end at byte *at* of the body, and the rest. Nothing is copied."""
+    def cut(self, count: int, at: int) -> tuple[Batch, Batch]:
+        """Two batches: the first *count* messages, which end at byte *at* of the body, and the rest. Nothing is
+        copied."""
         view = memoryview(self.body)
         return self._part(0, count, view[:at]), self._part(count, self.count - count, view[at:])
 
@@ -63,7 +62,7 @@ class Batch:
         return part
 
 
-def split_first(batch: Batch) -> List[Batch]:
+def split_first(batch: Batch) -> list[Batch]:
     """The first message on its own, then the rest, if there is one."""
     if batch.count == 1:
         return [batch]

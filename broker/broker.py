@@ -1,7 +1,7 @@
 """The broker: listeners, sessions and endpoints of one hub, and the work at each tick's edge.
 
-Input marks endpoints as touched and sessions as having output; `_edge` then does all of it once: match and grant for each
-endpoint that was touched, one confirm for each producer that sent, one write for each session.
+Input marks endpoints as touched and sessions as having output; `_edge` then does all of it once: match and grant for
+each endpoint that was touched, one confirm for each producer that sent, one write for each session.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any
 
 from vanilla import __version__, tcp, unix
 from vanilla.listener import Listener
@@ -47,15 +47,15 @@ class Broker:
 
     now = staticmethod(time.monotonic)
 
-    def __init__(self, hub: Hub, options: Optional[Options] = None) -> None:
+    def __init__(self, hub: Hub, options: Options | None = None) -> None:
         self.hub = hub
         self.options = options or Options()
         self.id = os.urandom(16)
         self.agent = f"vanilla-broker/{__version__}"
         self.started = self.now()
-        self.endpoints: Dict[str, Endpoint] = {}
-        self.sessions: Set[Session] = set()
-        self.listeners: List[Tuple[Listener, Address]] = []
+        self.endpoints: dict[str, Endpoint] = {}
+        self.sessions: set[Session] = set()
+        self.listeners: list[tuple[Listener, Address]] = []
         self.totals = Totals()
         self.scratch = bytearray(SCRATCH_BYTES)
         #: Set by `drain`: no new producers, no new credit.
@@ -63,9 +63,9 @@ class Broker:
         self._deadline = 0.0
         self._drained = hub.state()
         self._left = hub.state()
-        self._touched: Dict[Endpoint, None] = {}
-        self.emitters: List[Pusher] = []
-        self.writers: List[Session] = []
+        self._touched: dict[Endpoint, None] = {}
+        self.emitters: list[Pusher] = []
+        self.writers: list[Session] = []
         self._awake = False
         self._closed = False
         hub.onstop(self.close)
@@ -90,7 +90,7 @@ class Broker:
         return str(bound)
 
     @property
-    def urls(self) -> List[str]:
+    def urls(self) -> list[str]:
         """Where it listens."""
         return [str(address) for _, address in self.listeners]
 
@@ -124,8 +124,9 @@ class Broker:
             endpoint = self.endpoints[name] = Endpoint(self, name)
         return endpoint
 
-    def grave(self, endpoint: Endpoint) -> Optional[Endpoint]:
-        """Where the dead letters of *endpoint* go; None if there is no such place. Dead letters have none of their own."""
+    def grave(self, endpoint: Endpoint) -> Endpoint | None:
+        """Where the dead letters of *endpoint* go; None if there is no such place. Dead letters have none of their
+        own."""
         name = endpoint.name + DEAD
         if endpoint.name.endswith(DEAD) or len(name.encode()) > 255:
             return None
@@ -179,7 +180,7 @@ class Broker:
         left = max(int((self._deadline - self.now()) * 1000), 0)
         return pack_control(GO_AWAY, 0, 0, {"drain": left})
 
-    def drain(self, ms: Optional[int] = None) -> bool:
+    def drain(self, ms: int | None = None) -> bool:
         """Stop in good order: accept nobody, grant nothing, let the consumers take and settle what is there.
 
         What producers still send within the credit that they have is taken and confirmed.
@@ -272,7 +273,7 @@ class Service:
 _AF_UNIX = 1
 
 
-def _bind(address: Address) -> Tuple[socket.socket, Address]:
+def _bind(address: Address) -> tuple[socket.socket, Address]:
     if address.scheme == "unix":
         return unix.bind(address.path), address
     sock = tcp.bind(address.host, address.port)

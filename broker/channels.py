@@ -1,11 +1,12 @@
 """The broker's side of a channel: a producer or a consumer of one endpoint, over one connection.
 
-Both kinds answer the same calls of `Session`: one method a frame (`FRAMES`), ``emit`` at the tick's edge, ``detach`` at the end.
+Both kinds answer the same calls of `Session`: one method a frame (`FRAMES`), ``emit`` at the tick's edge, ``detach`` at
+the end.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any
 
 from vanilla.protocol.credit import Quota
 from vanilla.protocol.errors import BadMessage, ProtocolError
@@ -44,8 +45,8 @@ _FAR = 1 << 62
 class Pusher:
     """A producer on one endpoint.
 
-    ``window_*`` is how much credit it gets unasked: it doubles whenever more than half of it was used between two grants.
-    ``want_*`` is what it said it waits for. ``held_*`` is its part of the endpoint's sums of unused credit.
+    ``window_*`` is how much credit it gets unasked: it doubles whenever more than half of it was used between two
+    grants. ``want_*`` is what it said it waits for. ``held_*`` is its part of the endpoint's sums of unused credit.
     """
 
     __slots__ = (
@@ -142,7 +143,8 @@ class Pusher:
         room_n, room_b = endpoint.room_n + self.held_n, endpoint.room_b + self.held_b
         least_b = max(left_b, self.want_b, 1)
         if 0 < room_b < least_b and not endpoint.ready_n and not endpoint.delayed_n:
-            room_b = least_b  # larger than the endpoint can ever hold: the one message over capacity, not to wait for ever
+            # Larger than the endpoint can ever hold: the one message over capacity, which must not wait for ever.
+            room_b = least_b
         if endpoint.broker.draining or room_n < max(left_n, 1) or room_b < least_b:
             return not (self.want_n or self.want_b or self.spent)  # who has something left may ask again
         n = max(left_n, min(goal_n, room_n, share_n + self.held_n))
@@ -150,10 +152,11 @@ class Pusher:
         self._give(n - left_n, b - left_b)
         return True
 
-    def _goal(self) -> Tuple[int, int]:
+    def _goal(self) -> tuple[int, int]:
         """The credit that it should have: what it asked for, and what keeps a stream from stopping.
 
-        The latter only while the endpoint can afford it; and nothing until half of the window is used, and then a wider one.
+        The latter only while the endpoint can afford it; and nothing until half of the window is used, and then a wider
+        one.
         """
         quota, endpoint = self.quota, self.endpoint
         goal_n, goal_b = self.want_n, self.want_b
@@ -205,7 +208,7 @@ class Pusher:
             self.session.put(pack_control(ACK, self.id, 0, {"r": [self.confirmed, count]}))
             self.confirmed = self.quota.n
 
-    def detach(self, seen: Optional[int]) -> None:
+    def detach(self, seen: int | None) -> None:
         """The channel is gone: what it was granted is free again."""
         endpoint = self.endpoint
         endpoint.granted_n -= self.held_n
@@ -265,7 +268,7 @@ class Puller:
             self._give_back(batches, fields)
         self.line_up()
 
-    def _give_back(self, batches: List[Batch], fields: Any) -> None:
+    def _give_back(self, batches: list[Batch], fields: Any) -> None:
         endpoint = self.endpoint
         if fields.get("back"):
             endpoint.put_back(sorted(batches, key=lambda batch: batch.number))
@@ -311,7 +314,7 @@ class Puller:
     def deliver(self, most: int) -> None:
         """Send up to *most* messages of the endpoint."""
         endpoint, session = self.endpoint, self.session
-        frame: List[Batch] = []
+        frame: list[Batch] = []
         size, largest = 0, min(FRAME_BYTES, session.broker.options.frame_bytes - COUNTED_BYTES)
         while most > 0 and endpoint.ready and self.can_take and not session.full:
             batch = endpoint.pop(min(most, self.limit_n - self.sent_n), self.limit_b - self.sent_b)
@@ -333,12 +336,12 @@ class Puller:
         self.endpoint.flight_n += batch.count
         self.endpoint.flight_b += batch.size
 
-    def _send(self, frame: List[Batch], size: int, more: int) -> None:
+    def _send(self, frame: list[Batch], size: int, more: int) -> None:
         """One frame of the batches that were just counted as sent."""
         first = frame[0]
         count = sum(batch.count for batch in frame)
         seq = self.sent_n - count
-        parts: List[Buffer] = [batch.body for batch in frame]
+        parts: list[Buffer] = [batch.body for batch in frame]
         if first.redelivered:
             options = pack_options({"redelivered": True, "attempts": first.attempts + 1})
             head = pack_head(DATA_OPTIONS | more, self.id, seq, count + 1, size + len(options))
@@ -348,10 +351,11 @@ class Puller:
 
     # -- the rest
 
-    def detach(self, seen: Optional[int]) -> None:
+    def detach(self, seen: int | None) -> None:
         """The channel is gone: what is unsettled goes back.
 
-        :param seen: numbers below this were handed to the application; None: the connection was lost, any may have been.
+        :param seen: numbers below this were handed to the application; None: the connection was lost, any may have
+            been.
         """
         endpoint = self.endpoint
         endpoint.pullers.discard(self)

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from typing import List, NoReturn, Optional
+from typing import NoReturn
 
 import vanilla
 from vanilla.core import Hub
@@ -54,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
         "--listen",
         action="append",
         metavar="URL",
-        help=f"tcp://HOST:PORT (port 0: any free one) or unix:///PATH; may be given more than once (default {DEFAULT_URL})",
+        help="tcp://HOST:PORT (port 0: any free one) or unix:///PATH; may be given more than once "
+        f"(default {DEFAULT_URL})",
     )
     for flag, field, metavar, text in FLAGS:
         default = getattr(Options, field)
@@ -75,7 +76,7 @@ def give_up(text: str) -> NoReturn:
     raise SystemExit(1)
 
 
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """The program. Exits with 0 after SIGTERM or SIGINT, with 1 if it cannot start or was told twice to end."""
     args = parser().parse_args(argv)
     logging.basicConfig(
@@ -90,10 +91,10 @@ def main(argv: Optional[List[str]] = None) -> None:
         serve(hub, Broker(hub, options), args.listen or [DEFAULT_URL])
 
 
-def serve(hub: Hub, broker: Broker, urls: List[str]) -> None:
+def serve(hub: Hub, broker: Broker, urls: list[str]) -> None:
     """Listen at *urls* until a signal comes."""
     ended = hub.state()
-    signals: List[int] = []
+    signals: list[int] = []
 
     def end(signum: int) -> None:
         signals.append(signum)

@@ -1,15 +1,16 @@
 """An endpoint: a named work queue, its producers and its consumers.
 
-Work is done per batch, and matching per tick: what came in during a tick is handed out at its edge, in `match`, and the room
-that this made is granted to producers in `grant`. Nothing in here does I/O.
+Work is done per batch, and matching per tick: what came in during a tick is handed out at its edge, in `match`, and the
+room that this made is granted to producers in `grant`. Nothing in here does I/O.
 
 At every moment: accepted = acknowledged + ready + delayed + in flight + dead + dropped (`Endpoint.balance`).
 
 Invariants:
 1. ``ready`` is ascending by accept number, so what comes back stands where it stood.
-2. ``ready_n``, ``ready_b`` are the sums over ``ready``; ``delayed_*`` likewise; ``granted_*`` the credit that producers have and
-   have not used; ``flight_*`` the sums over the consumers' flights.
-3. ready + delayed + granted never grows above the capacity by a grant; only returns and one oversize message may exceed it.
+2. ``ready_n``, ``ready_b`` are the sums over ``ready``; ``delayed_*`` likewise; ``granted_*`` the credit that producers
+   have and have not used; ``flight_*`` the sums over the consumers' flights.
+3. ready + delayed + granted never grows above the capacity by a grant; only returns and one oversize message may exceed
+   it.
 4. A consumer stands in ``hungry`` once if it has credit and its connection takes output, otherwise not at all.
 5. A producer stands in ``asking`` once if it wants credit.
 """
@@ -18,7 +19,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, Dict, Iterable, List, Optional, Set
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from vanilla.protocol.scan import scan
 
@@ -76,18 +78,18 @@ class Endpoint:
         self.name = name
         self.capacity = broker.options.capacity
         self.capacity_b = broker.options.capacity_bytes
-        self.ready: Deque[Batch] = deque()
+        self.ready: deque[Batch] = deque()
         self.ready_n = self.ready_b = 0
         #: Batches that wait for their redelivery, each with its timer.
-        self.delayed: Dict[Batch, Timer] = {}
+        self.delayed: dict[Batch, Timer] = {}
         self.delayed_n = self.delayed_b = 0
         self.flight_n = self.flight_b = 0
         self.granted_n = self.granted_b = 0
         self.accepted = self.acknowledged = self.dead = self.dropped = 0
-        self.pushers: Set[Pusher] = set()
-        self.pullers: Set[Puller] = set()
-        self.hungry: Deque[Puller] = deque()
-        self.asking: Deque[Pusher] = deque()
+        self.pushers: set[Pusher] = set()
+        self.pullers: set[Puller] = set()
+        self.hungry: deque[Puller] = deque()
+        self.asking: deque[Pusher] = deque()
         #: (time, accepted, acknowledged) when the rates were last worked out.
         self.mark = (broker.now(), 0, 0)
         self.rate_in = self.rate_out = 0.0
@@ -154,13 +156,13 @@ class Endpoint:
         self.acknowledged += count
         self.broker.touch(self)
 
-    def returned(self, pieces: List[Sent], seen: int, crashed: bool) -> None:
+    def returned(self, pieces: list[Sent], seen: int, crashed: bool) -> None:
         """A consumer is gone: its unsettled deliveries go back to the front, in order.
 
         :param seen: the consumer's numbers below this may have been handled.
         :param crashed: the connection was lost. The oldest message, which may be the reason, has failed once more.
         """
-        back: List[Batch] = []
+        back: list[Batch] = []
         for piece in pieces:
             batch = piece.batch.part(piece.low, piece.high)
             if piece.seq < seen < piece.seq + batch.count:
@@ -178,7 +180,7 @@ class Endpoint:
         back.sort(key=_number)
         self.put_back(back)
 
-    def failed(self, batch: Batch, delay: Optional[int]) -> None:
+    def failed(self, batch: Batch, delay: int | None) -> None:
         """Each message of *batch* was refused by its consumer: again later, in *delay* ms or after the back-off."""
         batch.attempts += 1
         batch.redelivered = True
@@ -274,7 +276,7 @@ class Endpoint:
             self.rate_out = (self.acknowledged - acknowledged) / (now - then)
             self.mark = now, self.accepted, self.acknowledged
 
-    def oldest(self) -> Optional[float]:
+    def oldest(self) -> float | None:
         """When the oldest message that waits here was accepted."""
         times = [batch.time for batch in self.delayed]
         if self.ready:

@@ -1,7 +1,7 @@
 """What one consumer has been sent and has not settled.
 
-Deliveries are kept as they were sent, a batch an entry. Settling a whole batch in order, the common case, drops an entry from
-the front. Whatever else is settled cuts an entry in two by counting; no message is looked at.
+Deliveries are kept as they were sent, a batch an entry. Settling a whole batch in order, the common case, drops an
+entry from the front. Whatever else is settled cuts an entry in two by counting; no message is looked at.
 
 Invariants:
 1. ``_firsts`` and ``_entries`` are of one length, ascending and disjoint; ``_firsts[i]`` is ``_entries[i].seq``.
@@ -11,13 +11,14 @@ Invariants:
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 from .batch import OVERHEAD_BYTES, Batch
 
 
 class Sent(NamedTuple):
-    """Messages *low* to *high* (exclusive) of a batch; the first has the channel's number *seq*. *size* in bytes, in proportion."""
+    """Messages *low* to *high* (exclusive) of a batch; the first has the channel's number *seq*. *size* in bytes, in
+    proportion."""
 
     seq: int
     low: int
@@ -38,8 +39,8 @@ class Flight:
     __slots__ = ("_entries", "_firsts", "cost", "count", "size")
 
     def __init__(self) -> None:
-        self._firsts: List[int] = []
-        self._entries: List[Sent] = []
+        self._firsts: list[int] = []
+        self._entries: list[Sent] = []
         #: Messages.
         self.count = 0
         #: Bytes of messages.
@@ -58,13 +59,14 @@ class Flight:
         self.size += entry.size
         self.cost += entry.size + OVERHEAD_BYTES
 
-    def take(self, first: int, count: int) -> List[Sent]:
-        """Take out the numbers from *first* on: those that were still in, in order. Numbers that are not in do no harm."""
+    def take(self, first: int, count: int) -> list[Sent]:
+        """Take out the numbers from *first* on: those that were still in, in order. Numbers that are not in do no
+        harm."""
         end = first + count
         low = max(bisect_right(self._firsts, first) - 1, 0)
         high = low
-        taken: List[Sent] = []
-        rests: List[Sent] = []
+        taken: list[Sent] = []
+        rests: list[Sent] = []
         while high < len(self._entries) and self._firsts[high] < end:
             entry = self._entries[high]
             high += 1
@@ -78,7 +80,7 @@ class Flight:
         return taken
 
     @staticmethod
-    def _divide(entry: Sent, first: int, end: int, taken: List[Sent], rests: List[Sent]) -> None:
+    def _divide(entry: Sent, first: int, end: int, taken: list[Sent], rests: list[Sent]) -> None:
         stop = entry.seq + entry.high - entry.low
         a, b = max(first, entry.seq), min(end, stop)
         if a >= b:
@@ -92,7 +94,7 @@ class Flight:
             if b < stop:
                 rests.append(entry.part(b, stop))
 
-    def take_all(self) -> List[Sent]:
+    def take_all(self) -> list[Sent]:
         """Everything, in order."""
         return self.take(0, 1 << 64)
 

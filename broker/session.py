@@ -1,11 +1,11 @@
 """A session: one connection to the broker, from accept to close.
 
-It is driven by readiness and has no task of its own, so that an idle connection costs a small object. What it has to send
-gathers in ``out`` and leaves at the tick's edge in one vectored write.
+It is driven by readiness and has no task of its own, so that an idle connection costs a small object. What it has to
+send gathers in ``out`` and leaves at the tick's edge in one vectored write.
 
-A session ends in one of two ways. `drop` closes at once. `fail`, after a protocol error, first tells the peer: it sends the
-ERROR, closes its own direction and passes over what still comes, for a second at most, because closing a socket with
-unread input would reset the connection and take the ERROR with it.
+A session ends in one of two ways. `drop` closes at once. `fail`, after a protocol error, first tells the peer: it sends
+the ERROR, closes its own direction and passes over what still comes, for a second at most, because closing a socket
+with unread input would reset the connection and take the ERROR with it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, Dict, List, Set, Union
+from typing import TYPE_CHECKING, Any
 
 from vanilla.poll import IN, OUT
 from vanilla.protocol.connection import VERSION, Connection, Event
@@ -77,11 +77,11 @@ class Session:
         self.peer = peer
         self.agent = ""
         self.connection = Connection("broker", broker.options.frame_bytes)
-        self.channels: Dict[int, Union[Pusher, Puller]] = {}
-        self.out: Deque[Buffer] = deque()
+        self.channels: dict[int, Pusher | Puller] = {}
+        self.out: deque[Buffer] = deque()
         self.unsent = 0
         self.blocked = self.closing = self.dirty = False
-        self.starved: Set[Puller] = set()
+        self.starved: set[Puller] = set()
         self.since = broker.now()
         self.interest = IN
         self.timer = broker.hub.after(broker.options.hello_ms, self._no_hello)
@@ -118,7 +118,7 @@ class Session:
             log.exception("session %s: internal error", self.peer)
             self.fail(ProtocolError("INTERNAL", "the broker failed; its log says how"))
 
-    def _receive(self, buffers: List[memoryview]) -> int:
+    def _receive(self, buffers: list[memoryview]) -> int:
         if len(buffers) == 1:
             return self.sock.recv_into(buffers[0])
         return self.sock.recvmsg_into(buffers)[0]
@@ -145,7 +145,7 @@ class Session:
         self.channels[event.channel] = channel
         self.put(pack_control(OPEN, event.channel, event.seq))
 
-    def _opened(self, event: Event) -> Union[Pusher, Puller]:
+    def _opened(self, event: Event) -> Pusher | Puller:
         if len(self.connection.channels) - len(self.channels) > UNCLOSED:
             raise ProtocolError("TOO_MANY", f"{UNCLOSED} channels were refused, and none of them was closed")
         kind = event.payload["kind"]
@@ -220,7 +220,7 @@ class Session:
             self._keep(parts, sent)
         self._drained()
 
-    def _keep(self, parts: List[Buffer], sent: int) -> None:
+    def _keep(self, parts: list[Buffer], sent: int) -> None:
         """Put what was not sent back to the front."""
         for index, part in enumerate(parts):
             if sent < len(part):
@@ -308,5 +308,3 @@ def describe_peer(address: Any) -> str:
     if isinstance(address, tuple):
         return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
     return str(address) or "unix"
-
-

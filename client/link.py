@@ -1,10 +1,10 @@
 """A link: one connection to a broker, its output, and its end.
 
-It has no task: the socket's readiness drives it in the hub's loop, and at each tick's edge it gathers what its channels have to
-say (data, acknowledgements, credit) and writes it with one call.
+It has no task: the socket's readiness drives it in the hub's loop, and at each tick's edge it gathers what its channels
+have to say (data, acknowledgements, credit) and writes it with one call.
 
-When a batch leaves: at once if nothing was sent since the last poll, else at the tick's edge, or when it is large or old
-enough (`push.PushState`). ``fresh`` is that "nothing was sent".
+When a batch leaves: at once if nothing was sent since the last poll, else at the tick's edge, or when it is large or
+old enough (`push.PushState`). ``fresh`` is that "nothing was sent".
 
 A link that has ended stays ended: ``error()`` says why, and everybody who waits on any of its channels is told at once.
 """
@@ -17,7 +17,7 @@ import socket
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from vanilla import __version__, tcp, unix
 from vanilla.exception import Closed, ConnectionLost, Forked, Timeout
@@ -90,21 +90,22 @@ class Link:
         self.connection = Connection("client")
         #: The longest frame that the broker takes.
         self.frame_limit = HELLO_LIMIT
-        self.sock: Optional[socket.socket] = None
+        self.sock: socket.socket | None = None
         self.scratch = bytearray(SCRATCH_BYTES)
-        self.out: Deque[Buffer] = deque()
+        self.out: deque[Buffer] = deque()
         self.unsent = 0
         self.blocked = False
         self._interest = IN
+        self._reading = False
         #: Nothing was sent since the last poll.
         self.fresh = True
         self.going_away = False
-        self.channels: Dict[int, ChannelState] = {}
-        self.dirty: Dict[ChannelState, None] = {}
+        self.channels: dict[int, ChannelState] = {}
+        self.dirty: dict[ChannelState, None] = {}
         self._last_channel = 0
-        self._requests: Dict[int, Any] = {}
+        self._requests: dict[int, Any] = {}
         self._last_request = 0
-        self._ended: Optional[Callable[[], Exception]] = None
+        self._ended: Callable[[], Exception] | None = None
         self._unhook: Callable[[], None] = _nothing
 
     # -- the beginning
@@ -135,7 +136,7 @@ class Link:
 
     def _request(self, key: int, timeout: float) -> Any:
         """Wait for the answer that is filed under *key*."""
-        waiting: Deque[Any] = deque()
+        waiting: deque[Any] = deque()
         self._requests[key] = waiting
         try:
             return self.hub.wait(waiting, "an answer from the broker", timeout)
@@ -152,7 +153,7 @@ class Link:
         if waiting:
             waiting.clear()
 
-    def ask(self, kind: int, fields: Dict[str, Any], timeout: float) -> Any:
+    def ask(self, kind: int, fields: dict[str, Any], timeout: float) -> Any:
         """Send a STATUS or PING and wait for its answer's map.
 
         :raises ConnectionLost: the link ended.
@@ -175,6 +176,7 @@ class Link:
             self._read()
 
     def _read(self) -> None:
+        self._reading = True
         try:
             for event in self.connection.read(self._receive, self.scratch):
                 _HANDLERS[event.kind](self, event)
@@ -186,14 +188,16 @@ class Link:
             self.lost(f"the broker broke the protocol: {error}")
         except OSError as error:
             self.lost(tcp.reason(error))
+        finally:
+            self._reading = False
 
     def poll(self) -> None:
         """Send what there is and read what has come, without a turn of the loop."""
         self.flush()
-        if self.sock is not None:
+        if self.sock is not None and not self._reading:  # a closer may poll in the middle of a read
             self._read()
 
-    def _receive(self, buffers: List[memoryview]) -> int:
+    def _receive(self, buffers: list[memoryview]) -> int:
         if self.sock is None:  # ended by a handler of this batch
             raise BlockingIOError
         if len(buffers) == 1:
@@ -295,7 +299,7 @@ class Link:
             self._keep(parts, sent)
         self._mind_interest()
 
-    def _keep(self, parts: List[Buffer], sent: int) -> None:
+    def _keep(self, parts: list[Buffer], sent: int) -> None:
         """Put what was not sent back to the front."""
         for index, part in enumerate(parts):
             if sent < len(part):
@@ -386,7 +390,7 @@ class Link:
         return self.hub._thread == threading.get_ident()
 
 
-_HANDLERS: Dict[int, Callable[[Link, Event], None]] = {
+_HANDLERS: dict[int, Callable[[Link, Event], None]] = {
     HELLO: Link._hello,
     ERROR: Link._error,
     GO_AWAY: Link._go_away,

@@ -1,12 +1,12 @@
 """How items become messages and back: which msgpack options, and which errors.
 
-Bytes stay bytes and text stays text; tuples become lists; a `datetime.datetime` with a time zone travels as msgpack's timestamp. Nothing
-else is converted, and there are no ext types, so what comes out is data and never code.
+Bytes stay bytes and text stays text; tuples become lists; a `datetime.datetime` with a time zone travels as msgpack's
+timestamp. Nothing else is converted, and there are no ext types, so what comes out is data and never code.
 """
 
 from __future__ import annotations
 
-from typing import Any, List, Tuple
+from typing import Any
 
 import msgpack
 
@@ -48,23 +48,24 @@ def _check_depth(packed: bytes) -> None:
         raise ValueError(f"this cannot be sent: {error.text}") from None
 
 
-def pack_run(items: List[bytes]) -> bytes:
+def pack_run(items: list[bytes]) -> bytes:
     """Many messages, each exactly of type bytes: one call packs them all, as an array whose head is cut off."""
     packed: bytes = _pack(items)
     count = len(items)
     return packed[1 if count < 16 else 3 if count < 65536 else 5 :]
 
 
-def large_parts(item: bytes) -> Tuple[bytes, bytes]:
+def large_parts(item: bytes) -> tuple[bytes, bytes]:
     """A large bytes item as a message in two parts, the item itself being the second."""
     size = len(item)
     return b"\xc5" + size.to_bytes(2, "big") if size < 65536 else b"\xc6" + size.to_bytes(4, "big"), item
 
 
-def unpack(array: Buffer) -> Tuple[List[Any], bool]:
-    """The messages of an array, and whether all could be decoded; `UNDECODABLE` stands in the place of those that could not."""
+def unpack(array: Buffer) -> tuple[list[Any], bool]:
+    """The messages of an array, and whether all could be decoded; `UNDECODABLE` stands in the place of those that could
+    not."""
     try:
-        items: List[Any] = _unpackb(array)
+        items: list[Any] = _unpackb(array)
     except (ValueError, TypeError, OverflowError):
         return list(_one_by_one(array)), False
     return items, True

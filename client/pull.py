@@ -1,17 +1,20 @@
 """The pulling end: a Recver of the items of a named endpoint of a broker.
 
-A delivery is decoded in one call and its items wait in ``batches``. From there they are *loaded* into ``buffer``, the deque from
-which `Recver.recv` pops, about a millisecond of work at a time. So acknowledging, asking for more and reading the clock
-happen once a load, and a recv costs what it costs on a local channel.
+A delivery is decoded in one call and its items wait in ``batches``. From there they are *loaded* into ``buffer``, the
+deque from which `Recver.recv` pops, about a millisecond of work at a time. So acknowledging, asking for more and
+reading the clock happen once a load, and a recv costs what it costs on a local channel.
 
-Numbers: the broker numbers the messages of a channel from 0. What is below ``taken`` was handed out, up to ``loaded`` it is in
-``buffer``, up to ``arrived`` in ``batches``. Without ``ack`` what is handed out is acknowledged; with it, `Delivery` does that.
+Numbers: the broker numbers the messages of a channel from 0. What is below ``taken`` was handed out, up to ``loaded``
+it is in ``buffer``, up to ``arrived`` in ``batches``. Without ``ack`` what is handed out is acknowledged; with it,
+`Delivery` does that.
 
 Invariants:
 1. ``taken == loaded - len(buffer)``, so nothing is counted when an item is received.
 2. A receiver is parked only while ``buffer`` and ``batches`` are empty and the broker has credit for it.
-3. ``done_b`` counts the bytes of messages that are acknowledged or given back; the broker may send ``window_bytes`` beyond it.
-4. While something lies in ``buffer`` unacknowledged, the state is in the link's ``dirty``: acknowledgements leave at the edge.
+3. ``done_b`` counts the bytes of messages that are acknowledged or given back; the broker may send ``window_bytes``
+   beyond it.
+4. While something lies in ``buffer`` unacknowledged, the state is in the link's ``dirty``: acknowledgements leave at
+   the edge.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple, Type
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from vanilla.exception import Busy, Closed, Halt, Timeout
 from vanilla.message import EMPTY, Channel, Recver
@@ -67,7 +70,7 @@ class Batch(NamedTuple):
     """Items that have arrived: the number of the first, their bytes, and what the broker says of them."""
 
     first: int
-    items: List[Any]
+    items: list[Any]
     size: int
     redelivered: bool
     attempts: int
@@ -76,14 +79,15 @@ class Batch(NamedTuple):
 class Delivery:
     """One item that has to be settled: `ack`, `nack`, or a ``with`` block, which does the one or the other.
 
-    ``item`` is what was sent, ``redelivered`` says whether somebody may have seen it before, ``attempts`` the how-manieth delivery
-    this is. It belongs to the Recver that it came from: when that is closed, or dropped, the item goes back.
+    ``item`` is what was sent, ``redelivered`` says whether somebody may have seen it before, ``attempts`` the
+    how-manieth delivery this is. It belongs to the Recver that it came from: when that is closed, or dropped, the item
+    goes back.
     """
 
     __slots__ = ("_number", "_size", "_state", "attempts", "item", "redelivered")
 
     def __init__(self, state: PullState, number: int, size: int, item: Any, redelivered: bool, attempts: int) -> None:
-        self._state: Optional[PullState] = state
+        self._state: PullState | None = state
         self._number = number
         self._size = size
         self.item = item
@@ -105,8 +109,9 @@ class Delivery:
         if state is not None:
             state.settle(self._number, self._size)
 
-    def nack(self, delay: Optional[int] = None) -> None:
-        """It failed: it is delivered again, or becomes a dead letter after too many attempts. Does nothing if it is settled.
+    def nack(self, delay: int | None = None) -> None:
+        """It failed: it is delivered again, or becomes a dead letter after too many attempts. Does nothing if it is
+        settled.
 
         :param delay: ms until then; without it the endpoint's back-off, 1 s doubling with each attempt.
         :raises ConnectionLost: see `ack`.
@@ -121,7 +126,7 @@ class Delivery:
     def __enter__(self) -> Delivery:
         return self
 
-    def __exit__(self, kind: Optional[Type[BaseException]], *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         if kind is None:
             self.ack()
         else:
@@ -168,7 +173,7 @@ class PullState(Channel):
         self.ack = ack
         self.window = Window(prefetch)
         self.window_bytes = window_bytes
-        self.batches: Deque[Batch] = deque()
+        self.batches: deque[Batch] = deque()
         #: How much of the first batch is loaded, in items and bytes.
         self._offset = self._batch_bytes = 0
         self.loaded = self.arrived = 0
@@ -177,15 +182,15 @@ class PullState(Channel):
         self._load_b = 0
         self._acked = 0
         self._acks = Ranges()
-        self._nacks: List[Tuple[int, int, Dict[str, Any]]] = []
+        self._nacks: list[tuple[int, int, dict[str, Any]]] = []
         #: The credit that the broker was told of.
         self._told = self._limit_b = 0
         self._more = False
         self._flushed = 0.0
-        self._unclaimed: Optional[Timer] = None
-        self._end_error: Optional[Callable[[], Exception]] = None
+        self._unclaimed: Timer | None = None
+        self._end_error: Callable[[], Exception] | None = None
         #: The task that consumes, to which this end then belongs.
-        self.owner: Optional[Task] = None
+        self.owner: Task | None = None
         self.id = link.open("pull", name, self)
 
     @property
@@ -255,7 +260,7 @@ class PullState(Channel):
             self.window.renew(self.loaded, len(self.recvers), self._more, monotonic())
         self.link.dirty[self] = None
 
-    def _deliveries(self, batch: Batch, first: int, items: List[Any], size: int) -> List[Delivery]:
+    def _deliveries(self, batch: Batch, first: int, items: list[Any], size: int) -> list[Delivery]:
         """Each item with its number and its part of the bytes; the first gets what does not divide."""
         share = size // len(items)
         made = [
@@ -290,12 +295,14 @@ class PullState(Channel):
             self.window.renew(self.taken, parked, self._more, monotonic())
         self.link.dirty[self] = None
 
-    def _credit(self) -> Optional[bytes]:
+    def _credit(self) -> bytes | None:
         """The CREDIT frame that is due, if one is."""
         limit_b = self.done_b + self.window_bytes
         raised = limit_b - self._limit_b
         if not self.window.limit or not (
-            self.window.limit > self._told or raised * 2 >= self.window_bytes or self.arrived_b >= self._limit_b < limit_b
+            self.window.limit > self._told
+            or raised * 2 >= self.window_bytes
+            or self.arrived_b >= self._limit_b < limit_b
         ):
             return None
         self._limit_b = limit_b
@@ -325,7 +332,7 @@ class PullState(Channel):
         self.link.dirty[self] = None
         self._mind_age()
 
-    def refuse(self, number: int, size: int, fields: Dict[str, Any]) -> None:
+    def refuse(self, number: int, size: int, fields: dict[str, Any]) -> None:
         """A delivery is not done."""
         self._check()
         self._nacks.append((number, 1, fields))
@@ -383,10 +390,10 @@ class PullState(Channel):
         if self._unclaimed is None and (self.batches or self.buffer):
             self._watch_unclaimed()
 
-    def _runs(self, first: int, items: List[Any]) -> List[Tuple[int, List[Any]]]:
+    def _runs(self, first: int, items: list[Any]) -> list[tuple[int, list[Any]]]:
         """(number of the first, items) for each run of items that were decoded; the others go to the dead letters."""
-        runs: List[Tuple[int, List[Any]]] = []
-        run: List[Any] = []
+        runs: list[tuple[int, list[Any]]] = []
+        run: list[Any] = []
         for number, item in enumerate(items, first):
             if item is UNDECODABLE:
                 self._bury(number)
@@ -402,7 +409,7 @@ class PullState(Channel):
         self._nacks.append((number, 1, {"dead": "UNDECODABLE"}))
         self.link.dirty[self] = None
 
-    frames: Dict[int, Callable[[PullState, Event], None]] = dict.fromkeys(
+    frames: dict[int, Callable[[PullState, Event], None]] = dict.fromkeys(
         (DATA, DATA | MORE, DATA_OPTIONS, DATA_OPTIONS | MORE), _data
     )
 
@@ -470,13 +477,15 @@ class PullState(Channel):
         for closer in closers:
             self.hub.guard(closer)
 
-    def close(self, halt: Type[Halt] = Closed) -> None:
+    def close(self, halt: type[Halt] = Closed) -> None:
         """Detach: what was handed out is settled as it is now, the rest goes back."""
         if self.halt is None:
             self.emit()
             self.link.close_channel(self, self.taken)
             self._forget_items()
-            self._end(lambda: halt(f"this {self.kind} was closed or dropped; what was unsettled went back to the broker"))
+            self._end(
+                lambda: halt(f"this {self.kind} was closed or dropped; what was unsettled went back to the broker")
+            )
 
     def abandon_by_recver(self) -> None:
         """Called by the garbage collector, anywhere: the rest waits for the loop."""
@@ -489,14 +498,15 @@ class PullState(Channel):
 class PullRecver(Recver):
     """A Recver of a named endpoint; made by `Remote.pull`.
 
-    It asks the broker for nothing until somebody receives, and for as much ahead as it takes in some milliseconds. An item that
-    arrives and is not received within 100 ms goes back.
+    It asks the broker for nothing until somebody receives, and for as much ahead as it takes in some milliseconds. An
+    item that arrives and is not received within 100 ms goes back.
     """
 
     __slots__ = ()
 
     def consume(self, f: Callable[[Any], object]) -> Task:
-        """Call ``f(item)`` for each item, one at a time, in a task of its own, and acknowledge the item when *f* returns.
+        """Call ``f(item)`` for each item, one at a time, in a task of its own, and acknowledge the item when *f*
+        returns.
 
         What *f* raises is logged with its traceback; the item is delivered again, after the endpoint's back-off.
         The end belongs to that task from now on: to receive from it elsewhere is `Busy`.
@@ -514,7 +524,8 @@ class PullRecver(Recver):
     def recv(self, timeout: float = -1) -> Any:
         """The next item, or with ``ack=True`` its `Delivery`; wait while there is none.
 
-        :param timeout: ms to wait, -1 for ever; 0 takes only what has arrived, and asks the broker for one if nothing has.
+        :param timeout: ms to wait, -1 for ever; 0 takes only what has arrived, and asks the broker for one if nothing
+            has.
         :raises Timeout: nothing came. What comes later waits here for 100 ms, then it goes back.
         :raises ConnectionLost: the broker is gone.
         :raises Closed: this end was closed.

@@ -4,16 +4,17 @@ All Senders of one connection on one endpoint share one `PushState`: one channel
 
     send -> pending (exact bytes, packed together later) | chunks (packed already) -> one frame -> the link's output
 
-and nothing else is on its way. The fast path of `PushSender.send` handles exact bytes while ``slack`` lasts: a countdown in which
-each item costs its length and `WEIGHT`. It runs out where something has to be looked at: credit, a full batch, or the clock,
-which is so read every 64th small item. Everything else goes through `PushState.push`.
+and nothing else is on its way. The fast path of `PushSender.send` handles exact bytes while ``slack`` lasts: a
+countdown in which each item costs its length and `WEIGHT`. It runs out where something has to be looked at: credit, a
+full batch, or the clock, which is so read every 64th small item. Everything else goes through `PushState.push`.
 
 Invariants:
-1. What ``send`` has taken is in ``pending``, ``chunks`` or the link's output, in this order from new to old, and its number is its place.
+1. What ``send`` has taken is in ``pending``, ``chunks`` or the link's output, in this order from new to old, and its
+   number is its place.
 2. ``slack`` never allows more than credit and the batch limit do, and is positive only while the state is in the link's
    ``dirty``, so that what the fast path takes leaves at the tick's edge.
-3. Who waits in ``senders`` has its packed item in its slot. It is taken there by whoever brings credit, in order; a Timeout before
-   that means that it was not sent.
+3. Who waits in ``senders`` has its packed item in its slot. It is taken there by whoever brings credit, in order; a
+   Timeout before that means that it was not sent.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple, Type
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from vanilla.exception import Closed, Halt, Timeout
 from vanilla.message import Channel, Sender
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Quota
-from vanilla.protocol.errors import Refused
+from vanilla.protocol.errors import ProtocolError, Refused
 from vanilla.protocol.frames import ACK, COUNTED_BYTES, CREDIT, DATA, WANT, Buffer, pack_control, pack_head
 
 from .packing import LARGE_BYTES, large_parts, pack, pack_run
@@ -61,14 +62,15 @@ monotonic = time.monotonic
 class Message(NamedTuple):
     """A packed item on its way, and its size in bytes."""
 
-    parts: Tuple[Buffer, ...]
+    parts: tuple[Buffer, ...]
     size: int
 
 
 class PushState(Channel):
     """What the Senders of one endpoint share.
 
-    ``senders`` holds who waits for credit or output, ``syncs`` who waits for confirms: (number, task) in order of number.
+    ``senders`` holds who waits for credit or output, ``syncs`` who waits for confirms: (number, task) in order of
+    number.
     """
 
     __slots__ = (
@@ -103,23 +105,24 @@ class PushState(Channel):
         #: Handles that are open.
         self.users = 0
         self.slack = 0
-        self.pending: List[bytes] = []
-        self.chunks: List[Buffer] = []
+        self.pending: list[bytes] = []
+        self.chunks: list[Buffer] = []
         #: What is in ``chunks``.
         self.queued_n = self.queued_b = 0
         self.quota = Quota(0)
-        self.syncs: Deque[Any] = deque()
+        self.syncs: deque[Any] = deque()
         self._confirmed = 0
         self._rest = 0
         self._epoch = 0
         self._want = False
         #: When the batch was begun, or a bit before that.
         self._since = 0.0
-        #: What ``slack`` was when it was last worked out, how much is in ``pending`` since before that, and its bytes at most.
+        #: What ``slack`` was when it was last worked out, how much is in ``pending`` since before that, and its bytes
+        #: at most.
         self._given = self._counted = self._counted_b = 0
         self._active = False
-        self._idle: Optional[Timer] = None
-        self._refusal: Optional[Tuple[str, str]] = None
+        self._idle: Timer | None = None
+        self._refusal: tuple[str, str] | None = None
         self.id = link.open("push", name, self)
 
     # -- sending
@@ -141,7 +144,7 @@ class PushState(Channel):
 
     def _pack(self, item: Any) -> Message:
         if type(item) is bytes and len(item) >= LARGE_BYTES:
-            parts: Tuple[Buffer, ...] = large_parts(item)
+            parts: tuple[Buffer, ...] = large_parts(item)
             message = Message(parts, len(parts[0]) + len(item))
         elif isinstance(item, BaseException):
             raise TypeError("an exception cannot be sent to another process")
@@ -183,7 +186,8 @@ class PushState(Channel):
         return min(most, (quota.left_n - taken_n) * WEIGHT)
 
     def _goes_on(self, size: int) -> bool:
-        """``slack`` has run out: may the fast path take an item of *size* bytes and go on, or is there something to do?"""
+        """``slack`` has run out: may the fast path take an item of *size* bytes and go on, or is there something to
+        do?"""
         if not self._given:
             return False
         now = monotonic()
@@ -293,9 +297,7 @@ class PushState(Channel):
     def has_room(self) -> bool:
         self.check()
         self.seal()
-        if not self.senders and self._fits(1):
-            return True
-        return False
+        return not self.senders and self._fits(1)
 
     def watch_send(self, case: Any) -> None:
         super().watch_send(case)
@@ -318,13 +320,16 @@ class PushState(Channel):
 
     def _ack(self, event: Event) -> None:
         ranges = event.payload["r"]
-        self._confirmed = max(self._confirmed, ranges[-2] + ranges[-1])
+        confirmed = ranges[-2] + ranges[-1]
+        if confirmed > self.quota.n:
+            raise ProtocolError("BAD_SEQUENCE", f"message {confirmed - 1} is confirmed and was never sent")
+        self._confirmed = max(self._confirmed, confirmed)
         while self.syncs and self.syncs[0].value <= self._confirmed:
             self.hub.ready.append(self.syncs.popleft())
         if not self.users:
             self.leave()
 
-    frames: Dict[int, Callable[[PushState, Event], None]] = {CREDIT: _credit, ACK: _ack}
+    frames: dict[int, Callable[[PushState, Event], None]] = {CREDIT: _credit, ACK: _ack}
 
     # -- credit that is not used
 
@@ -409,7 +414,7 @@ class PushState(Channel):
             if not self.unconfirmed:
                 self.close()
 
-    def close(self, halt: Type[Halt] = Closed) -> None:
+    def close(self, halt: type[Halt] = Closed) -> None:
         """The last handle is closed: what was sent is on its way."""
         if self.halt is None:
             self.flush()
@@ -435,8 +440,8 @@ class Detached:
     slack = 0
     halt = Closed
     capacity = -1
-    buffer: Deque[Any] = deque(maxlen=0)
-    recvers: Deque[Any] = deque(maxlen=0)
+    buffer: deque[Any] = deque(maxlen=0)
+    recvers: deque[Any] = deque(maxlen=0)
 
     def __init__(self, state: PushState) -> None:
         self.hub = state.hub
@@ -457,8 +462,9 @@ class Detached:
 class PushSender(Sender):
     """A Sender to a named endpoint; made by `Remote.push`.
 
-    Items are what msgpack can hold: None, booleans, integers of 64 bits, floats, str, bytes, lists, dicts, and datetimes with a
-    time zone. Tuples arrive as lists. ``send`` returns when the item is taken; the broker's confirm comes later (`sync`).
+    Items are what msgpack can hold: None, booleans, integers of 64 bits, floats, str, bytes, lists, dicts, and
+    datetimes with a time zone. Tuples arrive as lists. ``send`` returns when the item is taken; the broker's confirm
+    comes later (`sync`).
     """
 
     __slots__ = ("_linger",)

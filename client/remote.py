@@ -6,7 +6,7 @@ import atexit
 import logging
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vanilla.exception import Timeout
 from vanilla.message import Channel, Recver, Sender, State
@@ -40,7 +40,8 @@ class Event(NamedTuple):
 class Remote:
     """A connection to a broker, and the endpoints on it.
 
-    :ivar link: a Recver of the connection's state, which keeps the last value: "connected", "going_away", "lost" or "closed".
+    :ivar link: a Recver of the connection's state, which keeps the last value: "connected", "going_away", "lost" or
+        "closed".
     :ivar events: a Recver of what happens (`Event`). The last 1,000 are kept.
     """
 
@@ -91,8 +92,8 @@ class Remote:
 
         Each message goes to one of those who pull.
 
-        :param ack: False: an item is acknowledged as it is handed out. True: you get a `Delivery`, and what you do not settle
-            is delivered again when you are gone.
+        :param ack: False: an item is acknowledged as it is handed out. True: you get a `Delivery`, and what you do not
+            settle is delivered again when you are gone.
         :param prefetch: how many messages to ask for ahead; 0 lets it size itself by how fast they are taken.
         :param window: bytes that may be under way, or with ``ack`` unsettled; beyond it the broker sends nothing.
         :raises ValueError: a wrong *name*, or a number out of range.
@@ -105,7 +106,7 @@ class Remote:
 
     # -- asking the broker
 
-    def status(self, timeout: float = CONNECT_MS) -> Dict[str, Any]:
+    def status(self, timeout: float = CONNECT_MS) -> dict[str, Any]:
         """What the broker says of itself and its endpoints.
 
         :param timeout: ms for each page of up to 100 endpoints.
@@ -113,9 +114,9 @@ class Remote:
         :raises Timeout: no answer in time.
         :raises ConnectionLost: the broker is gone.
         """
-        endpoints: List[Any] = []
-        after: Optional[str] = ""
-        page: Dict[str, Any] = {}
+        endpoints: list[Any] = []
+        after: str | None = ""
+        page: dict[str, Any] = {}
         while after is not None:
             page = self._link.ask(STATUS, {"after": after}, timeout)
             endpoints += page["endpoints"]
@@ -134,7 +135,7 @@ class Remote:
 
     # -- the end
 
-    def close(self, linger: Optional[float] = None) -> None:
+    def close(self, linger: float | None = None) -> None:
         """Send what is left, wait for its confirms, and close. Twice does nothing.
 
         :param linger: ms to wait at most; what `Service.connect` was told if None. What is unconfirmed then is logged.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import msgpack
 
@@ -32,7 +32,7 @@ PATIENCE = 10_000
 _ALL = 1 << 60
 
 
-def data(channel: int, seq: int, items: List[Any], count: Optional[int] = None) -> bytes:
+def data(channel: int, seq: int, items: list[Any], count: int | None = None) -> bytes:
     """A DATA frame; *count* may lie."""
     body = b"".join(map(msgpack.packb, items))
     return pack_head(DATA, channel, seq, len(items) if count is None else count, len(body)) + body
@@ -50,7 +50,7 @@ class Peer:
             self.sock = tcp.dial(h, address.host, address.port, PATIENCE)
         self.reader = Reader(1 << 30)
         self.scratch = bytearray(256 << 10)
-        self.frames: List[Frame] = []
+        self.frames: list[Frame] = []
         if hello:
             self.send(pack_control(HELLO, 0, 0, {"v": 1, "id": b"p" * 16}))
             self.expect(HELLO)
@@ -86,7 +86,7 @@ class Peer:
             if frame[0] in kinds:
                 return frame
 
-    def fields(self, kind: int) -> Dict[str, Any]:
+    def fields(self, kind: int) -> dict[str, Any]:
         """The map of the next frame of *kind*."""
         return msgpack.unpackb(self.expect(kind)[4])[0]  # type: ignore[no-any-return]
 
@@ -121,14 +121,14 @@ class Peer:
     def close_channel(self, channel: int, seen: int = 0) -> None:
         self.send(pack_control(CLOSE, channel, seen))
 
-    def delivery(self) -> List[Any]:
+    def delivery(self) -> list[Any]:
         """[type, seq, options or {}, items] of the next delivery."""
         kind, _, seq, _, array = self.expect(DATA, DATA | MORE, DATA_OPTIONS, DATA_OPTIONS | MORE)
         items = msgpack.unpackb(array)
         options = items.pop(0) if kind & ~MORE == DATA_OPTIONS else {}
         return [kind, seq, options, items]
 
-    def status(self) -> Dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """Endpoints by name, and "" for the broker."""
         self.send(pack_control(STATUS))
         fields = self.fields(STATUS)

@@ -22,7 +22,9 @@ def items(batch):
     return list(unpacker)
 
 
-things = st.lists(st.one_of(st.integers(-(2**63), 2**64 - 1), st.text(), st.lists(st.booleans())), min_size=1, max_size=20)
+things = st.lists(
+    st.one_of(st.integers(-(2**63), 2**64 - 1), st.text(), st.lists(st.booleans())), min_size=1, max_size=20
+)
 
 
 @given(things, st.data())

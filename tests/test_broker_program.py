@@ -28,7 +28,9 @@ class Program:
     def __init__(self, log, *args, **popen):
         self.log = log
         with open(log, "ab") as stderr:
-            self.process = subprocess.Popen([*COMMAND, *args], stdout=subprocess.PIPE, stderr=stderr, text=True, **popen)
+            self.process = subprocess.Popen(
+                [*COMMAND, *args], stdout=subprocess.PIPE, stderr=stderr, text=True, **popen
+            )
 
     def url(self):
         line = self.process.stdout.readline()
@@ -104,7 +106,7 @@ def failure(*args):
 
 def test_an_address_in_use_is_one_line_and_status_1():
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        status, said = failure("--listen", "tcp://127.0.0.1:%d" % taken.getsockname()[1])
+        status, said = failure("--listen", f"tcp://127.0.0.1:{taken.getsockname()[1]}")
     assert status == 1
     assert said.count("\n") == 1
     assert "in use" in said
@@ -250,7 +252,9 @@ def test_who_started_it_need_not_read_what_it_says(h, start):
     sock.bind(("127.0.0.1", 0))
     port = sock.getsockname()[1]
     sock.close()
-    process = subprocess.Popen([*COMMAND, "--listen", f"tcp://127.0.0.1:{port}"], stdout=write, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*COMMAND, "--listen", f"tcp://127.0.0.1:{port}"], stdout=write, stderr=subprocess.DEVNULL
+    )
     os.close(write)
     try:
 
@@ -269,9 +273,10 @@ def test_who_started_it_need_not_read_what_it_says(h, start):
 
 def test_peers_are_told_how_long_it_waits(h, start):
     program = start("--listen", "tcp://127.0.0.1:0", "--drain", "300")
-    peer = Peer(h, program.url())
+    url = program.url()
+    peer = Peer(h, url)
     peer.open(1, "pull", "jobs")
-    with h.client.connect("tcp://%s:%d" % peer.sock.getpeername()) as remote:
+    with h.client.connect(url) as remote:
         remote.push("jobs").send(1)
     program.process.terminate()
     assert 0 < peer.fields(GO_AWAY)["drain"] <= 300

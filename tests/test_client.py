@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -46,16 +47,18 @@ def accounts(broker, name="jobs"):
 def test_no_broker_is_connection_lost_with_the_address(h, broker):
     url = broker.urls[0]
     broker.close()
-    with pytest.raises(vanilla.ConnectionLost, match=url):
+    with pytest.raises(vanilla.ConnectionLost, match=re.escape(url)):
         h.client.connect(url)
 
 
 def test_no_unix_socket_is_connection_lost(h, tmp_path):
-    with pytest.raises(vanilla.ConnectionLost, match="none.sock"):
+    with pytest.raises(vanilla.ConnectionLost, match=r"none\.sock"):
         h.client.connect(f"unix://{tmp_path}/none.sock")
 
 
-@pytest.mark.parametrize("url", ["", "localhost:1", "http://localhost:1", "tcp://localhost", "tcp://:1", "unix://", "tcp://h:99999"])
+@pytest.mark.parametrize(
+    "url", ["", "localhost:1", "http://localhost:1", "tcp://localhost", "tcp://:1", "unix://", "tcp://h:99999"]
+)
 def test_a_url_that_is_none_is_a_value_error(h, url):
     with pytest.raises(ValueError, match="."):
         h.client.connect(url)
@@ -186,7 +189,13 @@ def test_what_cannot_be_packed_takes_nothing_else_with_it(h, remote):
     jobs, back = remote.push("jobs"), remote.pull("jobs")
     jobs.send(b"good 1")
     jobs.send({"good": 2})
-    for bad, error in ((object(), TypeError), ({1, 2}, TypeError), (2**64, ValueError), ("\ud800", ValueError), (nest(65), ValueError)):
+    for bad, error in (
+        (object(), TypeError),
+        ({1, 2}, TypeError),
+        (2**64, ValueError),
+        ("\ud800", ValueError),
+        (nest(65), ValueError),
+    ):
         with pytest.raises(error):
             jobs.send(bad)
     jobs.send(b"good 3")
@@ -217,7 +226,18 @@ def test_bytes_are_immutable_but_bytearrays_are_taken_as_they_are_now(h, remote)
 
 def test_small_and_large_and_mixed_items_keep_their_order(h, remote):
     jobs, back = remote.push("jobs"), remote.pull("jobs")
-    items = [b"a", {"b": 1}, b"c" * 40_000, b"d", "e" * 70_000, b"f" * 200_000, [b"g" * 65_536], b"h", b"i" * 31_999, b"j" * 65_531]
+    items = [
+        b"a",
+        {"b": 1},
+        b"c" * 40_000,
+        b"d",
+        "e" * 70_000,
+        b"f" * 200_000,
+        [b"g" * 65_536],
+        b"h",
+        b"i" * 31_999,
+        b"j" * 65_531,
+    ]
     task = h.spawn(lambda: [jobs.send(item) for item in items * 5])
     assert [back.recv(timeout=PATIENCE) for _ in range(50)] == items * 5
     task.join()
@@ -683,7 +703,7 @@ def test_everything_blocked_gets_connection_lost_at_once(h, broker):
     until(h, lambda: jobs._state.quota.left_n > 0)
 
     def lost(f, *args):
-        with pytest.raises(vanilla.ConnectionLost, match="127.0.0.1"):
+        with pytest.raises(vanilla.ConnectionLost, match=r"127\.0\.0\.1"):
             f(*args)
 
     def iterate():

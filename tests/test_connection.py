@@ -264,6 +264,7 @@ def test_fields_that_contradict_each_other_are_refused(kind, apart):
             assert code(in_state("broker", "pull")[0], packed(kind, 1, {**alone, other: values[other]})) == "BAD_MAP"
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=5).filter(lambda key: key not in ("n", "b", "epoch")), st.integers() | st.text(max_size=5)

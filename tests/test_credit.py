@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vanilla.protocol.credit import FAST, SLOW, Quota, Window
@@ -33,12 +33,14 @@ def play(first, said):
         yield quota
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 62), calls)
 def test_what_is_left_is_never_less_than_nothing(first, said):
     for quota in play(first, said):
         assert quota.left_n >= 0 and quota.left_b >= 0
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 62), calls)
 def test_credit_that_comes_twice_or_late_changes_nothing(first, said):
     for quota in play(first, said):
@@ -49,6 +51,7 @@ def test_credit_that_comes_twice_or_late_changes_nothing(first, said):
         assert (quota.limit_n, quota.limit_b) == before
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 62), calls)
 def test_giving_back_never_raises_a_limit_and_never_takes_what_is_spent(first, said):
     for quota in play(first, said):
@@ -118,6 +121,7 @@ def test_a_consumer_of_one_millisecond_gets_about_ten_milliseconds_of_work():
     assert Consumer().steady(0.001) in (7, 8, 9, 10)
 
 
+@settings(deadline=None)
 @given(st.floats(0.00005, 2.0))
 def test_a_steady_consumer_never_has_more_than_ten_milliseconds_of_work_or_one_item_ahead(work):
     ahead = Consumer().steady(work)
@@ -174,6 +178,7 @@ def test_credit_is_there_for_all_who_wait_however_small_the_window():
     assert not window.renew(0, 5, False, 60.0)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 1000), st.floats(0, 1.0))
 def test_a_fixed_window_keeps_its_size(fixed, work):
     consumer = Consumer(fixed)
@@ -182,6 +187,7 @@ def test_a_fixed_window_keeps_its_size(fixed, work):
     assert consumer.ahead <= fixed
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.booleans(), st.floats(0, 0.1)), max_size=60))
 def test_credit_is_never_taken_back(steps):
     window, taken, now = Window(), 0, 0.0

@@ -71,7 +71,9 @@ class Endpoints(RuleBasedStateMachine):
     @initialize(capacity=st.integers(1, 30))
     def start(self, capacity):
         self.clock = Clock()
-        self.broker = Broker(self.clock, Options(capacity=capacity, capacity_bytes=capacity * 3, max_attempts=3, backoff_ms=100))
+        self.broker = Broker(
+            self.clock, Options(capacity=capacity, capacity_bytes=capacity * 3, max_attempts=3, backoff_ms=100)
+        )
         self.broker.now = lambda: self.clock.time
         self.endpoint = self.broker.endpoint("jobs")
         self.pushers, self.pullers = [], []
@@ -183,7 +185,10 @@ class Endpoints(RuleBasedStateMachine):
         self.turn()
 
     @precondition(lambda self: any(puller.sent_n for puller in self.pullers))
-    @rule(fields=st.sampled_from([{}, {"delay": 0}, {"delay": 500}, {"back": True}, {"dead": "UNDECODABLE"}]), data=st.data())
+    @rule(
+        fields=st.sampled_from([{}, {"delay": 0}, {"delay": 500}, {"back": True}, {"dead": "UNDECODABLE"}]),
+        data=st.data(),
+    )
     def a_consumer_refuses(self, fields, data):
         puller, first, count = self.ranges(data)
         for seq in range(first, first + count):

@@ -227,6 +227,7 @@ def test_the_end_of_the_stream_is_an_eoferror():
 # -- writing
 
 
+@settings(deadline=None)
 @given(st.integers(0, 127), st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1), st.integers(0, 9))
 def test_a_head_is_read_by_any_msgpack_library(kind, channel, seq, count):
     data = pack_head(kind, channel, seq, count, count) + bytes(count)
@@ -239,6 +240,7 @@ fields = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(fields)
 def test_a_control_frame_carries_its_map(values):
     (frame,), _ = read_all([pack_control(frames.STATUS, 3, 4, values)])
@@ -246,6 +248,7 @@ def test_a_control_frame_carries_its_map(values):
     assert control_map(frame) == values
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 2))
 def test_a_map_that_is_no_map_is_refused_with_a_code(body, count):
     frame = frames.STATUS, 0, 0, count, b"\xdd" + count.to_bytes(4, "big") + body

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vanilla.protocol.errors import ProtocolError
@@ -15,11 +15,13 @@ to_client = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(to_client)
 def test_options_are_read_as_they_were_written(options):
     assert read_options(pack_options(options), "client") == options
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=12), st.integers(), min_size=1, max_size=3))
 def test_an_unknown_option_is_refused_and_named(options):
     with pytest.raises(ProtocolError, match="BAD_MAP") as caught:
@@ -61,6 +63,7 @@ def test_an_option_for_the_other_side_is_unknown():
         read_options(pack_options({"attempts": 2}), "broker")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=30))
 def test_any_bytes_are_options_or_refused(packed):
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vanilla.protocol.errors import ProtocolError
@@ -25,12 +25,14 @@ def numbers(found):
     return {number for first, count in found for number in range(first, first + count)}
 
 
+@settings(deadline=None)
 @given(added)
 def test_ranges_hold_what_a_set_holds(calls):
     ranges, model = build(calls)
     assert numbers(ranges) == model
 
 
+@settings(deadline=None)
 @given(added)
 def test_ranges_are_ascending_and_apart(calls):
     ranges, _ = build(calls)
@@ -40,6 +42,7 @@ def test_ranges_are_ascending_and_apart(calls):
     assert len(ranges) == len(found)
 
 
+@settings(deadline=None)
 @given(added, st.integers(1, 5))
 def test_what_is_taken_is_what_a_peer_may_send_and_is_gone(calls, most):
     ranges, model = build(calls)
@@ -54,6 +57,7 @@ def test_what_is_taken_is_what_a_peer_may_send_and_is_gone(calls, most):
     assert ranges.take() == []
 
 
+@settings(deadline=None)
 @given(added, added, st.integers(1, 5))
 def test_a_number_may_be_added_again_after_it_was_taken(before, after, most):
     ranges, model = build(before)
@@ -69,6 +73,7 @@ def test_numbers_in_order_are_one_range():
     assert ranges.take() == [0, 1000]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9)), min_size=1, max_size=9))
 def test_pairs_takes_what_ascends_without_overlap_and_nothing_else(said):
     flat = [number for pair in said for number in pair]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vanilla.protocol.urls import Address, check_name, parse
@@ -16,6 +16,7 @@ hosts = st.one_of(
 paths = st.from_regex(r"/[A-Za-z0-9._ +%~é/-]{0,40}[A-Za-z0-9]", fullmatch=True)
 
 
+@settings(deadline=None)
 @given(
     st.builds(lambda host, port: Address("tcp", host, port), hosts, st.integers(0, 65535))
     | st.builds(lambda p: Address("unix", path=p), paths)
@@ -24,6 +25,7 @@ def test_an_address_is_written_as_it_is_read(address):
     assert parse(str(address)) == address
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30) | st.text(max_size=30).map("tcp://".__add__) | st.text(max_size=30).map("unix://".__add__))
 def test_any_text_is_an_address_or_a_valueerror_that_names_it(url):
     try:
@@ -109,6 +111,7 @@ def test_only_what_is_surely_this_machine_is_local(url, local):
 visible = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=80)
 
 
+@settings(deadline=None)
 @given(visible.filter(lambda name: len(name.encode()) <= 255))
 def test_a_name_is_returned_as_it_is(name):
     assert check_name(name) == name

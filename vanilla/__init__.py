@@ -1,4 +1,5 @@
-"""vanilla: if Go and ZeroMQ had a baby. Coroutines and channels on greenlets, without monkey-patching; and a message broker.
+"""vanilla: if Go and ZeroMQ had a baby. Coroutines and channels on greenlets, without monkey-patching; and a message
+broker.
 
 >>> import vanilla
 >>> h = vanilla.Hub()

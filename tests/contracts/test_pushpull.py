@@ -77,7 +77,24 @@ def local_place(h, tmp_path):
     yield from make(h, "local", tmp_path)
 
 
-ITEMS = [None, True, False, 0, -1, 2**64 - 1, -(2**63), 1.5, "", "ä", b"", b"\0\xff", [], [1, [2]], {}, {"a": {"b": [None]}}]
+ITEMS = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    2**64 - 1,
+    -(2**63),
+    1.5,
+    "",
+    "ä",
+    b"",
+    b"\0\xff",
+    [],
+    [1, [2]],
+    {},
+    {"a": {"b": [None]}},
+]
 
 
 def test_items_arrive_as_they_were_sent_and_in_order(h, place):
