@@ -135,8 +135,7 @@ class PushState(Channel):
         self.seal()
         message = self._pack(item)
         self.check()
-        if self.senders or not self._fits(message.size):
-            self._flush()
+        if self.senders or not self._fits_now(message.size):
             self._wait(message, timeout)
             return
         self._add(message)
@@ -159,6 +158,15 @@ class PushState(Channel):
     def _fits(self, size: int) -> bool:
         quota = self.quota
         return self.queued_n < quota.left_n and self.queued_b + size <= quota.left_b and not self.link.full
+
+    def _fits_now(self, size: int) -> bool:
+        """`_fits`, once the socket was looked at: a busy sender reads no credit before it needs it."""
+        if self._fits(size):
+            return True
+        self._frame()
+        self.link.poll()
+        self.check()
+        return not self.senders and self._fits(size)
 
     def _add(self, message: Message) -> None:
         if self.queued_b + message.size + COUNTED_BYTES > self.link.frame_limit:
@@ -258,9 +266,7 @@ class PushState(Channel):
     def _poll(self, message: Message) -> None:
         """Ask, and look at the socket, without a turn of the loop: whoever polls may never give it one."""
         self._ask(message.size)
-        self.link.poll()
-        self.check()
-        if self.senders or not self._fits(message.size):
+        if self.senders or not self._fits_now(message.size):
             raise Timeout(f"there is no room: send on a {self.kind}")
         self._add(message)
         self._decide()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -81,24 +82,29 @@ def test_a_name_is_looked_up(h, broker):
     h.client.connect(broker.urls[0].replace("127.0.0.1", "localhost")).close()
 
 
+def descriptors():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
 def test_failed_connections_leave_no_descriptor(h, broker):
     url = broker.urls[0]
     broker.close()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(20):
         with pytest.raises(vanilla.ConnectionLost):
             h.client.connect(url)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() <= before
 
 
 def test_closed_connections_leave_no_descriptor(h, broker):
     h.client.connect(broker.urls[0]).close()
     until(h, lambda: not broker.sessions)
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(20):
         h.client.connect(broker.urls[0]).close()
     until(h, lambda: not broker.sessions)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() <= before
 
 
 def test_link_and_events_tell_what_happens(h, broker):

@@ -919,3 +919,14 @@ def test_closed_is_what_a_task_sees_of_a_channel_closed_by_another(h):
     h.spawn(ch.close)
     with pytest.raises(Closed):
         ch.recv()
+
+
+def test_many_tasks_spawned_at_once_do_not_use_up_the_recursion_limit(h):
+    """Each starts where the one before it parks; a greenlet begins at the depth of whoever starts it."""
+    ch = h.channel()
+    tasks = [h.spawn(ch.recv) for _ in range(5_000)]
+    h.sleep(0)
+    assert not any(task.done for task in tasks)
+    for i in range(5_000):
+        ch.send(i)
+    assert [task.join() for task in tasks] == list(range(5_000))

@@ -181,5 +181,10 @@ def test_a_call_holds_nothing_when_it_is_over(h):
     workers = Workers(h)
     workers.call(id, big).recv()
     del big
-    wait_until(lambda: gc.collect() is not None and freed.is_set(), "the argument is freed")
+
+    def is_freed():
+        gc.collect()
+        return freed.is_set()
+
+    wait_until(is_freed, "the argument is freed")
     assert not finalizer.alive

@@ -11,6 +11,8 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -35,6 +37,20 @@ def path(tmp_path, monkeypatch):
 def open_descriptors() -> int:
     gc.collect()
     return len(os.listdir("/proc/self/fd"))
+
+
+@contextmanager
+def full(path: str) -> Iterator[list[socket.socket]]:
+    """Fill the backlog of who listens; gives the clients that are in it."""
+    with ExitStack() as stack:
+        clients = []
+        while True:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            if client.connect_ex(path) == errno.EAGAIN:
+                yield clients
+                return
+            clients.append(client)
 
 
 def leave_a_stale_socket(path: str) -> None:
@@ -99,8 +115,7 @@ def test_a_live_socket_is_left_alone(h, path):
 
 
 def test_a_live_socket_with_a_full_backlog_is_left_alone(path):
-    with unix.bind(path, backlog=0), socket.socket(socket.AF_UNIX) as client:
-        client.connect(path)
+    with unix.bind(path, backlog=0), full(path):
         with pytest.raises(OSError, match="address already in use"):
             unix.bind(path)
         assert os.path.exists(path)
@@ -249,8 +264,7 @@ def test_nobody_listens(h, path):
 
 
 def test_a_full_backlog_is_waited_for(h, path):
-    with unix.bind(path, backlog=0) as sock, socket.socket(socket.AF_UNIX) as client:
-        client.connect(path)
+    with unix.bind(path, backlog=0) as sock, full(path) as clients:
         before = open_descriptors()
         with pytest.raises(vanilla.Timeout, match="backlog is full"):
             h.unix.connect(path, timeout=1)
@@ -263,7 +277,8 @@ def test_a_full_backlog_is_waited_for(h, path):
         waiting = h.spawn(h.unix.connect, path)
         h.sleep(1)
         assert not waiting.done
-        sock.accept()[0].close()
+        for _ in clients:
+            sock.accept()[0].close()
         waiting.join().close()
 
 

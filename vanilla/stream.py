@@ -40,7 +40,8 @@ class Descriptor:
         return os.write(self._fd, data)
 
     def sendmsg(self, views: list[Any]) -> int:
-        return os.writev(self._fd, views)
+        # PyPy 3.9 has no writev: there the first goes alone.
+        return os.writev(self._fd, views) if hasattr(os, "writev") else os.write(self._fd, views[0])
 
     def shutdown(self, how: int) -> None:
         """A pipe has one direction: to close it says the same."""

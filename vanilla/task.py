@@ -230,7 +230,11 @@ class Outsider(Waiter):
 
 
 class Runner:
-    """Who runs next: the tasks that are ready, the loop when there are none, and how one waits."""
+    """Who runs next: the tasks that are ready, the loop when there are none, and how one waits.
+
+    A greenlet begins at the recursion depth of whoever starts it, so only the loop starts tasks: started by each other,
+    a few hundred new ones would use up the interpreter's limit.
+    """
 
     __slots__ = ("budget", "hub", "loop", "outside", "outsider", "ready", "timers")
 
@@ -267,7 +271,7 @@ class Runner:
         if timeout >= 0 or me.pending is not None:
             return self.park(me, on, timeout)
         me.on = on
-        if self.ready and self.budget:
+        if self.budget and self.ready and self.ready[0]:  # true: started
             self.budget -= 1
             self.ready.popleft().switch()
         else:
@@ -317,7 +321,7 @@ class Runner:
 
     def _park(self, me: Any, on: Any) -> Any:
         me.on = on
-        if self.ready and self.budget:
+        if self.budget and self.ready and self.ready[0]:  # true: started
             self.budget -= 1
             self.ready.popleft().switch()
         else:
