@@ -40,6 +40,8 @@ log = logging.getLogger("vanilla.broker")
 
 #: What one vectored write takes (IOV_MAX on Linux).
 IOV_MAX = 1024
+#: Reads of one connection in one tick at most: a stream of large messages fills what is offered for one each time.
+READS = 8
 #: How long a peer that broke the protocol may take to read why, in ms.
 LAST_WORDS_MS = 1_000
 #: Refused channels that a peer may leave without its CLOSE: each takes a place in the connection's table.
@@ -103,14 +105,18 @@ class Session:
                 if not self.sock.recv(65536):
                     self.drop("")
                 return
-            events = self.connection.read(self._receive, self.broker.scratch)
-            for event in events:
-                _HANDLERS[event.kind](self, event)
+            for _ in range(READS):
+                for event in self.connection.read(self._receive, self.broker.scratch):
+                    _HANDLERS[event.kind](self, event)
+                if self.full or not self.connection.reader.filled:
+                    break
         except BlockingIOError:
             pass
         except ProtocolError as error:
             self.fail(error)
         except EOFError:
+            self._confirm()  # a peer that has closed its own direction may still read
+            self.flush()
             self.drop("closed by the peer")
         except OSError as error:
             self.drop(error.strerror or str(error))
@@ -249,15 +255,18 @@ class Session:
     def fail(self, error: ProtocolError) -> None:
         """The peer broke the protocol: tell it, then close."""
         log.warning("session %s: closed: %s", self.peer, error)
-        for channel in self.channels.values():
-            if isinstance(channel, Pusher):
-                channel.emit()  # what was accepted is confirmed; nothing may follow the ERROR
+        self._confirm()  # what was accepted is confirmed; nothing may follow the ERROR
         self._detach()
         self.closing = True
         self.put(pack_control(ERROR, 0, 0, {"code": error.code, "text": error.text}))
         self.timer.cancel()
         self.timer = self.broker.hub.after(LAST_WORDS_MS, lambda: self.drop(""))
         self.flush()
+
+    def _confirm(self) -> None:
+        for channel in self.channels.values():
+            if isinstance(channel, Pusher):
+                channel.emit()
 
     def _shut(self) -> None:
         try:

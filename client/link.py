@@ -52,6 +52,8 @@ log = logging.getLogger("vanilla.client")
 
 #: What one vectored write takes (IOV_MAX on Linux).
 IOV_MAX = 1024
+#: Reads in one tick at most: a stream of large messages fills what is offered for one each time.
+READS = 8
 #: Senders wait while more than this is unsent.
 OUTPUT_BYTES = 1 << 20
 
@@ -178,8 +180,11 @@ class Link:
     def _read(self) -> None:
         self._reading = True
         try:
-            for event in self.connection.read(self._receive, self.scratch):
-                _HANDLERS[event.kind](self, event)
+            for _ in range(READS):
+                for event in self.connection.read(self._receive, self.scratch):
+                    _HANDLERS[event.kind](self, event)
+                if not self.connection.reader.filled:
+                    break
         except BlockingIOError:
             pass
         except EOFError:

@@ -167,7 +167,8 @@ class Reader:
     :param first: the same for the first frame, if that is another.
     """
 
-    __slots__ = ("_array", "_filled", "_first", "_head", "_partial", "_total", "error", "limit")
+    __slots__ = ("_array", "_filled", "_first", "_head", "_partial", "_total", "error",
+        "filled", "limit")
 
     #: How much is allocated before anything of an array has come. At 64 KiB messages nothing is ever re-allocated.
     FIRST = 128 << 10
@@ -176,6 +177,8 @@ class Reader:
         self.limit = limit
         self._first = first  # 0 once the first frame has begun
         self.error: ProtocolError | None = None
+        #: Set by `reading`: all of the buffers was filled, so there may be more to read at once.
+        self.filled = False
         self._partial = b""  # less than a head
         self._array: bytearray | None = None  # the array under way...
         self._filled = 0  # ...how much of it has come...
@@ -277,7 +280,9 @@ class Reader:
 
 def reading(receive: Callable[[list[memoryview]], int], reader: Reader, scratch: bytearray) -> list[Frame]:
     """One read: *receive* fills buffers and says how many bytes. An end of stream is EOFError."""
-    n = receive(reader.buffers(scratch))
+    buffers = reader.buffers(scratch)
+    n = receive(buffers)
     if not n:
         raise EOFError
+    reader.filled = n == sum(map(len, buffers))
     return reader.received(n, scratch)

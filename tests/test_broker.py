@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from peers import PATIENCE, Peer, data, until
 
@@ -343,6 +345,14 @@ def test_a_lost_producer_leaves_its_credit(h, broker):
     until(h, lambda: not broker.endpoints)
 
 
+def test_a_producer_that_closes_its_own_direction_still_reads_its_confirm(h, broker, peer):
+    pushing(peer)
+    peer.send(data(1, 0, [1, 2]))
+    peer.sock.shutdown(socket.SHUT_WR)
+    assert peer.fields(ACK) == {"r": [0, 2]}
+    assert peer.gone()
+
+
 # -- settling
 
 
@@ -645,8 +655,6 @@ def test_options_out_of_range_are_refused(h):
 
 
 def test_connections_are_tuned(h, broker, peer):
-    import socket
-
     (session,) = broker.sessions
     assert session.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert session.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

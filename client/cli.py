@@ -1,0 +1,187 @@
+"""``vanilla``: messages from and to the shell, a broker's status, and the demo.
+
+Whatever goes wrong is one line on stderr and a status that is not 0. 130 is ctrl-C, 141 that nobody reads the output any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from typing import Any, Callable
+
+import vanilla
+from vanilla.exception import ConnectionLost, Timeout
+from vanilla.memory import keep_freed_memory
+from vanilla.protocol.errors import Refused
+from vanilla.protocol.scan import KIND
+from vanilla.protocol.urls import check_name, parse
+
+from .commands import INTERRUPTED, NO_READER, pull, push, status
+from .demo import WORKERS, demo
+from .failed import Failed
+
+DEFAULT_URL = "tcp://127.0.0.1:8264"
+
+PUSH = """\
+Each line of stdin is a JSON value, and becomes a message; blank lines are passed over. A line leaves as soon as it is
+read. It ends when the broker has confirmed all of them. While the queue is full it waits.
+
+{"$bytes": BASE64} becomes bytes. Refused are NaN, infinity, integers beyond 64 bits, text that is no UTF-8, nesting
+deeper than 64, and messages larger than the broker takes (1 MiB, if it was not told otherwise). At the first such
+line it ends with status 1 and names it; what came before is sent and confirmed."""
+PULL = """\
+Each message becomes a line of JSON on stdout, and is acknowledged when its line is written: a message that could not be
+written stays in the queue. What a pipe took is written, whether its reader reads it or not; to take just so many
+messages use -n. Without -n it goes on until ctrl-C, or until the broker goes (status 1).
+
+What JSON lacks: bytes become {"$bytes": BASE64}, times ISO 8601, the keys of a map their JSON text. A message with NaN
+or infinity is refused: it ends with status 1, and the message is delivered again, or becomes a dead letter."""
+STATUS = """\
+Endpoints exist while somebody is connected to them or something is in them; the second line counts for all, also those
+that are gone. Rates are messages a second since the last status; bytes are those of ready, delayed and unsettled
+messages; oldest is the age of the oldest that waits. In JSON times are in seconds."""
+DEMO = """\
+It starts a broker and worker processes, pushes every .py file of this Python's standard library (site-packages aside)
+through a work queue, has the workers count their tokens, and gets the results through a second queue. Then it counts
+the same files directly. Its status is 0 only if the totals match. A file that cannot be tokenized is a result, too, and
+counts as an error on both sides."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="vanilla",
+        description="Messages from and to the shell, through a vanilla broker (see vanilla-broker).",
+        epilog="Errors are one line on stderr and status 1. ctrl-C is status 130, a reader that is gone 141.",
+    )
+    p.add_argument("--version", action="version", version=f"vanilla {vanilla.__version__} ({KIND} scanner)")
+    commands = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    sub = _command(commands, "push", push, "send lines of JSON to an endpoint", PUSH)
+    sub.add_argument("name", metavar="NAME", type=_checked(check_name), help="the endpoint; made if it is not there")
+    _add_url(sub)
+
+    sub = _command(commands, "pull", pull, "print the messages of an endpoint as lines of JSON", PULL)
+    sub.add_argument("name", metavar="NAME", type=_checked(check_name), help="the endpoint; made if it is not there")
+    sub.add_argument("-n", dest="count", metavar="N", type=_positive, help="end after N messages (default: never)")
+    sub.add_argument(
+        "--timeout",
+        metavar="MS",
+        type=_milliseconds,
+        default=-1,
+        help="end with status 1 if no message comes for so many ms (default: wait for ever)",
+    )
+    _add_url(sub)
+
+    sub = _command(commands, "status", status, "show a broker's endpoints", STATUS)
+    sub.add_argument("--json", action="store_true", help="one JSON value instead of a table")
+    _add_url(sub)
+
+    _add_demo(commands)
+    return p
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], help: str, description: str
+) -> argparse.ArgumentParser:
+    sub: argparse.ArgumentParser = commands.add_parser(
+        name, help=help, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    sub.set_defaults(run=run, command=name)
+    return sub
+
+
+def _add_url(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--url",
+        type=_checked(_url),
+        default=os.environ.get("VANILLA_URL", DEFAULT_URL),
+        help=f"the broker: tcp://HOST:PORT or unix:///PATH (default: $VANILLA_URL, or {DEFAULT_URL})",
+    )
+
+
+def _add_demo(commands: Any) -> None:
+    sub = _command(commands, "demo", demo, "count the standard library's tokens, by workers and directly", DEMO)
+    sub.add_argument(
+        "--workers", metavar="N", type=_positive, default=WORKERS, help=f"worker processes (default {WORKERS})"
+    )
+    sub.add_argument("--path", metavar="DIR", help="another tree of .py files (default: the standard library)")
+    sub.add_argument("--quick", action="store_true", help="leave out folders of tests: less than half of the files")
+    sub.add_argument(
+        "--kill",
+        action="store_true",
+        help="kill a worker (SIGKILL) half-way and start another: nothing may be missing, a repeat counts once",
+    )
+
+
+def _checked(check: Callable[[str], str]) -> Callable[[str], str]:
+    """*check* as argparse wants it: of a ValueError it would not show the text."""
+
+    def convert(text: str) -> str:
+        try:
+            return check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def _url(text: str) -> str:
+    return str(parse(text))
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return number
+
+
+def _milliseconds(text: str) -> float:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of ms")
+    return float(text)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The program. Returns if all went well, else SystemExit has the status."""
+    try:
+        try:
+            code = _run(parser().parse_args(argv))
+        finally:
+            if sys.stdout is not None:  # None: closed by who started us
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its exit, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = NO_READER
+    if code:
+        raise SystemExit(code)
+
+
+def _run(args: argparse.Namespace) -> int:
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=f"vanilla {args.command}: %(message)s")
+    keep_freed_memory()
+    try:
+        args.run(args)
+    except Failed as error:
+        return _say(args.command, str(error), error.status)
+    except ConnectionLost as error:
+        return _say(args.command, str(error), 1)
+    except (Timeout, Refused) as error:
+        return _say(args.command, str(error), 1)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _say(args.command, f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _say(command: str, text: str, code: int) -> int:
+    if text:
+        print(f"vanilla {command}: {text}", file=sys.stderr)
+    return code

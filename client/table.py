@@ -1,0 +1,94 @@
+"""What a broker says of itself, as a table for people."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+
+def number(value: float) -> str:
+    """In three to four digits.
+
+    >>> number(0), number(999), number(1234.5), number(20_000_000)
+    ('0', '999', '1.2k', '20M')
+    """
+    return _scaled(value, 1000, ("", "k", "M", "G", "T"))
+
+
+def size(value: float) -> str:
+    """Bytes, in binary multiples.
+
+    >>> size(512), size(1 << 20), size(1536)
+    ('512', '1Mi', '1.5Ki')
+    """
+    return _scaled(value, 1024, ("", "Ki", "Mi", "Gi", "Ti"))
+
+
+def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
+    unit = 0
+    while round(value, 1) >= base and unit < len(units) - 1:
+        value /= base
+        unit += 1
+    digits = f"{value:.1f}" if value < 10 else f"{value:.0f}"
+    return digits.replace(".0", "") + units[unit]
+
+
+def duration(seconds: float | None) -> str:
+    """A time span, in its largest unit.
+
+    >>> duration(None), duration(0.25), duration(90), duration(7200)
+    ('-', '0.2 s', '1.5 min', '2 h')
+    """
+    if seconds is None:
+        return "-"
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}".replace(".0 ", " ")
+    return f"{seconds:.1f} s"
+
+
+#: Heading, field, how it is written. Large counters are exact: people compare them.
+COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("endpoint", "name", str),
+    ("ready", "ready", str),
+    ("delayed", "delayed", str),
+    ("in flight", "in_flight", str),
+    ("accepted", "accepted", str),
+    ("acknowledged", "acknowledged", str),
+    ("dropped", "dropped", str),
+    ("dead", "dead", str),
+    ("bytes", "bytes", size),
+    ("in/s", "rate_in", number),
+    ("out/s", "rate_out", number),
+    ("oldest", "oldest", duration),
+    ("pushers", "pushers", str),
+    ("pullers", "pullers", str),
+)
+
+
+def table(status: dict[str, Any], url: str) -> str:
+    """The answer of `Remote.status`, as lines."""
+    broker = status["broker"]
+    state = "draining, " if broker["draining"] else ""
+    lines = [
+        f"{broker['agent']} at {url}: {state}up {duration(broker['uptime'])}, "
+        f"{_plural(broker['connections'], 'connection')} (this is one), {_plural(broker['endpoints'], 'endpoint')}",
+        f"since its start: {broker['accepted']} accepted, {broker['acknowledged']} acknowledged, "
+        f"{broker['dropped']} dropped, {broker['dead']} dead",
+    ]
+    if status["endpoints"]:
+        lines += ["", *_rows(status["endpoints"])]
+    return "\n".join(lines)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _rows(endpoints: list[dict[str, Any]]) -> list[str]:
+    rows = [[heading for heading, _, _ in COLUMNS]]
+    rows += [[write(endpoint[field]) for _, field, write in COLUMNS] for endpoint in endpoints]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+        for row in rows
+    ]
