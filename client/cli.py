@@ -168,9 +168,7 @@ def _run(args: argparse.Namespace) -> int:
         args.run(args)
     except Failed as error:
         return _say(args.command, str(error), error.status)
-    except ConnectionLost as error:
-        return _say(args.command, str(error), 1)
-    except (Timeout, Refused) as error:
+    except (ConnectionLost, Timeout, Refused) as error:
         return _say(args.command, str(error), 1)
     except BrokenPipeError:
         raise

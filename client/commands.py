@@ -27,7 +27,7 @@ INTERRUPTED, NO_READER = 130, 141
 def push(args: Namespace) -> None:
     """A JSON value a line, from stdin to an endpoint."""
     fd = _descriptor(sys.stdin, "stdin")
-    with Hub() as hub, hub.client.connect(args.url) as remote:
+    with Hub() as hub, _connect(hub, args.url) as remote:
         jobs = remote.push(args.name)
         _Push(jobs).run(lines(chunks(hub, fd, remote.events, lambda: jobs.halted and jobs.sync())))
 
@@ -74,7 +74,7 @@ class _Push:
 def pull(args: Namespace) -> None:
     """Items of an endpoint to stdout, a line each."""
     fd = _descriptor(sys.stdout, "stdout")
-    with Hub() as hub, hub.client.connect(args.url) as remote, remote.pull(args.name, ack=True) as jobs:
+    with Hub() as hub, _connect(hub, args.url) as remote, remote.pull(args.name, ack=True) as jobs:
         output = Output(hub, fd, jobs.close)
         try:
             _print_all(jobs, output, args.count, args.timeout)
@@ -109,9 +109,16 @@ def _arrive(remote: Remote) -> None:
 
 def status(args: Namespace) -> None:
     """What the broker says of itself."""
-    with Hub() as hub, hub.client.connect(args.url) as remote:
+    with Hub() as hub, _connect(hub, args.url) as remote:
         said = remote.status()
     print(json.dumps(said, ensure_ascii=False) if args.json else table(said, args.url))
+
+
+def _connect(hub: Hub, url: str) -> Remote:
+    try:
+        return hub.client.connect(url)
+    except ConnectionLost as error:
+        raise Failed(f"{error} (to start a broker: vanilla-broker --listen {url})") from None
 
 
 def _descriptor(file: Any, name: str) -> int:

@@ -167,8 +167,7 @@ class Reader:
     :param first: the same for the first frame, if that is another.
     """
 
-    __slots__ = ("_array", "_filled", "_first", "_head", "_partial", "_total", "error",
-        "filled", "limit")
+    __slots__ = ("_array", "_filled", "_first", "_head", "_partial", "_total", "error", "filled", "limit")
 
     #: How much is allocated before anything of an array has come. At 64 KiB messages nothing is ever re-allocated.
     FIRST = 128 << 10

@@ -66,7 +66,7 @@ class Connection:
 
 
 class Endpoints(RuleBasedStateMachine):
-    """Producers and consumers of one endpoint come, work, fail and go; at each step every message is in just one place."""
+    """Producers and consumers come, work, fail and go; at each step every message is in just one place."""
 
     @initialize(capacity=st.integers(1, 30))
     def start(self, capacity):
