@@ -189,6 +189,7 @@ class Pusher:
         quota.raise_to(quota.limit_n + more_n, quota.limit_b + more_b)
         self._recount()
         self.want_n = self.want_b = 0
+        self.endpoint.granted_at = self.endpoint.broker.now()
         fields = {"n": quota.limit_n, "b": quota.limit_b, "epoch": self.epoch}
         self.session.put(pack_control(CREDIT, self.id, 0, fields))
 

@@ -38,6 +38,8 @@ log = logging.getLogger("vanilla.broker")
 #: A producer's first grant, before anything is known of it.
 FIRST_MESSAGES = 16
 FIRST_BYTES = 64 << 10
+#: Between two grants of a nearly full endpoint, in seconds.
+GRANT_PAUSE = 0.002
 #: Ends the name of an endpoint's dead letters.
 DEAD = ".dead"
 
@@ -59,11 +61,13 @@ class Endpoint:
         "dropped",
         "flight_b",
         "flight_n",
+        "granted_at",
         "granted_b",
         "granted_n",
         "hungry",
         "mark",
         "name",
+        "pause",
         "pullers",
         "pushers",
         "rate_in",
@@ -85,6 +89,9 @@ class Endpoint:
         self.delayed_n = self.delayed_b = 0
         self.flight_n = self.flight_b = 0
         self.granted_n = self.granted_b = 0
+        #: When credit was last given, and the timer of the pause after it.
+        self.granted_at = -GRANT_PAUSE
+        self.pause: Timer | None = None
         self.accepted = self.acknowledged = self.dead = self.dropped = 0
         self.pushers: set[Pusher] = set()
         self.pullers: set[Puller] = set()
@@ -232,14 +239,32 @@ class Endpoint:
         return self.capacity_b - self.ready_b - self.delayed_b - self.granted_b
 
     def grant(self) -> None:
-        """Give room to the producers that ask, in turn, until there is none."""
+        """Give room to the producers that ask, in turn, until there is none.
+
+        While the endpoint is nearly full this waits a moment after each time, and grants what has gathered: else every
+        message that a consumer takes would be a frame of credit, and a wake-up, for a producer that may send one more.
+        """
         asking = self.asking
+        if not asking or self._pauses():
+            return
         for _ in range(len(asking)):
             pusher = asking[0]
             if not pusher.grant(max(self.room_n // len(asking), 1), max(self.room_b // len(asking), 1)):
                 return  # whoever waits longest is not passed over
             asking.popleft()
             pusher.asking = False
+
+    def _pauses(self) -> bool:
+        """Was credit given just now, and is there little to give?"""
+        tight = self.room_n * 8 < self.capacity or self.room_b * 8 < self.capacity_b
+        left = self.granted_at + GRANT_PAUSE - self.broker.now() if tight else 0
+        if left > 0 and self.pause is None:
+            self.pause = self.broker.hub.after(left * 1000, self._resume)
+        return left > 0
+
+    def _resume(self) -> None:
+        self.pause = None
+        self.broker.touch(self)
 
     @property
     def at_ease(self) -> bool:

@@ -40,6 +40,7 @@ def pull(url: str, number: str) -> None:
             results.sync()
             for delivery in batch:
                 delivery.ack()
+            hub.sleep(0)  # they leave now, and not after the next files
 
 
 def take(jobs: Any) -> list[Delivery]:

@@ -44,6 +44,8 @@ log = logging.getLogger("vanilla.client")
 BATCH_BYTES = 64 << 10
 #: ...or this old, in seconds.
 BATCH_AGE = 0.001
+#: Batches that follow on each other are written together up to this many bytes: a write wakes the broker.
+WRITE_BYTES = 256 << 10
 #: Below this a copy costs less than one more buffer in a vectored write.
 SMALL_BYTES = 4 << 10
 #: What an item costs of ``slack`` beside its length.
@@ -178,9 +180,14 @@ class PushState(Channel):
     def _decide(self) -> None:
         """Shall the batch leave now? If not, how far may the fast path go?"""
         now = monotonic()
-        if self.link.fresh or self.queued_b >= BATCH_BYTES or now - self._since > BATCH_AGE:
+        if self.link.fresh or now - self._since > BATCH_AGE:
             self._flush()
             self._since = now
+        elif self.queued_b >= BATCH_BYTES:
+            self._frame()
+            if self.link.unsent >= WRITE_BYTES:
+                self.link.flush()
+                self._since = now
         self.link.dirty[self] = None
         self.slack = self._given = self._slack()
 

@@ -220,7 +220,8 @@ class Connection:
         self.state = "hello"
         #: The state of each channel that is not "none".
         self.channels: dict[int, str] = {}
-        self.reader = Reader(self.limit, HELLO_LIMIT)
+        # A client decodes what comes, a broker keeps it.
+        self.reader = Reader(self.limit, HELLO_LIMIT, keep=side == "broker")
 
     def read(self, receive: Callable[[list[memoryview]], int], scratch: bytearray) -> Iterator[Event]:
         """One read, as `frames.reading`: the events that are whole now.

@@ -165,15 +165,18 @@ class Reader:
 
     :param limit: the longest frame, counted as its length field does.
     :param first: the same for the first frame, if that is another.
+    :param keep: False for who decodes each frame before it reads on: an array that came whole is then not copied, but a
+        view of the scratch buffer, valid until the next read.
     """
 
-    __slots__ = ("_array", "_filled", "_first", "_head", "_partial", "_total", "error", "filled", "limit")
+    __slots__ = ("_array", "_filled", "_first", "_head", "_partial", "_total", "error", "filled", "keep", "limit")
 
     #: How much is allocated before anything of an array has come. At 64 KiB messages nothing is ever re-allocated.
     FIRST = 128 << 10
 
-    def __init__(self, limit: int, first: int = 0) -> None:
+    def __init__(self, limit: int, first: int = 0, keep: bool = True) -> None:
         self.limit = limit
+        self.keep = keep
         self._first = first  # 0 once the first frame has begun
         self.error: ProtocolError | None = None
         #: Set by `reading`: all of the buffers was filled, so there may be more to read at once.
@@ -191,7 +194,7 @@ class Reader:
             if not self._whole():
                 return [self._room()]
             # Behind a large array only the next head is read along: what follows is large too, and is not to be copied.
-            beyond = view if self._total < LARGE_BYTES else view[:NEXT_BYTES]
+            beyond = view[:NEXT_BYTES] if self.keep and self._total >= LARGE_BYTES else view
             return [memoryview(self._array)[self._filled :], beyond]
         kept = len(self._partial)
         view[:kept] = self._partial
@@ -242,7 +245,8 @@ class Reader:
             if stop > end:
                 self._begin((kind, channel, seq, count), length, view[at + ARRAY_AT : end])
                 return
-            frames.append((kind, channel, seq, count, bytes(view[at + ARRAY_AT : stop])))
+            array = view[at + ARRAY_AT : stop]
+            frames.append((kind, channel, seq, count, bytes(array) if self.keep else array))
             at = stop
         rest = bytes(view[at : min(end, at + HEAD_BYTES)])
         self.error = self._fault(rest)

@@ -1,0 +1,109 @@
+"""The two programs as processes, for tests: started, read from, and ended whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+#: No test waits longer than this for a process, in seconds.
+PATIENCE = 60
+
+BROKER = [sys.executable, "-m", "vanilla.broker"]
+VANILLA = [sys.executable, "-m", "vanilla.client"]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Ours, without what steers the programs or a terminal's output, and with *changes*."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("VANILLA_")}
+    return {**kept, **changes}
+
+
+@contextmanager
+def started(argv: list[str], stderr: IO[bytes], **popen: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is gone at the end of the block. If the block fails, what it said on stderr is printed."""
+    popen = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "env": environment(), **popen}
+    process = subprocess.Popen(argv, stderr=stderr, **popen)
+    try:
+        yield process
+    except BaseException:
+        print(f"{argv} (status {process.poll()}) said:\n{said(stderr)}")
+        raise
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in process.stdin, process.stdout:
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    pass
+
+
+def said(stderr: IO[bytes]) -> str:
+    """What a process has said so far."""
+    return os.pread(stderr.fileno(), 1 << 20, 0).decode(errors="replace")
+
+
+@contextmanager
+def broker(*args: str, listen: str = "tcp://127.0.0.1:0") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A broker with the options *args*: its URL, and its process.
+
+    At the end of the block it is told to end and must do so with status 0, unless the test has killed it.
+    """
+    with tempfile.TemporaryFile() as stderr:
+        with started([*BROKER, "--listen", listen, "--drain", "1000", *args], stderr) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline().decode()
+            assert line.startswith("listening on "), said(stderr)
+            yield line.split()[-1], process
+            process.terminate()
+            status = process.wait(PATIENCE)
+            assert status in (0, -signal.SIGKILL), f"the broker ended with status {status}"
+
+
+def vanilla(*args: str, **popen: Any) -> tuple[int, str, str]:
+    """Run ``vanilla`` to its end: its status, stdout and stderr.
+
+    :param popen: for `subprocess.run`; ``input`` is bytes.
+    """
+    if "input" not in popen:
+        popen.setdefault("stdin", subprocess.DEVNULL)
+    popen = {"stdout": subprocess.PIPE, "env": environment(), **popen}
+    ran = subprocess.run([*VANILLA, *args], stderr=subprocess.PIPE, timeout=PATIENCE, check=False, **popen)
+    return ran.returncode, (ran.stdout or b"").decode(), ran.stderr.decode()
+
+
+class Running:
+    """A ``vanilla`` that runs: its process, and what it says."""
+
+    def __init__(self, process: subprocess.Popen[bytes], stderr: IO[bytes]) -> None:
+        self.process = process
+        self._stderr = stderr
+
+    @property
+    def pipes(self) -> tuple[Any, Any]:
+        """Its stdin and stdout."""
+        return self.process.stdin, self.process.stdout
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end: its status, and all that it said on stderr."""
+        status = self.process.wait(PATIENCE)
+        return status, said(self._stderr)
+
+
+@contextmanager
+def running(*args: str, **popen: Any) -> Iterator[Running]:
+    """``vanilla`` with *args*, which is gone at the end of the block.
+
+    :param popen: for `subprocess.Popen`; stdin is a pipe and unbuffered unless it says otherwise.
+    """
+    with tempfile.TemporaryFile() as stderr:
+        popen = {"stdin": subprocess.PIPE, "bufsize": 0, **popen}
+        with started([*VANILLA, *args], stderr, **popen) as process:
+            yield Running(process, stderr)
