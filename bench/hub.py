@@ -104,8 +104,8 @@ def rows(rounds: int = 5, progress: Callable[[str], object] | None = None) -> li
     :param progress: called with a line of text as it goes on.
     :return: a row for each kind of work: ``work``, ``goal``; ``ours`` and ``theirs``, the medians in messages a second,
         with ``ours_spread`` and ``theirs_spread``, from the least to the most, as a share of the median; ``ratio``;
-        ``peer``, its name and version; ``note``. Without gevent, ``theirs``, ``theirs_spread`` and ``ratio`` are None and
-        the note says why.
+        ``peer``, its name and version; ``note``. Without gevent, ``theirs``, ``theirs_spread`` and ``ratio`` are None
+        and the note says why.
     """
     try:
         peer, note = f"gevent {version('gevent')}", ""

@@ -1,6 +1,7 @@
 """``vanilla``: messages from and to the shell, a broker's status, and the demo.
 
-Whatever goes wrong is one line on stderr and a status that is not 0. 130 is ctrl-C, 141 that nobody reads the output any more.
+Whatever goes wrong is one line on stderr and a status that is not 0. 130 is ctrl-C, 141 that nobody reads the output
+any more.
 """
 
 from __future__ import annotations
@@ -147,11 +148,13 @@ def _milliseconds(text: str) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """The program. Returns if all went well, else SystemExit has the status."""
+    if sys.stdout is not None:  # None: closed by who started us
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files may be no text
     try:
         try:
             code = _run(parser().parse_args(argv))
         finally:
-            if sys.stdout is not None:  # None: closed by who started us
+            if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes once more at its exit, and would complain.

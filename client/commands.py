@@ -29,7 +29,13 @@ def push(args: Namespace) -> None:
     fd = _descriptor(sys.stdin, "stdin")
     with Hub() as hub, _connect(hub, args.url) as remote:
         jobs = remote.push(args.name)
-        _Push(jobs).run(lines(chunks(hub, fd, remote.events, lambda: jobs.halted and jobs.sync())))
+        _Push(jobs).run(lines(chunks(hub, fd, remote.events, lambda: _check(jobs))))
+
+
+def _check(jobs: PushSender) -> None:
+    """Can it still send? If not, `sync` raises the reason."""
+    if jobs.halted:
+        jobs.sync()
 
 
 class _Push:
@@ -83,7 +89,7 @@ def pull(args: Namespace) -> None:
             raise Failed("", NO_READER) from None
         except Timeout:
             _arrive(remote)
-            raise Failed(f"nothing came in {args.timeout:g} ms") from None
+            raise Failed(f"nothing came in {args.timeout:.0f} ms") from None
         _arrive(remote)
 
 

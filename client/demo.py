@@ -2,8 +2,8 @@
 
     demo -- demo.files --> workers -- demo.results --> demo
 
-The broker and the workers are processes of their own, in a temporary folder, and gone with it when the demo ends, however it ends.
-Results are kept by file, so that a job that was done twice, because its worker was killed, counts once.
+The broker and the workers are processes of their own, in a temporary folder, and gone with it when the demo ends,
+however it ends. Results are kept by file: a job that was done twice, because its worker was killed, counts once.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vanilla.core import Hub
-from vanilla.exception import Halt, Timeout
+from vanilla.exception import ConnectionLost, Halt, Timeout
 from vanilla.protocol.urls import parse
 from vanilla.unix import LONGEST
 
 from .demofiles import Count, differences, find_files, read_file, standard_library, totals
 from .demowork import FILES, RESULTS
 from .failed import Failed
-from .family import Child
+from .family import GRACE, Child
 from .progress import Progress
 from .remote import Remote
 
@@ -41,6 +41,8 @@ SETTLE_MS = 10
 FRAME_BYTES = 1 << 20
 #: What a job's frame has besides the file's bytes at most: heads, and a name.
 AROUND_BYTES = 8 << 10
+#: What may end it.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def demo(args: Namespace) -> None:
@@ -84,12 +86,16 @@ def _run_queue(crew: Crew, args: Namespace, root: bytes, names: list[bytes]) -> 
         crew.start_worker()
     with Hub() as hub, hub.client.connect(url) as remote:
         job = Job(hub, remote, crew, names, args.kill)
-        job.run(root)
+        try:
+            job.run(root)
+        except ConnectionLost:
+            crew.check_broker()
+            raise
     print(f"through the queue: {totals(job.counts.values())} in {time.monotonic() - began:.1f} s")
     _tell_shares(job)
     if args.kill:
         print(f"{len(job.redelivered):,} files were redelivered; {job.repeats:,} results came twice and count once")
-    crew.dismiss_workers()
+    crew.dismiss()
     return job.counts
 
 
@@ -194,7 +200,7 @@ def _run_direct(crew: Crew, folder: Path, processes: int, root: bytes, names: li
     progress = Progress("directly", len(names))
     said = _listen(list(shares), progress)
     progress.clear()
-    counts = {}
+    counts: dict[bytes, Count] = {}
     for child, mine in shares.items():
         rows = said[child].splitlines()
         if child.process.wait() or len(rows) != len(mine):
@@ -282,7 +288,15 @@ class Crew:
             if child is not None:
                 child.check()
 
-    def dismiss_workers(self) -> None:
+    def check_broker(self) -> None:
+        """The connection to the broker is gone: is the broker, too?
+
+        :raises Failed: so it is.
+        """
+        assert self._broker is not None
+        self._broker.check(GRACE)
+
+    def dismiss(self) -> None:
         """End the workers and the broker."""
         self._workers, self._broker = [], None
         self._end_all()
@@ -314,12 +328,15 @@ def _address(folder: Path) -> str:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as ctrl-C does, so that it can clean up."""
+    """SIGTERM and SIGHUP end the block as ctrl-C does, so that it can clean up. Afterwards all is as it was."""
 
     def end(signum: int, frame: Any) -> NoReturn:
         raise SystemExit(128 + signum)
 
-    previous = {signum: signal.signal(signum, end) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    for signum in signal.SIGTERM, signal.SIGHUP:
+        if previous[signum] is not signal.SIG_IGN:  # as under nohup
+            signal.signal(signum, end)
     try:
         yield
     finally:
@@ -329,9 +346,9 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextmanager
 def undisturbed_end() -> Iterator[None]:
-    """From the end of the block on, ctrl-C and SIGTERM are ignored: what follows is short, and must be done."""
+    """From its end to that of `ended_by_signals` they are ignored: what follows is short, and must be done."""
     try:
         yield
     finally:
-        for signum in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+        for signum in SIGNALS:
             signal.signal(signum, signal.SIG_IGN)

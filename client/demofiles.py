@@ -92,7 +92,7 @@ def totals(counts: Iterable[Count]) -> Totals:
 
 
 def differences(queue: dict[bytes, Count], direct: dict[bytes, Count]) -> list[str]:
-    """What is not the same in two counts, a line each; the totals first, then up to `NAMED` files. Empty: they match."""
+    """What is not the same in two counts, a line each: first the totals, then up to `NAMED` files. Empty: none."""
     wrong = [name for name in sorted(queue.keys() | direct.keys()) if queue.get(name) != direct.get(name)]
     if not wrong:
         return []

@@ -25,8 +25,8 @@ BATCH = 8
 def pull(url: str, number: str) -> None:
     """Work until killed.
 
-    A result is confirmed before its job is acknowledged. Killed between the two, a worker has its job repeated by another:
-    results may come twice, but none is missing.
+    A result is confirmed before its job is acknowledged. If a worker is killed between the two, another repeats its
+    job: results may come twice, but none is missing.
 
     :param number: the worker's own, which goes into its results.
     """

@@ -58,13 +58,17 @@ class Child:
         """Its standard output, in bytes."""
         return self.process.stdout
 
-    def check(self) -> None:
+    def check(self, patience: float = 0) -> None:
         """Does it run?
 
+        :param patience: in seconds; so long it may take to end.
         :raises Failed: it has ended.
         """
-        if self.process.poll() is not None:
-            raise self.failure()
+        try:
+            self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            return
+        raise self.failure()
 
     def failure(self) -> Failed:
         """Why it has ended: its status, and the last line that it said."""

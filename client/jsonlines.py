@@ -1,8 +1,9 @@
 """Items as lines of JSON, for `vanilla push` and `vanilla pull`.
 
-JSON holds less than msgpack. What it lacks is written so that a line is always valid JSON: bytes as ``{"$bytes": BASE64}``,
-which `decode` reads back, so that ``vanilla pull a | vanilla push b`` moves them unharmed; times as ISO 8601; a map's keys
-as their JSON text. Only NaN and infinity are refused: whatever stood for them would be taken for a value.
+JSON holds less than msgpack. What it lacks is written so that a line is always valid JSON: bytes as
+``{"$bytes": BASE64}``, which `decode` reads back, so that ``vanilla pull a | vanilla push b`` moves them unharmed;
+times as ISO 8601; a map's keys as their JSON text. Only NaN and infinity are refused: whatever stood for them would be
+taken for a value.
 """
 
 from __future__ import annotations

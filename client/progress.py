@@ -47,7 +47,7 @@ class Progress:
 
     def _draw(self) -> None:
         text = f" {self._text()}"
-        width = min(shutil.get_terminal_size().columns - len(self.what) - len(text) - 4, LONGEST)
+        width = min((shutil.get_terminal_size().columns or 80) - len(self.what) - len(text) - 4, LONGEST)
         full = width * self.done // self.total
         bar = f" [{'#' * full}{'-' * (width - full)}]" if width > 0 else ""
         print(f"\r{self.what}{bar}{text}\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
 """Standard input and output as a hub's tasks use them: neither a silent writer nor a slow reader stops the hub.
 
-The descriptors are shared with other programs, so they are never made non-blocking. Input is read in a thread, a chunk at a time,
-because epoll takes no regular files. Output is written where poll(2) says that there is room, at most `PIPE_ROOM` bytes at
-a time: so much a pipe that has room takes at once.
+The descriptors are shared with other programs, so they are never made non-blocking. Input is read in a thread, a chunk
+at a time, because epoll takes no regular files. Output is written when poll(2) says that there is room, at most
+`PIPE_ROOM` bytes at a time: so much a pipe that has room takes at once.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def lines(parts: Iterable[bytes]) -> Iterator[bytes]:
 class Output:
     """A descriptor to write to.
 
-    :param gone: called in the hub's loop, without arguments, when nobody reads it any more. Only a pipe or socket tells.
+    :param gone: called in the hub's loop, without arguments, when nobody reads it any more. Pipes and sockets tell.
     """
 
     def __init__(self, hub: Hub, fd: int, gone: Callable[[], object]) -> None:

@@ -25,14 +25,14 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 @contextmanager
-def started(argv: list[str], stderr: IO[bytes], **popen: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is gone at the end of the block. If the block fails, what it said on stderr is printed."""
-    popen = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "env": environment(), **popen}
-    process = subprocess.Popen(argv, stderr=stderr, **popen)
+def started(argv: list[str], log: IO[bytes], **popen: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is gone at the end of the block. If the block fails, what is in *log*, its stderr, is printed."""
+    defaults = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": log, "env": environment()}
+    process = subprocess.Popen(argv, **{**defaults, **popen})
     try:
         yield process
     except BaseException:
-        print(f"{argv} (status {process.poll()}) said:\n{said(stderr)}")
+        print(f"{argv} (status {process.poll()}) said:\n{said(log)}")
         raise
     finally:
         process.kill()

