@@ -6,7 +6,7 @@ the end.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.protocol.credit import Quota
 from vanilla.protocol.errors import BadMessage, ProtocolError
@@ -372,7 +372,7 @@ class Puller:
 
 
 #: Which method answers which frame; what else may come is the connection's business.
-FRAMES = {
+FRAMES: dict[int, Callable[[Any, Event], None]] = {
     DATA: Pusher.data,
     DATA_OPTIONS: Pusher.data,
     WANT: Pusher.want,

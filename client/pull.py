@@ -472,7 +472,7 @@ class PullState(Channel):
         if self._unclaimed is not None:
             self._unclaimed.cancel()
         while self.recvers:
-            self.fail(self.recvers.popleft(), error())  # type: ignore[arg-type]
+            self.fail(self.recvers.popleft(), error())
         closers, self.closers = self.closers, []
         for closer in closers:
             self.hub.guard(closer)

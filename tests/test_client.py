@@ -787,7 +787,7 @@ def test_a_forked_child_gets_a_clear_error_and_harms_nothing(h, broker):
         pid = os.fork()
         if not pid:
             said = []
-            calls = lambda: jobs.send(b"from the child"), back.recv, jobs.sync, lambda: remote.push("x"), lambda: h.sleep(1)
+            calls = lambda: jobs.send(b"lost"), back.recv, jobs.sync, lambda: remote.push("x"), lambda: h.sleep(1)
             for f in calls:
                 try:
                     f()

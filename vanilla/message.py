@@ -66,9 +66,10 @@ class Selection:
         self.task.value = case.end, item
         self.task.hub.ready.append(self.task)
 
-    def fail(self, case: Case, error: Halt) -> None:
+    def fail(self, case: Case, error: Exception) -> None:
         self.forget(self.task)
-        error.end = case.end
+        if isinstance(error, Halt):
+            error.end = case.end
         self.task.error = error
         self.task.hub.ready.append(self.task)
 
@@ -278,7 +279,8 @@ class Channel:
         else:
             closer()
 
-    def fail(self, waiter: Waiter, error: Halt) -> None:
+    def fail(self, waiter: Waiter, error: Exception) -> None:
+        """Raise *error* at a waiter that was taken out of its queue."""
         if waiter.selection is None:
             waiter.error = error
             self.hub.ready.append(waiter)
