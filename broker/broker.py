@@ -148,16 +148,17 @@ class Broker:
 
     def _edge(self) -> None:
         self._awake = False
+        guard = self.hub.guard  # a fault at one endpoint or session is logged, and is no other's
         touched, self._touched = self._touched, {}
         for endpoint in touched:
-            endpoint.match()
-            endpoint.grant()
+            guard(endpoint.match)
+            guard(endpoint.grant)
         emitters, self.emitters = self.emitters, []
         for emitter in emitters:
-            emitter.emit()
+            guard(emitter.emit)
         writers, self.writers = self.writers, []
         for session in writers:
-            session.flush()
+            guard(session.flush)
         now = self.now()
         for endpoint in touched:
             endpoint.work_out_rates(now)

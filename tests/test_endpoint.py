@@ -34,6 +34,9 @@ class Clock:
     def onstop(self, f):
         pass
 
+    def guard(self, f):
+        f()
+
     def state(self):
         return SimpleNamespace(send=lambda value: None)
 

@@ -254,3 +254,23 @@ def test_an_internal_error_ends_only_that_connection_and_is_logged(h, broker, mo
     assert peer.fields(ERROR)["code"] == "INTERNAL"
     assert "ZeroDivisionError" in caplog.text
     peer.close()
+
+
+def test_a_fault_at_one_endpoint_is_no_others(h, broker, monkeypatch, caplog):
+    from vanilla.broker.endpoint import Endpoint
+
+    match = Endpoint.match
+
+    def broken(endpoint):
+        if endpoint.name == "jobs":
+            raise ZeroDivisionError("bug")
+        match(endpoint)
+
+    monkeypatch.setattr(Endpoint, "match", broken)
+    peer = Peer(h, broker.urls[0])
+    peer.send(OPENED)
+    peer.expect(CREDIT)
+    peer.send(data(1, 0, ["x"]))
+    assert peer.fields(ACK) == {"r": [0, 1]}
+    assert "ZeroDivisionError" in caplog.text
+    peer.close()

@@ -147,7 +147,7 @@ class Hub:
         self._hooks: tuple[Callable[[], object], ...] = ()
         self._closers: dict[Callable[[], object], None] = {}
         self._outsiders: weakref.WeakKeyDictionary[greenlet, Outsider] = weakref.WeakKeyDictionary()
-        # The loop is started here, or else by the end of a task, which would pass it the task's result.
+        # Started here, where it is safe: PyPy cannot start a greenlet again whose start a ctrl-C has hit.
         self._come_back(self.me())
         _hubs.add(self)
 
