@@ -341,9 +341,12 @@ class PullState(Channel):
         self._mind_age()
 
     def _mind_age(self) -> None:
-        """Acknowledgements are not kept for long, even by somebody who never waits."""
+        """Acknowledgements are not kept for long, even by somebody who never waits; nor is half a window of credit.
+
+        Large messages use a window up in less than the age: the broker would stand still until the last is handed out.
+        """
         now = monotonic()
-        if now - self._flushed > ACK_AGE:
+        if now - self._flushed > ACK_AGE or (self.done_b + self.window_bytes - self._limit_b) * 2 >= self.window_bytes:
             self._flushed = now
             self.emit()
             self.link.flush()

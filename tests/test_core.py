@@ -126,6 +126,20 @@ def test_a_task_that_is_done_keeps_neither_arguments_nor_frames(h):
     assert ref() is None
 
 
+def test_new_tasks_and_woken_ones_run_in_the_order_in_which_they_became_ready(h):
+    ch, seen = h.channel(), []
+    for i in range(3):
+        h.spawn(lambda i=i: (ch.recv(), seen.append(f"woken {i}")))
+    run(h)
+    for i in range(3):
+        ch.send(i)
+        h.spawn(seen.append, f"new {i}")
+    run(h)
+    assert seen == ["woken 0", "new 0", "woken 1", "new 1", "woken 2", "new 2"]
+    assert h.runner.fresh == 0
+    assert h.runner.spare == 0
+
+
 # -- contextvars
 
 name = contextvars.ContextVar("name", default="nobody")

@@ -161,7 +161,7 @@ class Hub:
         self._check()
         task = Task(self, f, args, kwargs)
         self.tasks.add(task)
-        self.ready.append(task)
+        self.runner.add(task)
         return task
 
     def spawn_later(self, ms: float, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
@@ -350,10 +350,9 @@ class Hub:
 
     def _run_ready(self) -> None:
         runner, ready = self.runner, self.ready
-        runner.budget = 0 if self.forked else BUDGET
-        while ready and runner.budget:
-            runner.budget -= 1
-            ready.popleft().switch()
+        runner.budget, runner.spare = 0, 0 if self.forked else BUDGET
+        while ready and runner.budget + runner.spare:
+            runner.pop().switch()
         if self.forked:
             self._leave()
 
@@ -521,7 +520,7 @@ def _disown() -> None:
     for hub in list(_hubs):
         hub.forked = True
         hub.ready.clear()
-        hub.runner.budget = 0
+        hub.runner.budget = hub.runner.spare = 0
         hub.runner.outside = hub.runner.outsider = None  # so that `me` looks again
         for task in hub.tasks:
             task.pending = hub._forked()

@@ -233,10 +233,11 @@ class Runner:
     """Who runs next: the tasks that are ready, the loop when there are none, and how one waits.
 
     A greenlet begins at the recursion depth of whoever starts it, so only the loop starts tasks: started by each other,
-    a few hundred new ones would use up the interpreter's limit.
+    a few hundred new ones would use up the interpreter's limit. While there are new ones the budget is kept as
+    ``spare``, so that who parks need ask for nothing but the budget.
     """
 
-    __slots__ = ("budget", "hub", "loop", "outside", "outsider", "ready", "timers")
+    __slots__ = ("budget", "fresh", "hub", "loop", "outside", "outsider", "ready", "spare", "timers")
 
     def __init__(self, hub: Hub, loop: greenlet, timers: Timers) -> None:
         self.hub = hub
@@ -244,10 +245,29 @@ class Runner:
         self.timers = timers
         self.ready: deque[Any] = deque()
         #: Direct switches that are left before the loop's turn.
-        self.budget = BUDGET
+        self.budget = 0
+        self.spare = 0
+        #: Tasks in ``ready`` that have not started.
+        self.fresh = 0
         #: The outsider that was last here, and its greenlet.
         self.outside: Any = None
         self.outsider: Outsider | None = None
+
+    def add(self, task: Task) -> None:
+        """A new task: until it has started, everybody who parks gives the loop its turn."""
+        self.ready.append(task)
+        self.fresh += 1
+        self.spare += self.budget
+        self.budget = 0
+
+    def pop(self) -> Any:
+        """Whom the loop switches to next; it may pass the turn on as often as the budget says."""
+        waiter = self.ready.popleft()
+        if self.fresh and not waiter:  # true: started
+            self.fresh -= 1
+        left = self.budget + self.spare - 1
+        self.budget, self.spare = (0, left) if self.fresh else (left, 0)
+        return waiter
 
     def me(self) -> Any:
         """The running task, or what stands for the running greenlet if it is none of this hub's."""
@@ -271,7 +291,7 @@ class Runner:
         if timeout >= 0 or me.pending is not None:
             return self.park(me, on, timeout)
         me.on = on
-        if self.budget and self.ready and self.ready[0]:  # true: started
+        if self.ready and self.budget:
             self.budget -= 1
             self.ready.popleft().switch()
         else:
@@ -321,7 +341,7 @@ class Runner:
 
     def _park(self, me: Any, on: Any) -> Any:
         me.on = on
-        if self.budget and self.ready and self.ready[0]:  # true: started
+        if self.ready and self.budget:
             self.budget -= 1
             self.ready.popleft().switch()
         else:
