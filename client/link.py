@@ -66,6 +66,9 @@ class ChannelState(Protocol):
     def emit(self) -> bool:
         """Put what there is to say into the link's output. True: ask again at the next edge."""
 
+    def close(self) -> None:
+        """Say that this channel is done with, and tell everybody who waits."""
+
     def lose(self) -> None:
         """The link has ended: tell everybody who waits."""
 
@@ -98,6 +101,8 @@ class Link:
         self.unsent = 0
         self.blocked = False
         self._interest = IN
+        #: Somebody waits for the output to be less than full.
+        self.crowded = False
         self._reading = False
         #: Nothing was sent since the last poll.
         self.fresh = True
@@ -127,7 +132,7 @@ class Link:
             self.sock = tcp.dial(self.hub, address.host, address.port, timeout)
         _links.add(self)
         self.hub.poll.register(self.sock.fileno(), self._ready, IN)
-        self._unhook = self.hub.at_every_edge(self._edge)
+        self._unhook = self.hub.at_every_edge(self.edge)
         try:
             self.put(pack_control(HELLO, 0, 0, {"v": VERSION, "id": self.id, "agent": f"vanilla/{__version__}"}))
             self._request(HELLO, deadline.left())
@@ -166,6 +171,7 @@ class Link:
         number = self._last_request
         self.put(pack_control(kind, 0, number, fields))
         self.flush()
+        self.check()
         return self._request(1000 + number, timeout)
 
     # -- input
@@ -279,7 +285,8 @@ class Link:
         """Is as much unsent as may be?"""
         return self.unsent >= OUTPUT_BYTES
 
-    def _edge(self) -> None:
+    def edge(self) -> None:
+        """The tick's edge: gather what the channels have to say, and write it."""
         self.fresh = True
         if self.dirty:
             for state in list(self.dirty):
@@ -303,6 +310,10 @@ class Link:
             self.unsent -= sent
             self._keep(parts, sent)
         self._mind_interest()
+        if self.crowded and not self.full:
+            self.crowded = False
+            for state in list(self.channels.values()):
+                state.drained()
 
     def _keep(self, parts: list[Buffer], sent: int) -> None:
         """Put what was not sent back to the front."""
@@ -315,15 +326,12 @@ class Link:
             sent -= len(part)
 
     def _mind_interest(self) -> None:
-        """Wait for the socket to take more, while there is more; when there is no longer, tell who waits for that."""
+        """Wait for the socket to take more, while there is more."""
         interest = IN | OUT if self.blocked else IN
         if self.sock is None or interest == self._interest:
             return
         self._interest = interest
         self.hub.poll.modify(self.sock.fileno(), interest)
-        if not self.blocked:
-            for state in list(self.channels.values()):
-                state.drained()
 
     # -- the end
 
@@ -378,10 +386,15 @@ class Link:
                 self.hub.ready.append(waiter)
             waiting.clear()
 
+    def detach(self) -> None:
+        """Close every channel, each in its own words: what was handed out and what was not is then known."""
+        for state in list(self.channels.values()):
+            state.close()
+
     def close(self) -> None:
         """End it from here; what is still to be sent is sent as far as the socket takes it."""
         if self._ended is None:
-            self._edge()
+            self.edge()
             self.end(lambda: Closed(f"{self.url}: this connection was closed"))
 
     def disown(self) -> None:

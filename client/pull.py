@@ -233,6 +233,10 @@ class PullState(Channel):
         return item
 
     def watch_recv(self, case: Any) -> None:
+        item = self.take_nowait()
+        if item is not EMPTY:  # it has come since this end was tried
+            case.selection.fire(case, item)
+            return
         self.recvers.append(case)
         self._request(0)
 
@@ -439,6 +443,8 @@ class PullState(Channel):
         self._nacks.append((first, self.arrived - first, {"back": True}))
         self._acked = self.loaded = self.arrived
         self.link.dirty[self] = None
+        if self.recvers:
+            self._request(0)
 
     def _forget_items(self) -> int:
         """Drop what has arrived and was not handed out: how many bytes that was."""

@@ -25,7 +25,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from vanilla.exception import Closed, Halt, Timeout
-from vanilla.message import Channel, Sender
+from vanilla.message import EMPTY, Channel, Sender
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Quota
 from vanilla.protocol.errors import ProtocolError, Refused
@@ -52,10 +52,7 @@ SMALL_BYTES = 4 << 10
 WEIGHT = BATCH_BYTES // 64
 #: What msgpack puts before a bytes item, at most.
 BIN_HEAD_BYTES = 5
-#: Credit up to this may be kept while idle, in messages and bytes; what is above goes back...
-KEEP_MESSAGES = 16
-KEEP_BYTES = 64 << 10
-#: ...after so many ms without a send.
+#: After so many ms without a send credit goes back.
 IDLE_MS = 1_000
 
 monotonic = time.monotonic
@@ -76,13 +73,13 @@ class PushState(Channel):
     """
 
     __slots__ = (
-        "_active",
         "_confirmed",
         "_counted",
         "_counted_b",
         "_epoch",
         "_given",
         "_idle",
+        "_mark",
         "_refusal",
         "_rest",
         "_since",
@@ -122,7 +119,8 @@ class PushState(Channel):
         #: What ``slack`` was when it was last worked out, how much is in ``pending`` since before that, and its bytes
         #: at most.
         self._given = self._counted = self._counted_b = 0
-        self._active = False
+        #: The next number when it was last looked whether anything is sent.
+        self._mark = -1
         self._idle: Timer | None = None
         self._refusal: tuple[str, str] | None = None
         self.id = link.open("push", name, self)
@@ -159,7 +157,10 @@ class PushState(Channel):
 
     def _fits(self, size: int) -> bool:
         quota = self.quota
-        return self.queued_n < quota.left_n and self.queued_b + size <= quota.left_b and not self.link.full
+        if self.link.full:
+            self.link.crowded = True
+            return False
+        return self.queued_n < quota.left_n and self.queued_b + size <= quota.left_b
 
     def _fits_now(self, size: int) -> bool:
         """`_fits`, once the socket was looked at: a busy sender reads no credit before it needs it."""
@@ -241,7 +242,10 @@ class PushState(Channel):
         self.quota.spend(count, size)
         self.chunks = []
         self.queued_n = self.queued_b = 0
-        self._active = True
+        self._want = False  # what waits is asked for anew, behind these
+        self._mark = -1
+        if self._idle is None:
+            self._idle = self.hub.after(IDLE_MS, self._look_idle)
 
     def _flush(self) -> None:
         self._frame()
@@ -272,6 +276,7 @@ class PushState(Channel):
 
     def _poll(self, message: Message) -> None:
         """Ask, and look at the socket, without a turn of the loop: whoever polls may never give it one."""
+        self._frame()
         self._ask(message.size)
         if self.senders or not self._fits_now(message.size):
             raise Timeout(f"there is no room: send on a {self.kind}")
@@ -295,6 +300,7 @@ class PushState(Channel):
             waiter = self.senders[0]
             size = waiter.value.size if waiter.selection is None else 1
             if not self._fits(size):
+                self._frame()  # before the question, or the broker would take it for answered
                 self._ask(size)
                 break
             self.senders.popleft()
@@ -306,6 +312,7 @@ class PushState(Channel):
                 waiter.selection.fire(waiter, None)
         if self.queued_n:
             self.link.dirty[self] = None
+            self.hub.at_edge(self.link.edge)
 
     def has_room(self) -> bool:
         self.check()
@@ -313,8 +320,20 @@ class PushState(Channel):
         return not self.senders and self._fits(1)
 
     def watch_send(self, case: Any) -> None:
-        super().watch_send(case)
+        if self.has_room():  # credit has come since it was tried
+            case.selection.fire(case, None)
+            return
+        self.senders.append(case)
         self._ask(1)
+
+    def room_by_poll(self) -> bool:
+        """`has_room`, once the broker was asked and the socket was looked at."""
+        if self.has_room():
+            return True
+        self._frame()
+        self._ask(1)
+        self.link.poll()
+        return self.has_room()
 
     def drained(self) -> None:
         self._serve()
@@ -328,8 +347,6 @@ class PushState(Channel):
         self._want = False
         self.quota.raise_to(fields["n"], fields["b"])
         self._serve()
-        if self._idle is None and self._has_much:
-            self._idle = self.hub.after(IDLE_MS, self._look_idle)
 
     def _ack(self, event: Event) -> None:
         ranges = event.payload["r"]
@@ -346,22 +363,21 @@ class PushState(Channel):
 
     # -- credit that is not used
 
-    @property
-    def _has_much(self) -> bool:
-        return self.quota.left_n > KEEP_MESSAGES or self.quota.left_b > KEEP_BYTES
-
     def _look_idle(self) -> None:
-        """Nothing sent for a while: others may need the room that is promised here."""
+        """Nothing sent for a while: others may need the room that is promised here, so all of it goes back.
+
+        What the broker gives again unasked, as to a new producer, is kept: the next send is then without a wait.
+        """
         self._idle = None
-        if self.link.ended or not self._has_much:
+        if self.halt is not None:
             return
-        if self._active or self.pending or self.queued_n:
-            self._active = False
+        quota = self.quota
+        if self._mark != quota.n or self.senders or self.pending or self.queued_n:
+            self._mark = quota.n
             self._idle = self.hub.after(IDLE_MS, self._look_idle)
             return
         self.seal()
         self._epoch += 1
-        quota = self.quota
         self.link.put(pack_control(WANT, self.id, 0, {"limit": [quota.n, quota.b], "epoch": self._epoch}))
         quota.lower_to(quota.n, quota.b)
 
@@ -377,6 +393,8 @@ class PushState(Channel):
     def sync(self, timeout: float) -> None:
         """Wait until all that was sent so far is confirmed."""
         self.flush()
+        if timeout == 0:
+            self.link.poll()
         self.check()
         target = self.quota.n
         if target <= self._confirmed:
@@ -440,6 +458,7 @@ class PushState(Channel):
                 queue.remove(waiter)
             except ValueError:
                 continue
+            self._serve()  # the next in line may need less
             return True
         return False
 
@@ -463,7 +482,7 @@ class Detached:
     def check(self, *_: Any) -> None:
         raise Closed(f"cannot send: this {self.kind} was closed")
 
-    push = has_room = sync = flush = check
+    push = has_room = room_by_poll = sync = flush = check
 
     def close(self) -> None:
         """It is."""
@@ -505,6 +524,9 @@ class PushSender(Sender):
                 state.pending.append(item)
                 return
         state.push(item, timeout)
+
+    def _try(self) -> Any:
+        return None if self._state.room_by_poll() else EMPTY
 
     def flush(self) -> None:
         """Send what still waits for its batch to fill, now."""

@@ -63,7 +63,7 @@ class Remote:
         self.hub.onstop(self.close)
 
     def _notify(self, kind: str, text: str) -> None:
-        if kind != "error":
+        if kind != "error" and not self._state.halted:  # either end may have been closed by its reader
             self._state.send(kind)
         if len(self._events.buffer) >= EVENTS:
             self._events.buffer.popleft()
@@ -147,6 +147,7 @@ class Remote:
         deadline = time.monotonic() + (self._linger if linger is None else linger) / 1000
         for state in list(self._pushes.values()):
             self._settle(state, deadline)
+        self._link.detach()
         self._link.close()
         self._notify("closed", self.url)
 

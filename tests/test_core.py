@@ -418,6 +418,20 @@ def test_two_tasks_at_ping_pong_starve_neither_timers_nor_descriptors(h):
     assert sorted(stop) == ["descriptor", "timer"]
 
 
+def test_tasks_that_spawn_their_successors_for_ever_starve_no_timer(h):
+    stop: list = []
+
+    def work():
+        if not stop:
+            h.spawn(work)
+
+    h.after(1, lambda: stop.append("timer"))
+    h.spawn(work)
+    while not stop:
+        h.sleep(1)
+    assert stop == ["timer"]
+
+
 def test_edges_are_called_once_and_may_ask_for_another(h):
     seen = []
     h.at_edge(lambda: seen.append(1) or h.at_edge(lambda: seen.append(2)))

@@ -350,7 +350,7 @@ class Hub:
 
     def _run_ready(self) -> None:
         runner, ready = self.runner, self.ready
-        runner.budget, runner.spare = 0, 0 if self.forked else BUDGET
+        runner.budget, runner.spare = 0, BUDGET
         while ready and runner.budget + runner.spare:
             runner.pop().switch()
         if self.forked:
@@ -363,12 +363,12 @@ class Hub:
                 self.guard(timer.fire)
 
     def _run_edges(self) -> None:
-        for hook in self._hooks:
-            self.guard(hook)
         while self._edges:
             edges, self._edges = self._edges, []
             for edge in edges:
                 self.guard(edge)
+        for hook in self._hooks:  # the last word: what the edges had to say leaves now
+            self.guard(hook)
 
     def _run_poll(self) -> None:
         for fd, events in self.poll.wait(self._patience()):

@@ -176,7 +176,11 @@ class Channel:
                 sender.selection.fire(sender, None)
 
     def watch_recv(self, case: Case) -> None:
-        """A select waits for an item."""
+        """A select waits for an item; or has it at once, if one has come since this end was tried."""
+        item = self.take_nowait()
+        if item is not EMPTY:
+            case.selection.fire(case, item)
+            return
         self.recvers.append(case)
         self._invite(case.selection)
 
@@ -235,8 +239,12 @@ class Channel:
         return bool(self.recvers) or len(self.buffer) < self.capacity
 
     def watch_send(self, case: Case) -> None:
-        """A select waits for room."""
-        self.senders.append(case)
+        """A select waits for room; or has it at once, if it has come since this end was tried."""
+        others = any(recver.selection is not case.selection for recver in self.recvers)
+        if self.has_room() and (others or len(self.buffer) < self.capacity):
+            case.selection.fire(case, None)
+        else:
+            self.senders.append(case)
 
     # -- the end
 
@@ -336,7 +344,11 @@ class State(Channel):
         return self.runner.line_up(self.readers, self, timeout) if item is EMPTY else item
 
     def watch_recv(self, case: Case) -> None:
-        self.readers.append(case)
+        item = self.take_nowait()
+        if item is EMPTY:
+            self.readers.append(case)
+        else:
+            case.selection.fire(case, item)
 
     def wait_room(self, item: Any, timeout: float) -> None:
         self.give_nowait(item)  # there is always room
