@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
-from vanilla.protocol.errors import Refused
 from vanilla.protocol.frames import STATUS, pack_control
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vanilla.broker")
 
+#: How old the sums over all endpoints in a status may be, in seconds.
+FRESH = 0.05
 #: Endpoints on a page of a status at most.
 PAGE = 100
 #: What the map of one endpoint takes at most: a name of 255 bytes, 17 numbers and their keys.
@@ -25,6 +27,7 @@ class Totals:
 
     def __init__(self) -> None:
         self.accepted = self.acknowledged = self.dead = self.dropped = 0
+        self._described: tuple[float, dict[str, Any]] | None = None
 
     def add(self, endpoint: Endpoint) -> None:
         """*endpoint* goes."""
@@ -33,27 +36,27 @@ class Totals:
         self.dead += endpoint.dead
         self.dropped += endpoint.dropped
 
-    @staticmethod
-    def admit(count: int, limit: int) -> None:
-        """May one more endpoint be made?
-
-        :raises Refused: TOO_MANY.
-        """
-        if count >= limit:
-            raise Refused("TOO_MANY", f"there are {limit} endpoints already")
+    def describe(self, broker: Broker) -> dict[str, Any]:
+        """`describe_broker`, worked out anew once in `FRESH` seconds: it looks at every endpoint."""
+        now = broker.now()
+        if self._described is None or now - self._described[0] > FRESH:
+            self._described = now, describe_broker(broker)
+        return self._described[1]
 
 
 def status_page(broker: Broker, request: int, after: str) -> bytes:
     """One STATUS frame, in the order of names, behind *after*."""
     most = min(PAGE, max(broker.options.frame_bytes // 2 // ENTRY_BYTES, 1))
-    names = sorted(name for name in broker.endpoints if name > after)
+    names = broker.names
+    start = bisect_right(names, after)
+    page = names[start : start + most]
     now = broker.now()
     fields: dict[str, Any] = {
-        "broker": describe_broker(broker),
-        "endpoints": [describe(broker.endpoints[name], now) for name in names[:most]],
+        "broker": broker.totals.describe(broker),
+        "endpoints": [describe(broker.endpoints[name], now) for name in page],
     }
-    if len(names) > most:
-        fields["next"] = names[most - 1]
+    if len(names) > start + most:
+        fields["next"] = page[-1]
     return pack_control(STATUS, 0, request, fields)
 
 

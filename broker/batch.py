@@ -34,10 +34,10 @@ class Batch:
         return self.redelivered, self.attempts
 
     def cut(self, count: int, at: int) -> tuple[Batch, Batch]:
-        """Two batches: the first *count* messages, which end at byte *at* of the body, and the rest. Nothing is
-        copied."""
+        """Two batches: the first *count* messages, which end at byte *at* of the body, and the rest. A small part is
+        copied, so as not to keep the whole."""
         view = memoryview(self.body)
-        return self._part(0, count, view[:at]), self._part(count, self.count - count, view[at:])
+        return self._part(0, count, self._kept(view[:at])), self._part(count, self.count - count, self._kept(view[at:]))
 
     def part(self, low: int, high: int) -> Batch:
         """The messages from *low* up to, not including, *high*. A small part is copied, so as not to keep the whole."""
@@ -45,15 +45,12 @@ class Batch:
             return self
         start = scan(self.body, 0, low, _FAR)[1] if low else 0
         end = scan(self.body, start, high - low, _FAR)[1]
-        view: Buffer = memoryview(self.body)[start:end]
-        if (end - start) * 4 < self._held():
-            view = bytes(view)
-        return self._part(low, high - low, view)
+        return self._part(low, high - low, self._kept(memoryview(self.body)[start:end]))
 
-    def _held(self) -> int:
-        """How much memory the body keeps alive."""
-        body = self.body
-        return len(body.obj) if isinstance(body, memoryview) else len(body)  # type: ignore[arg-type]
+    @staticmethod
+    def _kept(view: memoryview) -> Buffer:
+        """A part of a body: as a view, unless that would keep alive more than four times what it shows."""
+        return bytes(view) if len(view) * 4 < len(view.obj) else view  # type: ignore[arg-type]
 
     def _part(self, skip: int, count: int, body: Buffer) -> Batch:
         part = Batch(self.number + skip, count, body, self.time)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vanilla import __version__, tcp, unix
 from vanilla.listener import Listener
-from vanilla.protocol.errors import ProtocolError
+from vanilla.protocol.errors import ProtocolError, Refused
 from vanilla.protocol.frames import GO_AWAY, SCRATCH_BYTES, pack_control
 from vanilla.protocol.urls import Address, parse
 
@@ -54,6 +54,7 @@ class Broker:
         self.agent = f"vanilla-broker/{__version__}"
         self.started = self.now()
         self.endpoints: dict[str, Endpoint] = {}
+        self._names: list[str] | None = None
         self.sessions: set[Session] = set()
         self.listeners: list[tuple[Listener, Address]] = []
         self.totals = Totals()
@@ -120,9 +121,18 @@ class Broker:
         """
         endpoint = self.endpoints.get(name)
         if endpoint is None:
-            self.totals.admit(len(self.endpoints), self.options.endpoints)
+            if len(self.endpoints) >= self.options.endpoints:
+                raise Refused("TOO_MANY", f"there are {self.options.endpoints} endpoints already")
             endpoint = self.endpoints[name] = Endpoint(self, name)
+            self._names = None
         return endpoint
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all endpoints, in order."""
+        if self._names is None:
+            self._names = sorted(self.endpoints)
+        return self._names
 
     def grave(self, endpoint: Endpoint) -> Endpoint | None:
         """Where the dead letters of *endpoint* go; None if there is no such place. Dead letters have none of their
@@ -165,6 +175,7 @@ class Broker:
             if endpoint.idle and self.endpoints.get(endpoint.name) is endpoint:
                 self.totals.add(endpoint)
                 del self.endpoints[endpoint.name]
+                self._names = None
         if self.draining:
             self._look_whether_drained()
 

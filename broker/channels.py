@@ -75,7 +75,7 @@ class Pusher:
         self.quota = Quota(first)
         self.confirmed = first
         self.epoch = 0
-        self.window_n, self.window_b = FIRST_MESSAGES, FIRST_BYTES
+        self._first_window()
         self.want_n = self.want_b = 0
         self.held_n = self.held_b = 0
         self.asking = self.dirty = False
@@ -106,7 +106,6 @@ class Pusher:
         quota.spend(count, size)
         self._recount()
         endpoint.accept(count, array[at:])
-        self.want_n = self.want_b = 0
         self.ask()
         self.stir()
 
@@ -117,17 +116,23 @@ class Pusher:
             self.quota.lower_to(*fields["limit"])
             self._recount()
             self.epoch = fields.get("epoch", 0)
-            self.window_n, self.window_b = FIRST_MESSAGES, FIRST_BYTES
-        self.want_n, self.want_b = fields.get("n", 0), min(fields.get("b", 0), self.session.broker.options.frame_bytes)
+            self._first_window()
+        self.want_n = fields.get("n", self.want_n)
+        self.want_b = min(fields.get("b", self.want_b), self.session.broker.options.frame_bytes)
         self.ask()
 
     # -- credit
+
+    def _first_window(self) -> None:
+        """What is given to a producer of which nothing is known; at most an eighth of all there is."""
+        self.window_n = min(FIRST_MESSAGES, self.endpoint.capacity // 8)
+        self.window_b = min(FIRST_BYTES, self.endpoint.capacity_b // 8)
 
     def ask(self) -> None:
         """Stand in line for credit."""
         if not self.asking:
             self.asking = True
-            self.endpoint.asking.append(self)
+            self.endpoint.asking[self] = None
         self.endpoint.broker.touch(self.endpoint)
 
     def grant(self, share_n: int, share_b: int) -> bool:
@@ -155,20 +160,20 @@ class Pusher:
     def _goal(self) -> tuple[int, int]:
         """The credit that it should have: what it asked for, and what keeps a stream from stopping.
 
-        The latter only while the endpoint can afford it; and nothing until half of the window is used, and then a wider
-        one.
+        To one that did not ask, the latter only while the endpoint can afford it; and nothing until half of the window
+        is used, and then a wider one.
         """
         quota, endpoint = self.quota, self.endpoint
         goal_n, goal_b = self.want_n, self.want_b
-        if not endpoint.at_ease:
-            return goal_n, goal_b
+        if not endpoint.at_ease and not goal_n and not goal_b:
+            return 0, 0
         if quota.left_n * 2 <= self.window_n:
             if quota.b:
-                self.window_n = min(self.window_n * 2, endpoint.capacity)
+                self.window_n = min(max(self.window_n * 2, 1), endpoint.capacity)
             goal_n = max(goal_n, self.window_n)
         if quota.left_b * 2 <= self.window_b:
             if quota.b:
-                self.window_b = min(self.window_b * 2, endpoint.capacity_b)
+                self.window_b = min(max(self.window_b * 2, 1), endpoint.capacity_b)
             goal_b = max(goal_b, self.window_b)
         return goal_n, goal_b
 
@@ -217,7 +222,7 @@ class Pusher:
         endpoint.pushers.discard(self)
         if self.asking:
             self.asking = False
-            endpoint.asking.remove(self)
+            del endpoint.asking[self]
         endpoint.broker.touch(endpoint)
 
 
@@ -272,7 +277,7 @@ class Puller:
     def _give_back(self, batches: list[Batch], fields: Any) -> None:
         endpoint = self.endpoint
         if fields.get("back"):
-            endpoint.put_back(sorted(batches, key=lambda batch: batch.number))
+            endpoint.put_back(batches)
             return
         for batch in batches:
             if "dead" in fields:
@@ -308,8 +313,8 @@ class Puller:
             self.session.starved.add(self)
             return
         self.hungry = True
-        self.endpoint.hungry.append(self)
-        if self.endpoint.ready:
+        self.endpoint.hungry[self] = None
+        if self.endpoint.ready_n:
             self.endpoint.broker.touch(self.endpoint)
 
     def deliver(self, most: int) -> None:
@@ -362,7 +367,7 @@ class Puller:
         endpoint.pullers.discard(self)
         if self.hungry:
             self.hungry = False
-            endpoint.hungry.remove(self)
+            del endpoint.hungry[self]
         self.session.starved.discard(self)
         pieces = self.flight.take_all()
         endpoint.flight_n -= sum(piece.high - piece.low for piece in pieces)

@@ -7,7 +7,7 @@ At every moment: accepted = acknowledged + ready + delayed + in flight + dead + 
 
 Invariants:
 1. ``ready`` is ascending by accept number, so what comes back stands where it stood.
-2. ``ready_n``, ``ready_b`` are the sums over ``ready``; ``delayed_*`` likewise; ``granted_*`` the credit that producers
+2. ``ready_n``, ``ready_b`` are the sums over ``ready`` and ``back``; ``delayed_*`` likewise; ``granted_*`` the credit that producers
    have and have not used; ``flight_*`` the sums over the consumers' flights.
 3. ready + delayed + granted never grows above the capacity by a grant; only returns and one oversize message may exceed
    it.
@@ -18,7 +18,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ class Endpoint:
         "accepted",
         "acknowledged",
         "asking",
+        "back",
         "broker",
         "capacity",
         "capacity_b",
@@ -84,6 +85,8 @@ class Endpoint:
         self.capacity_b = broker.options.capacity_bytes
         self.ready: deque[Batch] = deque()
         self.ready_n = self.ready_b = 0
+        #: What has come back in this tick; counted as ready.
+        self.back: list[Batch] = []
         #: Batches that wait for their redelivery, each with its timer.
         self.delayed: dict[Batch, Timer] = {}
         self.delayed_n = self.delayed_b = 0
@@ -95,8 +98,9 @@ class Endpoint:
         self.accepted = self.acknowledged = self.dead = self.dropped = 0
         self.pushers: set[Pusher] = set()
         self.pullers: set[Puller] = set()
-        self.hungry: deque[Puller] = deque()
-        self.asking: deque[Pusher] = deque()
+        # Ordered sets: whoever waits longest is first, and who leaves is found at once.
+        self.hungry: OrderedDict[Puller, None] = OrderedDict()
+        self.asking: OrderedDict[Pusher, None] = OrderedDict()
         #: (time, accepted, acknowledged) when the rates were last worked out.
         self.mark = (broker.now(), 0, 0)
         self.rate_in = self.rate_out = 0.0
@@ -113,30 +117,35 @@ class Endpoint:
         self.broker.touch(self)
 
     def put_back(self, batches: Iterable[Batch]) -> None:
-        """Insert *batches*, ascending by number, where they stood."""
-        back = list(batches)
-        if not back:
-            return
-        for batch in back:
+        """Insert *batches* where they stood, at the tick's edge."""
+        for batch in batches:
             self.ready_n += batch.count
             self.ready_b += batch.size
+            self.back.append(batch)
+        self.broker.touch(self)
+
+    def _merge_back(self) -> None:
+        """Once a tick, however much came back how often: most of it stands in front of all that is ready."""
+        back, self.back = self.back, []
+        back.sort(key=_number)
         if not self.ready or back[-1].number < self.ready[0].number:
             self.ready.extendleft(reversed(back))
         else:
             self.ready = deque(sorted((*back, *self.ready), key=_number))
-        self.broker.touch(self)
 
     # -- messages go out
 
     def match(self) -> None:
         """Hand out what is ready to the consumers that have credit, in turn and in equal shares."""
         hungry = self.hungry
+        if self.back:
+            self._merge_back()
         while self.ready and hungry:
             share = -(-self.ready_n // len(hungry))
             for _ in range(len(hungry)):
                 if not self.ready:
                     break
-                puller = hungry.popleft()
+                puller = hungry.popitem(last=False)[0]
                 puller.hungry = False
                 puller.deliver(share)
                 puller.line_up()
@@ -184,7 +193,6 @@ class Endpoint:
             back[0].attempts += 1
             if back[0].attempts >= self.broker.options.max_attempts:
                 self.bury(back.pop(0), "MAX_ATTEMPTS")
-        back.sort(key=_number)
         self.put_back(back)
 
     def failed(self, batch: Batch, delay: int | None) -> None:
@@ -248,10 +256,10 @@ class Endpoint:
         if not asking or self._pauses():
             return
         for _ in range(len(asking)):
-            pusher = asking[0]
+            pusher = next(iter(asking))
             if not pusher.grant(max(self.room_n // len(asking), 1), max(self.room_b // len(asking), 1)):
                 return  # whoever waits longest is not passed over
-            asking.popleft()
+            del asking[pusher]
             pusher.asking = False
 
     def _pauses(self) -> bool:

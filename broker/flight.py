@@ -29,8 +29,11 @@ class Sent(NamedTuple):
     def part(self, start: int, end: int) -> Sent:
         """The numbers from *start* to *end* (exclusive) of it."""
         low = self.low + start - self.seq
+        high = low + end - start
         size = self.size * (end - start) // (self.high - self.low)
-        return Sent(start, low, low + end - start, self.batch, size)
+        if (high - low) * 4 < self.batch.count:  # few are left: keep those, not the frame that they came in
+            return Sent(start, 0, high - low, self.batch.part(low, high), size)
+        return Sent(start, low, high, self.batch, size)
 
 
 class Flight:

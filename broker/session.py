@@ -40,6 +40,8 @@ log = logging.getLogger("vanilla.broker")
 
 #: What one vectored write takes (IOV_MAX on Linux).
 IOV_MAX = 1024
+#: Status requests of one connection that may wait for their answers.
+QUESTIONS = 100
 #: Reads of one connection in one tick at most: a stream of large messages fills what is offered for one each time.
 READS = 8
 #: How long a peer that broke the protocol may take to read why, in ms.
@@ -66,6 +68,7 @@ class Session:
         "interest",
         "out",
         "peer",
+        "questions",
         "since",
         "sock",
         "starved",
@@ -81,6 +84,8 @@ class Session:
         self.connection = Connection("broker", broker.options.frame_bytes)
         self.channels: dict[int, Pusher | Puller] = {}
         self.out: deque[Buffer] = deque()
+        #: Status requests: number, and behind which name.
+        self.questions: deque[tuple[int, str]] = deque()
         self.unsent = 0
         self.blocked = self.closing = self.dirty = False
         self.starved: set[Puller] = set()
@@ -178,7 +183,18 @@ class Session:
         self.put(pack_control(CLOSE, event.channel))
 
     def _status(self, event: Event) -> None:
-        self.put(self.broker.status(event.seq, event.payload.get("after", "")))
+        if len(self.questions) >= QUESTIONS:
+            raise ProtocolError("TOO_MANY", f"more than {QUESTIONS} status requests wait for their answers")
+        self.questions.append((event.seq, event.payload.get("after", "")))
+        if len(self.questions) == 1:
+            self._answer()
+
+    def _answer(self) -> None:
+        """Answer one question, and the next in the next tick: an answer is a thousand times as long as its question."""
+        if self.questions and not self.closing and not self.full:
+            self.put(self.broker.status(*self.questions.popleft()))
+        if self.questions and not self.closing:
+            self.broker.hub.after(1, self._answer)
 
     def _ping(self, event: Event) -> None:
         self.put(pack_control(PONG, 0, event.seq))

@@ -46,6 +46,7 @@ def peer(h, broker):
 def pushing(peer, name="jobs", channel=1):
     """A push channel with its first credit."""
     peer.open(channel, "push", name)
+    peer.want(channel, n=1, b=10)
     peer.expect(OPEN)
     return peer.fields(CREDIT)
 
