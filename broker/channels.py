@@ -229,7 +229,7 @@ class Pusher:
 class Puller:
     """A consumer of one endpoint."""
 
-    __slots__ = ("endpoint", "flight", "hungry", "id", "limit_b", "limit_n", "sent_b", "sent_n", "session")
+    __slots__ = ("endpoint", "flight", "held", "hungry", "id", "limit_b", "limit_n", "sent_b", "sent_n", "session")
 
     kind = "pull"
 
@@ -238,6 +238,8 @@ class Puller:
         self.id = id
         self.endpoint = endpoint
         self.flight = Flight()
+        #: Its part of ``session.held``.
+        self.held = 0
         #: Credit: numbers below, and bytes in all.
         self.limit_n = self.limit_b = 0
         self.sent_n = self.sent_b = 0
@@ -293,6 +295,13 @@ class Puller:
     def _left_flight(self, count: int, size: int) -> None:
         self.endpoint.flight_n -= count
         self.endpoint.flight_b -= size
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Keep the session's sum of what its consumers hold."""
+        self.session.held += self.flight.cost - self.held
+        self.held = self.flight.cost
+        self.session.relieve()
 
     # -- deliveries
 
@@ -302,15 +311,16 @@ class Puller:
         return (
             self.limit_n > self.sent_n
             and self.limit_b > self.sent_b
-            and self.flight.cost < self.session.broker.options.unsettled_bytes
+            and self.session.held < self.session.broker.options.unsettled_bytes
         )
 
     def line_up(self) -> None:
-        """Stand in line for messages, if it can take any."""
-        if self.hungry or not self.can_take:
+        """Stand in line for messages, if it can take any; or wait for the connection, if that is what it lacks."""
+        if self.hungry:
             return
-        if self.session.full:
-            self.session.starved.add(self)
+        if not self.can_take or self.session.full:
+            if self.limit_n > self.sent_n and self.limit_b > self.sent_b:
+                self.session.starved.add(self)
             return
         self.hungry = True
         self.endpoint.hungry[self] = None
@@ -337,6 +347,8 @@ class Puller:
 
     def _fly(self, batch: Batch) -> None:
         self.flight.add(self.sent_n, batch)
+        self.session.held += self.flight.cost - self.held
+        self.held = self.flight.cost
         self.sent_n += batch.count
         self.sent_b += batch.size
         self.endpoint.flight_n += batch.count
@@ -370,6 +382,7 @@ class Puller:
             del endpoint.hungry[self]
         self.session.starved.discard(self)
         pieces = self.flight.take_all()
+        self._weigh()
         endpoint.flight_n -= sum(piece.high - piece.low for piece in pieces)
         endpoint.flight_b -= sum(piece.size for piece in pieces)
         endpoint.returned(pieces, self.sent_n if seen is None else seen, crashed=seen is None)

@@ -36,7 +36,7 @@ FLAGS = (
     ("--channels", "channels", "N", "channels of one connection"),
     ("--endpoints", "endpoints", "N", "endpoints at a time"),
     ("--output-bytes", "output_bytes", "BYTES", "unsent output from which on a connection gets no deliveries"),
-    ("--unsettled-bytes", "unsettled_bytes", "BYTES", "what one consumer may leave unsettled"),
+    ("--unsettled-bytes", "unsettled_bytes", "BYTES", "what the consumers of one connection may leave unsettled"),
     ("--max-attempts", "max_attempts", "N", "failed deliveries before a message becomes a dead letter"),
     ("--backoff", "backoff_ms", "MS", "ms before the first redelivery of a refused message; doubles each time"),
     ("--drain", "drain_ms", "MS", "ms that SIGTERM leaves consumers to take what is there"),

@@ -7,8 +7,8 @@ At every moment: accepted = acknowledged + ready + delayed + in flight + dead + 
 
 Invariants:
 1. ``ready`` is ascending by accept number, so what comes back stands where it stood.
-2. ``ready_n``, ``ready_b`` are the sums over ``ready`` and ``back``; ``delayed_*`` likewise; ``granted_*`` the credit that producers
-   have and have not used; ``flight_*`` the sums over the consumers' flights.
+2. ``ready_n``, ``ready_b`` are the sums over ``ready`` and ``back``; ``delayed_*`` likewise; ``granted_*`` the credit
+   that producers have and have not used; ``flight_*`` the sums over the consumers' flights.
 3. ready + delayed + granted never grows above the capacity by a grant; only returns and one oversize message may exceed
    it.
 4. A consumer stands in ``hungry`` once if it has credit and its connection takes output, otherwise not at all.

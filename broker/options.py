@@ -30,7 +30,7 @@ class Options:
     endpoints: int = 100_000
     #: Unsent output of one connection from which on it gets no deliveries and is not read, until half of it has left.
     output_bytes: int = 1 << 20
-    #: What one consumer may leave unsettled, whatever credit it gives: memory is the broker's.
+    #: What the consumers of one connection may leave unsettled, whatever credit they give.
     unsettled_bytes: int = 64 << 20
     #: Deliveries that fail before a message becomes a dead letter.
     max_attempts: int = 5

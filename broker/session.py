@@ -59,12 +59,14 @@ class Session:
 
     __slots__ = (
         "agent",
+        "answering",
         "blocked",
         "broker",
         "channels",
         "closing",
         "connection",
         "dirty",
+        "held",
         "interest",
         "out",
         "peer",
@@ -87,8 +89,10 @@ class Session:
         #: Status requests: number, and behind which name.
         self.questions: deque[tuple[int, str]] = deque()
         self.unsent = 0
-        self.blocked = self.closing = self.dirty = False
+        self.blocked = self.closing = self.dirty = self.answering = False
         self.starved: set[Puller] = set()
+        #: Bytes of memory that the unsettled deliveries of all its consumers keep.
+        self.held = 0
         self.since = broker.now()
         self.interest = IN
         self.timer = broker.hub.after(broker.options.hello_ms, self._no_hello)
@@ -186,15 +190,16 @@ class Session:
         if len(self.questions) >= QUESTIONS:
             raise ProtocolError("TOO_MANY", f"more than {QUESTIONS} status requests wait for their answers")
         self.questions.append((event.seq, event.payload.get("after", "")))
-        if len(self.questions) == 1:
+        if not self.answering:
             self._answer()
 
     def _answer(self) -> None:
-        """Answer one question, and the next in the next tick: an answer is a thousand times as long as its question."""
-        if self.questions and not self.closing and not self.full:
-            self.put(self.broker.status(*self.questions.popleft()))
-        if self.questions and not self.closing:
+        """Answer one question, and the next a tick later: an answer is a thousand times as long as its question."""
+        self.answering = bool(self.questions) and not self.closing
+        if self.answering:
             self.broker.hub.after(1, self._answer)
+            if not self.full:
+                self.put(self.broker.status(*self.questions.popleft()))
 
     def _ping(self, event: Event) -> None:
         self.put(pack_control(PONG, 0, event.seq))
@@ -255,16 +260,21 @@ class Session:
     def _drained(self) -> None:
         if self.sock.fileno() < 0:
             return
-        if self.starved and self.unsent * 2 < self.broker.options.output_bytes:
-            starved, self.starved = self.starved, set()
-            for puller in starved:
-                puller.line_up()
+        self.relieve()
         if self.closing and not self.out:
             self._shut()
         interest = (OUT if self.blocked else 0) | (0 if self.full and self.blocked else IN)
         if interest != self.interest:
             self.interest = interest
             self.broker.hub.poll.modify(self.sock.fileno(), interest)
+
+    def relieve(self) -> None:
+        """Let the consumers stand in line again that waited for this connection: for its output, or for settlements."""
+        options = self.broker.options
+        if self.starved and self.unsent * 2 < options.output_bytes and self.held < options.unsettled_bytes:
+            starved, self.starved = self.starved, set()
+            for puller in starved:
+                puller.line_up()
 
     # -- the end
 
@@ -307,6 +317,7 @@ class Session:
         self.broker.hub.poll.unregister(self.sock.fileno())
         self.sock.close()
         self.out.clear()
+        self.questions.clear()
         self.unsent = 0
         self._detach()
         self.broker.gone(self)

@@ -319,6 +319,38 @@ def test_what_is_given_back_may_be_used_by_others(h):
         peer.close()
 
 
+def test_idle_producers_do_not_keep_others_from_streaming(h):
+    with h.broker.listen("tcp://127.0.0.1:0", capacity=1_000) as broker:
+        peer = Peer(h, broker.urls[0])
+        for channel in range(1, 101):
+            peer.open(channel, "push", "jobs")
+        until(h, lambda: "jobs" in broker.endpoints and len(broker.endpoints["jobs"].pushers) == 100)
+        assert accounts(broker).granted_n <= 516  # what nobody asked for is at most half, and one more
+        other = Peer(h, broker.urls[0])
+        other.open(1, "push", "jobs")
+        other.want(1, n=1, b=10)
+        assert other.fields(CREDIT)["n"] >= 16
+        peer.close()
+        other.close()
+
+
+def test_a_thousand_batches_that_come_back_are_merged_once(h, broker, peer):
+    credit = pushing(peer)
+    peer.want(1, n=5000, b=5000)
+    while credit["n"] < 5000:
+        credit = peer.fields(CREDIT)
+    peer.send(*(data(1, seq, [seq]) for seq in range(5000)))
+    pulling(peer)
+    got = 0
+    while got < 5000:
+        got += peer.expect(DATA, DATA | MORE)[3]
+    peer.nack(2, *(part for seq in range(0, 5000, 2) for part in (seq, 1)), back=True)
+    again = []
+    while len(again) < 2500:
+        again += peer.delivery()[3]
+    assert again == list(range(0, 5000, 2))
+
+
 def test_credit_after_a_return_carries_its_epoch(h, broker, peer):
     pushing(peer)
     peer.want(1, limit=[0, 0], epoch=7)

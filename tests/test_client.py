@@ -416,7 +416,110 @@ def test_an_uncaught_exception_still_sends_what_was_taken(h, broker):
     assert accounts(broker).accepted == 2
 
 
+def test_tasks_that_wait_on_one_end_all_go_on_beside_an_idle_producer(h):
+    with h.broker.listen("tcp://127.0.0.1:0", capacity=20) as broker, h.client.connect(broker.urls[0]) as remote:
+        idle = Peer(h, broker.urls[0])
+        idle.open(1, "push", "jobs")
+        idle.want(1, n=16, b=1000)
+        idle.expect(CREDIT)
+        jobs, back = remote.push("jobs"), remote.pull("jobs")
+        for task in [h.spawn(jobs.send, i) for i in range(30)]:
+            h.spawn(back.recv)
+            task.join(timeout=PATIENCE)
+        idle.close()
+
+
+def test_a_large_send_that_timed_out_does_not_silence_the_next(h):
+    with h.broker.listen("tcp://127.0.0.1:0", capacity_bytes=1 << 20) as broker:
+        with h.client.connect(broker.urls[0]) as remote, h.client.connect(broker.urls[0]) as other:
+            filler, jobs, back = other.push("jobs"), remote.push("jobs"), remote.pull("jobs")
+            with pytest.raises(vanilla.Timeout):
+                while True:
+                    filler.send(b"x" * 50_000, timeout=50)
+            with pytest.raises(vanilla.Timeout):
+                jobs.send(b"x" * 700_000, timeout=20)
+            jobs.send(b"small", timeout=PATIENCE)
+            while back.recv(timeout=PATIENCE) != b"small":
+                pass
+            jobs.send(b"x" * 700_000, timeout=PATIENCE)
+
+
+def test_when_the_first_of_those_who_wait_gives_up_the_next_goes_on(h):
+    with h.broker.listen("tcp://127.0.0.1:0", capacity_bytes=300_000) as broker:
+        with h.client.connect(broker.urls[0]) as remote, h.client.connect(broker.urls[0]) as other:
+            filler, jobs = other.push("jobs"), remote.push("jobs")
+            for _ in range(4):
+                filler.send(b"x" * 50_000)
+            filler.sync(timeout=PATIENCE)
+            large = h.spawn(jobs.send, b"x" * 290_000, 100)
+            small = h.spawn(jobs.send, b"small")
+            with pytest.raises(vanilla.Timeout):
+                large.join(timeout=PATIENCE)
+            small.join(timeout=PATIENCE)
+
+
+def test_select_without_waiting_finds_room_that_it_asked_for(h):
+    with h.broker.listen("tcp://127.0.0.1:0", capacity=4) as broker, h.client.connect(broker.urls[0]) as remote:
+        jobs = remote.push("jobs")
+
+        def ready():
+            try:
+                return h.select([jobs], timeout=0) == (jobs, None)
+            except vanilla.Timeout:
+                return False
+
+        until(h, ready)
+
+
+def test_closing_the_state_of_a_connection_disturbs_nothing(h, broker):
+    remote = h.client.connect(broker.urls[0])
+    remote.link.close()
+    remote.close()
+
+
 # -- pulling
+
+
+def test_closing_a_connection_is_no_failed_attempt(h, broker, remote):
+    remote.push("jobs").send("patient")
+    for _ in range(6):
+        with h.client.connect(broker.urls[0]) as other, pytest.raises(vanilla.Timeout):
+            back = other.pull("jobs")
+            with pytest.raises(vanilla.Timeout):
+                back.recv(timeout=0)
+            until(h, lambda: accounts(broker).flight_n == 1)
+            raise vanilla.Timeout
+        until(h, lambda: accounts(broker).ready_n == 1)
+    delivery = remote.pull("jobs", ack=True).recv(timeout=PATIENCE)
+    assert (delivery.item, delivery.redelivered, delivery.attempts) == ("patient", False, 1)
+
+
+def test_a_dropped_end_is_closed_without_another_reason_to_wake(h, broker):
+    code = """
+        import sys, vanilla
+        h = vanilla.Hub()
+        remote = h.client.connect(sys.argv[1])
+        back = remote.pull("jobs", prefetch=5)
+        back.recv()
+        del back
+        print("dropped", flush=True)
+        h.sleep(3_600_000)
+    """
+    with h.client.connect(broker.urls[0]) as remote:
+        jobs = remote.push("jobs")
+        for i in range(5):
+            jobs.send(i)
+        jobs.sync(timeout=PATIENCE)
+        child = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), broker.urls[0]], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert in_thread(h, child.stdout.readline) == "dropped\n"
+            until(h, lambda: accounts(broker).ready_n == 4)
+        finally:
+            child.kill()
+            child.wait()
+            child.stdout.close()
 
 
 def test_plain_recv_acknowledges_what_was_handed_out(h, broker, remote):

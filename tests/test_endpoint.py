@@ -60,8 +60,12 @@ class Connection:
     def __init__(self, broker):
         self.broker = broker
         self.starved = set()
+        self.held = 0
         self.reader = Reader(1 << 30)
         self.frames = []
+
+    def relieve(self):
+        pass
 
     def put(self, *parts):
         scratch = bytearray(b"".join(parts))
@@ -249,6 +253,7 @@ class Endpoints(RuleBasedStateMachine):
         assert endpoint.ready_n == sum(batch.count for batch in endpoint.ready)
         assert endpoint.ready_b == sum(len(batch.body) for batch in endpoint.ready)
         assert endpoint.delayed_n == sum(batch.count for batch in endpoint.delayed)
+        assert all(puller.session.held == puller.flight.cost for puller in self.pullers)
         assert endpoint.flight_n == sum(puller.flight.count for puller in endpoint.pullers)
         assert endpoint.granted_n == sum(0 if pusher.spent else pusher.quota.left_n for pusher in endpoint.pushers)
         assert endpoint.granted_b == sum(0 if pusher.spent else pusher.quota.left_b for pusher in endpoint.pushers)

@@ -274,3 +274,11 @@ def test_a_fault_at_one_endpoint_is_no_others(h, broker, monkeypatch, caplog):
     assert peer.fields(ACK) == {"r": [0, 1]}
     assert "ZeroDivisionError" in caplog.text
     peer.close()
+
+
+def test_a_flood_of_questions_is_answered_one_by_one(h, broker):
+    peer = Peer(h, broker.urls[0])
+    peer.send(b"".join(pack_control(STATUS, 0, number) for number in range(50)))
+    assert [peer.expect(STATUS)[2] for _ in range(50)] == list(range(50))
+    assert refused(h, broker, pack_control(STATUS) * 5_000) == "TOO_MANY"
+    peer.close()

@@ -752,7 +752,11 @@ def _park_select(hub: Hub, ends: Sequence[Any], timeout: float) -> tuple[Any, An
     selection = Selection(me)
     try:
         for end in ends:
-            selection.cases.append(end._watch(selection, end))
+            try:
+                selection.cases.append(end._watch(selection, end))
+            except Halt as halt:  # it has ended since it was tried
+                halt.end = end
+                raise
             if not selection.live:
                 break  # to watch this end was enough to fire it
         else:
