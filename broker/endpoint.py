@@ -223,6 +223,10 @@ class Endpoint:
     def bury(self, batch: Batch, reason: str) -> None:
         """Move *batch* to the dead letters. Where there is no room, it stays here, delayed, and comes round again."""
         grave = self.broker.grave(self)
+        if grave is not None and 0 < grave.room_n < batch.count:
+            room = grave.room_n
+            self.bury(batch.part(0, room), reason)
+            batch = batch.part(room, batch.count)
         if grave is None or grave.room_n < batch.count or (grave.room_b < batch.size and grave.ready_n):
             log.warning("endpoint %r: no place for %d dead letters (%s); they stay", self.name, batch.count, reason)
             batch.attempts = self.broker.options.max_attempts - 1

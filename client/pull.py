@@ -214,14 +214,18 @@ class PullState(Channel):
         return EMPTY
 
     def wait_item(self, timeout: float) -> Any:
-        if self.owner is not None and self.hub.me() is not self.owner:
-            raise Busy(f"this {self.kind} is consumed by {self.owner}")
+        self.check_owner()
         item = self.take_nowait()
         if item is not EMPTY:
             return item
         if timeout == 0:
             return self._poll()
         return self.hub.wait(self.recvers, self, timeout)
+
+    def check_owner(self) -> None:
+        """An end that is consumed belongs to its consumer."""
+        if self.owner is not None and self.hub.me() is not self.owner:
+            raise Busy(f"this {self.kind} is consumed by {self.owner}")
 
     def _poll(self) -> Any:
         """Ask, and look at the socket, without a turn of the loop: whoever polls may never give it one."""
@@ -394,7 +398,7 @@ class PullState(Channel):
             self._hand_out()
         if self.recvers:
             self._request(0)
-        if self._unclaimed is None and (self.batches or self.buffer):
+        if self._unclaimed is None and (self.batches or self.buffer) and not self.window.fixed:
             self._watch_unclaimed()
 
     def _runs(self, first: int, items: list[Any]) -> list[tuple[int, list[Any]]]:
@@ -508,7 +512,7 @@ class PullRecver(Recver):
     """A Recver of a named endpoint; made by `Remote.pull`.
 
     It asks the broker for nothing until somebody receives, and for as much ahead as it takes in some milliseconds. An
-    item that arrives and is not received within 100 ms goes back.
+    item that arrives and is not received within 100 ms goes back, unless a fixed prefetch asked for it.
     """
 
     __slots__ = ()
@@ -544,6 +548,7 @@ class PullRecver(Recver):
         return self._state.wait_item(timeout)
 
     def _try(self) -> Any:
+        self._state.check_owner()
         item = self._state.take_nowait()
         if item is EMPTY:
             self._state.link.poll()

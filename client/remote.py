@@ -94,7 +94,8 @@ class Remote:
 
         :param ack: False: an item is acknowledged as it is handed out. True: you get a `Delivery`, and what you do not
             settle is delivered again when you are gone.
-        :param prefetch: how many messages to ask for ahead; 0 lets it size itself by how fast they are taken.
+        :param prefetch: how many messages to ask for ahead, which then stay here until they are received; 0 lets it
+            size itself by how fast they are taken.
         :param window: bytes that may be under way, or with ``ack`` unsettled; beyond it the broker sends nothing.
         :raises ValueError: a wrong *name*, or a number out of range.
         :raises ConnectionLost: the broker is gone.

@@ -722,6 +722,8 @@ def test_a_consumed_end_belongs_to_its_consumer(h, remote):
     with pytest.raises(vanilla.Busy):
         back.recv()
     with pytest.raises(vanilla.Busy):
+        h.select([back])
+    with pytest.raises(vanilla.Busy):
         back.consume(print)
 
 
