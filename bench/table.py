@@ -1,6 +1,6 @@
-"""The tables of docs/benchmarks.md, written from bench/results/latest.json: no figure there is typed by hand.
+"""The tables of docs/benchmarks.md and README.md, written from bench/results/latest.json: no figure there is typed by hand.
 
-    python bench/table.py            put them into docs/benchmarks.md
+    python bench/table.py            put them into both pages
     python bench/table.py RESULTS    print those of another run
 
 `run` prints the same tables.
@@ -17,6 +17,7 @@ from processes import ROLES
 
 LATEST = Path(__file__).with_name("results") / "latest.json"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+README = Path(__file__).parents[1] / "README.md"
 BEGIN = "<!-- from bench/results/latest.json by bench/table.py -->\n"
 END = "<!-- end -->\n"
 
@@ -29,6 +30,12 @@ def render(results: dict[str, Any]) -> str:
     about = "; ".join(described(results["about"], results["settings"]))
     figures = table(FIGURES, [line for row in results["rows"] for line in lines_of(row)])
     return f"{about}.\n\n{figures}\n{table(SIDES, sides_of(results['rows']))}"
+
+
+def short(results: dict[str, Any]) -> str:
+    """The figures alone, as the README has them."""
+    about = "; ".join(described(results["about"], results["settings"]))
+    return f"{about}.\n\n{table(FIGURES, [line for row in results['rows'] for line in lines_of(row)])}"
 
 
 def described(about: dict[str, Any], settings: dict[str, Any]) -> list[str]:
@@ -126,6 +133,7 @@ def main(results: str = "") -> None:
         print(rendered, end="")
     else:
         PAGE.write_text(in_page(PAGE.read_text(), rendered))
+        README.write_text(in_page(README.read_text(), short(json.loads(LATEST.read_text()))))
 
 
 if __name__ == "__main__":

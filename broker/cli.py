@@ -127,8 +127,8 @@ def listen(broker: Broker, url: str) -> str:
 
 
 def announce(url: str) -> None:
-    """Say that it is ready. Whoever started the broker may not read on; that is no reason to end."""
+    """Say that it is ready. That nobody reads it, or that a disk is full, is no reason to end."""
     try:
         print(f"listening on {url}", flush=True)
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

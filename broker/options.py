@@ -58,6 +58,7 @@ _RANGES = {
     "channels": (1, 1 << 31),
     "endpoints": (1, 1 << 31),
     "output_bytes": (HELLO_LIMIT, 1 << 40),
+    "unsettled_bytes": (HELLO_LIMIT, 1 << 40),
     "max_attempts": (1, 1_000_000),
     "backoff_ms": (0, 86_400_000),
     "drain_ms": (0, 86_400_000),

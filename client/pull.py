@@ -209,6 +209,7 @@ class PullState(Channel):
         if self.batches:
             self._load()
             self._mind_age()
+            self._check()  # to write may have found the broker gone, and what was loaded is no longer ours
             return self.buffer.popleft()
         self._request(1)
         return EMPTY

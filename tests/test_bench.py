@@ -189,6 +189,8 @@ def test_the_page_shows_the_figures_that_are_stored(load):
     page = table.PAGE.read_text()
     rendered = table.render(json.loads(table.LATEST.read_text()))
     assert table.in_page(page, rendered) == page, "run bench/table.py"
+    readme = table.README.read_text()
+    assert table.in_page(readme, table.short(json.loads(table.LATEST.read_text()))) == readme, "run bench/table.py"
 
 
 def test_a_row_of_the_hub_shows_no_more_than_is_known(load):
