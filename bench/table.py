@@ -1,4 +1,4 @@
-"""The tables of docs/benchmarks.md and README.md, written from bench/results/latest.json: no figure there is typed by hand.
+"""The tables of docs/benchmarks.md and README.md, from bench/results/latest.json: no figure is typed by hand.
 
     python bench/table.py            put them into both pages
     python bench/table.py RESULTS    print those of another run

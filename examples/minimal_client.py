@@ -25,7 +25,7 @@ CLOSE, ERROR, PING, PONG = 0x27, 0x28, 0x29, 0x2A
 class Client:
     def __init__(self, host, port):
         self.socket = socket.create_connection((host, port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or small frames wait for each other, 40 ms
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else small frames wait for each other
         self.stream = self.socket.makefile("rb")
         self.send(HELLO, 0, 0, msgpack.packb({"v": 1, "id": os.urandom(16), "agent": "minimal/1"}))
         self.receive()  # the broker's HELLO
