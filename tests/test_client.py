@@ -878,6 +878,21 @@ def test_prefetched_items_of_a_lost_connection_are_not_handed_out(h, broker, rem
         back.recv()
 
 
+def test_a_broker_that_is_found_gone_while_items_are_loaded_is_connection_lost(h, broker, remote):
+    jobs = remote.push("jobs")
+    other = h.client.connect(broker.urls[0])
+    back = other.pull("jobs", prefetch=10)
+    for i in range(10):
+        jobs.send(i)
+    back.recv(timeout=PATIENCE)
+    until(h, lambda: back._state.arrived == 10)
+    other._link.flush = lambda: other._link.lost("found by a write")
+    back._state._flushed = 0.0  # so the next load writes acknowledgements
+    with pytest.raises(vanilla.ConnectionLost, match="found by a write"):
+        for _ in range(10):
+            back.recv(timeout=0)
+
+
 # -- fork
 
 
