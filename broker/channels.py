@@ -296,12 +296,12 @@ class Puller:
         self.endpoint.flight_n -= count
         self.endpoint.flight_b -= size
         self._weigh()
+        self.session.relieve()
 
     def _weigh(self) -> None:
         """Keep the session's sum of what its consumers hold."""
         self.session.held += self.flight.cost - self.held
         self.held = self.flight.cost
-        self.session.relieve()
 
     # -- deliveries
 
@@ -347,8 +347,7 @@ class Puller:
 
     def _fly(self, batch: Batch) -> None:
         self.flight.add(self.sent_n, batch)
-        self.session.held += self.flight.cost - self.held
-        self.held = self.flight.cost
+        self._weigh()
         self.sent_n += batch.count
         self.sent_b += batch.size
         self.endpoint.flight_n += batch.count
@@ -382,9 +381,7 @@ class Puller:
             del endpoint.hungry[self]
         self.session.starved.discard(self)
         pieces = self.flight.take_all()
-        self._weigh()
-        endpoint.flight_n -= sum(piece.high - piece.low for piece in pieces)
-        endpoint.flight_b -= sum(piece.size for piece in pieces)
+        self._left_flight(sum(piece.high - piece.low for piece in pieces), sum(piece.size for piece in pieces))
         endpoint.returned(pieces, self.sent_n if seen is None else seen, crashed=seen is None)
         endpoint.broker.touch(endpoint)
 

@@ -71,7 +71,6 @@ class Session:
         "out",
         "peer",
         "questions",
-        "since",
         "sock",
         "starved",
         "timer",
@@ -93,7 +92,6 @@ class Session:
         self.starved: set[Puller] = set()
         #: Bytes of memory that the unsettled deliveries of all its consumers keep.
         self.held = 0
-        self.since = broker.now()
         self.interest = IN
         self.timer = broker.hub.after(broker.options.hello_ms, self._no_hello)
         broker.hub.poll.register(sock.fileno(), self.ready, IN)

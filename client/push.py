@@ -300,7 +300,7 @@ class PushState(Channel):
             waiter = self.senders[0]
             size = waiter.value.size if waiter.selection is None else 1
             if not self._fits(size):
-                self._frame()  # before the question, or the broker would take it for answered
+                self._frame()  # the question is about what waits behind these
                 self._ask(size)
                 break
             self.senders.popleft()
@@ -332,8 +332,7 @@ class PushState(Channel):
             return True
         self._frame()
         self._ask(1)
-        self.link.poll()
-        return self.has_room()
+        return not self.senders and self._fits_now(1)
 
     def drained(self) -> None:
         self._serve()
