@@ -42,8 +42,8 @@ log = logging.getLogger("vanilla.broker")
 IOV_MAX = 1024
 #: Status requests of one connection that may wait for their answers.
 QUESTIONS = 100
-#: Reads of one connection in one tick at most: a stream of large messages fills what is offered for one each time.
-READS = 8
+#: Reads of one connection in one tick at most, each of a large frame: consumers' windows have to last for as long.
+READS = 4
 #: How long a peer that broke the protocol may take to read why, in ms.
 LAST_WORDS_MS = 1_000
 #: Refused channels that a peer may leave without its CLOSE: each takes a place in the connection's table.
@@ -82,7 +82,7 @@ class Session:
         self.sock = sock
         self.peer = peer
         self.agent = ""
-        self.connection = Connection("broker", broker.options.frame_bytes)
+        self.connection = Connection("broker", broker.scratch, broker.options.frame_bytes)
         self.channels: dict[int, Pusher | Puller] = {}
         self.out: deque[Buffer] = deque()
         #: Status requests: number, and behind which name.
@@ -113,7 +113,7 @@ class Session:
                     self.drop("")
                 return
             for _ in range(READS):
-                for event in self.connection.read(self._receive, self.broker.scratch):
+                for event in self.connection.read(self._receive):
                     _HANDLERS[event.kind](self, event)
                 if self.full or not self.connection.reader.filled:
                     break

@@ -48,12 +48,12 @@ from vanilla.protocol.urls import parse
 if TYPE_CHECKING:
     from vanilla.core import Hub
 
+    from .arrival import Arrival
+
 log = logging.getLogger("vanilla.client")
 
 #: What one vectored write takes (IOV_MAX on Linux).
 IOV_MAX = 1024
-#: Reads in one tick at most: a stream of large messages fills what is offered for one each time.
-READS = 8
 #: Senders wait while more than this is unsent.
 OUTPUT_BYTES = 1 << 20
 
@@ -92,11 +92,12 @@ class Link:
         self.url = url
         self.notify = notify
         self.id = os.urandom(16)
-        self.connection = Connection("client")
+        self.connection = Connection("client", bytearray(SCRATCH_BYTES))
         #: The longest frame that the broker takes.
         self.frame_limit = HELLO_LIMIT
         self.sock: socket.socket | None = None
-        self.scratch = bytearray(SCRATCH_BYTES)
+        #: What stands in the reader's buffer, and has to be copied before the next read if it is still wanted.
+        self.lent: list[Arrival] = []
         self.out: deque[Buffer] = deque()
         self.unsent = 0
         self.blocked = False
@@ -186,21 +187,26 @@ class Link:
     def _read(self) -> None:
         self._reading = True
         try:
-            for _ in range(READS):
-                for event in self.connection.read(self._receive, self.scratch):
-                    _HANDLERS[event.kind](self, event)
-                if not self.connection.reader.filled:
-                    break
+            self._take_back()
+            for event in self.connection.read(self._receive):
+                _HANDLERS[event.kind](self, event)
         except BlockingIOError:
             pass
         except EOFError:
             self.lost("the broker is gone" if self.going_away else "the broker closed the connection")
         except ProtocolError as error:
-            self.lost(f"the broker broke the protocol: {error}")
+            self.faulted(error)
         except OSError as error:
             self.lost(tcp.reason(error))
         finally:
             self._reading = False
+
+    def _take_back(self) -> None:
+        """The reader's buffer is about to be written over."""
+        lent, self.lent = self.lent, []
+        for arrival in lent:
+            if arrival.left:
+                arrival.own()
 
     def poll(self) -> None:
         """Send what there is and read what has come, without a turn of the loop."""
@@ -360,6 +366,10 @@ class Link:
             text = f"{self.url}: {why}"
             self.end(lambda: ConnectionLost(text))
             self.notify("lost", text)
+
+    def faulted(self, error: ProtocolError) -> None:
+        """The broker broke the protocol."""
+        self.lost(f"the broker broke the protocol: {error}")
 
     def end(self, error: Callable[[], Exception]) -> None:
         """End: close the socket and tell everybody who waits. Twice does nothing."""

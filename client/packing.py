@@ -11,14 +11,13 @@ from typing import Any
 import msgpack
 
 from vanilla.protocol.errors import BadMessage
-from vanilla.protocol.frames import ARRAY_HEAD_BYTES, Buffer
-from vanilla.protocol.scan import check, scan
+from vanilla.protocol.frames import Buffer
+from vanilla.protocol.scan import check
 
 #: How deep a message may nest; the broker refuses more.
 DEPTH = 64
 #: Bytes items of this size and more are neither copied nor packed: their head goes before them.
 LARGE_BYTES = 32 << 10
-_FAR = 1 << 62
 
 _pack = msgpack.Packer(use_bin_type=True, datetime=True, autoreset=True).pack
 
@@ -61,27 +60,10 @@ def large_parts(item: bytes) -> tuple[bytes, bytes]:
     return b"\xc5" + size.to_bytes(2, "big") if size < 65536 else b"\xc6" + size.to_bytes(4, "big"), item
 
 
-def unpack(array: Buffer) -> tuple[list[Any], bool]:
-    """The messages of an array, and whether all could be decoded; `UNDECODABLE` stands in the place of those that could
-    not."""
-    try:
-        items: list[Any] = _unpackb(array)
-    except (ValueError, TypeError, OverflowError):
-        return list(_one_by_one(array)), False
-    return items, True
+def unpack(array: Buffer) -> list[Any]:
+    """The messages of an array.
 
-
-def _one_by_one(array: Buffer) -> Any:
-    view = memoryview(array)
-    at = ARRAY_HEAD_BYTES
-    while at < len(view):
-        start = at
-        at = scan(view, start, 1, _FAR)[1]
-        try:
-            yield _unpackb(view[start:at])
-        except (ValueError, TypeError, OverflowError):
-            yield UNDECODABLE
-
-
-def _unpackb(packed: Buffer) -> Any:
-    return msgpack.unpackb(packed, raw=False, strict_map_key=False, timestamp=3)
+    :raises ValueError, TypeError, OverflowError: one of them is nothing that Python can hold, or not well-formed.
+    """
+    items: list[Any] = msgpack.unpackb(array, raw=False, strict_map_key=False, timestamp=3)
+    return items

@@ -1,16 +1,16 @@
 """The pulling end: a Recver of the items of a named endpoint of a broker.
 
-A delivery is decoded in one call and its items wait in ``batches``. From there they are *loaded* into ``buffer``, the
-deque from which `Recver.recv` pops, about a millisecond of work at a time. So acknowledging, asking for more and
-reading the clock happen once a load, and a recv costs what it costs on a local channel.
+Frames wait packed in ``arrivals``. From there items are *loaded*: decoded into ``buffer``, the deque from which
+`Recver.recv` pops, about a millisecond of work at a time. So acknowledging, asking for more and reading the clock
+happen once a load, and a recv costs what it costs on a local channel.
 
 Numbers: the broker numbers the messages of a channel from 0. What is below ``taken`` was handed out, up to ``loaded``
-it is in ``buffer``, up to ``arrived`` in ``batches``. Without ``ack`` what is handed out is acknowledged; with it,
+it is in ``buffer``, up to ``arrived`` in ``arrivals``. Without ``ack`` what is handed out is acknowledged; with it,
 `Delivery` does that.
 
 Invariants:
 1. ``taken == loaded - len(buffer)``, so nothing is counted when an item is received.
-2. A receiver is parked only while ``buffer`` and ``batches`` are empty and the broker has credit for it.
+2. A receiver is parked only while ``buffer`` and ``arrivals`` are empty and the broker has credit for it.
 3. ``done_b`` counts the bytes of messages that are acknowledged or given back; the broker may send ``window_bytes``
    beyond it.
 4. While something lies in ``buffer`` unacknowledged, the state is in the link's ``dirty``: acknowledgements leave at
@@ -22,13 +22,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.exception import Busy, Closed, Halt, Timeout
 from vanilla.message import EMPTY, Channel, Recver
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Window
-from vanilla.protocol.errors import Refused
+from vanilla.protocol.errors import BadMessage, ProtocolError, Refused
 from vanilla.protocol.frames import (
     ACK,
     ARRAY_HEAD_BYTES,
@@ -40,11 +40,12 @@ from vanilla.protocol.frames import (
     NACK,
     pack_control,
 )
-from vanilla.protocol.options import check_options
+from vanilla.protocol.options import read_options
 from vanilla.protocol.ranges import Ranges
 from vanilla.protocol.scan import scan
 
-from .packing import UNDECODABLE, unpack
+from .arrival import Arrival
+from .packing import UNDECODABLE
 
 if TYPE_CHECKING:
     from vanilla.core import Task
@@ -54,8 +55,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vanilla.client")
 
-#: What a consumer lets the broker send beyond what it has settled, in bytes.
-WINDOW_BYTES = 1 << 20
+#: What a consumer lets the broker send beyond what it has settled, in bytes: some milliseconds' worth at memory speed.
+WINDOW_BYTES = 1 << 21
 #: A load is this part of the window: a window lasts 5 to 10 ms, so a load about one.
 LOADS = 8
 #: Acknowledgements that are older than this, in seconds, leave before the next item is handed out.
@@ -64,16 +65,6 @@ ACK_AGE = 0.001
 UNCLAIMED_MS = 100
 
 monotonic = time.monotonic
-
-
-class Batch(NamedTuple):
-    """Items that have arrived: the number of the first, their bytes, and what the broker says of them."""
-
-    first: int
-    items: list[Any]
-    size: int
-    redelivered: bool
-    attempts: int
 
 
 class Delivery:
@@ -142,20 +133,18 @@ class PullState(Channel):
     __slots__ = (
         "_acked",
         "_acks",
-        "_batch_bytes",
         "_end_error",
         "_flushed",
         "_limit_b",
         "_load_b",
         "_more",
         "_nacks",
-        "_offset",
         "_told",
         "_unclaimed",
         "ack",
+        "arrivals",
         "arrived",
         "arrived_b",
-        "batches",
         "done_b",
         "id",
         "link",
@@ -173,9 +162,7 @@ class PullState(Channel):
         self.ack = ack
         self.window = Window(prefetch)
         self.window_bytes = window_bytes
-        self.batches: deque[Batch] = deque()
-        #: How much of the first batch is loaded, in items and bytes.
-        self._offset = self._batch_bytes = 0
+        self.arrivals: deque[Arrival] = deque()
         self.loaded = self.arrived = 0
         self.arrived_b = self.done_b = 0
         #: The bytes that are in ``buffer`` or were, since the last load.
@@ -206,11 +193,12 @@ class PullState(Channel):
         self._note_taken()
         if self._end_error is not None:
             raise self._end_error()
-        if self.batches:
+        if self.arrivals:
             self._load()
             self._mind_age()
             self._check()  # to write may have found the broker gone, and what was loaded is no longer ours
-            return self.buffer.popleft()
+            if self.buffer:
+                return self.buffer.popleft()
         self._request(1)
         return EMPTY
 
@@ -246,47 +234,51 @@ class PullState(Channel):
         self._request(0)
 
     def _load(self) -> None:
-        """Move the next items into the empty buffer."""
-        batch = self.batches[0]
-        items, offset = batch.items, self._offset
+        """Decode the next items into the empty buffer. It stays empty if none of what has arrived can be decoded."""
         most = max(self.window.size // LOADS, len(self.recvers), 1)
-        rest = len(items) - offset
-        if rest <= most:
-            most = rest
-            size = batch.size - self._batch_bytes
-            self.batches.popleft()
-            self._offset = self._batch_bytes = 0
-        else:
-            size = batch.size * most // len(items)
-            self._offset += most
-            self._batch_bytes += size
-        first = batch.first + offset
-        part = items if most == len(items) else items[offset : offset + most]
-        self.buffer.extend(self._deliveries(batch, first, part, size) if self.ack else part)
-        self.loaded = first + most
-        self._load_b = size
+        while self.arrivals and not self.buffer:
+            arrival = self.arrivals[0]
+            try:
+                items, size = arrival.take(most)
+            except BadMessage as error:
+                self.link.faulted(error)
+                return
+            if not arrival.left:
+                self.arrivals.popleft()
+            if items[0] is UNDECODABLE:
+                self._bury(self.loaded, size)
+            else:
+                self.buffer.extend(self._deliveries(arrival, items, size) if self.ack else items)
+                self._load_b = size
+            self.loaded += len(items)
         if self.window.size > 1 and self.window.due(self.loaded):
             self.window.renew(self.loaded, len(self.recvers), self._more, monotonic())
         self.link.dirty[self] = None
 
-    def _deliveries(self, batch: Batch, first: int, items: list[Any], size: int) -> list[Delivery]:
+    def _deliveries(self, arrival: Arrival, items: list[Any], size: int) -> list[Delivery]:
         """Each item with its number and its part of the bytes; the first gets what does not divide."""
         share = size // len(items)
         made = [
-            Delivery(self, number, share, item, batch.redelivered, batch.attempts)
-            for number, item in enumerate(items, first)
+            Delivery(self, number, share, item, arrival.redelivered, arrival.attempts)
+            for number, item in enumerate(items, self.loaded)
         ]
         made[0]._size = size - share * (len(items) - 1)
         return made
+
+    def _bury(self, number: int, size: int) -> None:
+        log.warning("%s: message %d cannot be decoded; it goes to the dead letters", self.kind, number)
+        self._nacks.append((number, 1, {"dead": "UNDECODABLE"}))
+        self.done_b += size
 
     def _hand_out(self) -> None:
         """Give what has arrived to those who wait."""
         while self.recvers:
             if not self.buffer:
                 self._note_taken()
-                if not self.batches:
+                if self.arrivals:
+                    self._load()
+                if not self.buffer:
                     return
-                self._load()
             recver = self.recvers.popleft()
             item = self.buffer.popleft()
             if recver.selection is None:
@@ -376,50 +368,32 @@ class PullState(Channel):
     # -- frames
 
     def _data(self, event: Event) -> None:
-        items, whole = unpack(event.payload)
-        size = len(event.payload) - ARRAY_HEAD_BYTES
+        if event.seq != self.arrived:
+            raise ProtocolError("BAD_SEQUENCE", f"delivery {event.seq} came where {self.arrived} was next")
+        array, at, count = event.payload, ARRAY_HEAD_BYTES, event.count
         redelivered, attempts = False, 1
         if event.kind & ~MORE == DATA_OPTIONS:
-            options = check_options(items.pop(0), "client")
+            at = scan(array, at, 1, len(array))[1]
+            options = read_options(array[ARRAY_HEAD_BYTES:at], "client")
             redelivered, attempts = options.get("redelivered", False), options.get("attempts", 1)
-            size -= scan(event.payload, ARRAY_HEAD_BYTES, 1, size)[1] - ARRAY_HEAD_BYTES
+            count -= 1
+        if count < 1:
+            raise BadMessage("a data frame carries at least one message")
+        arrival = Arrival(array, at, count, redelivered, attempts)
+        self.arrivals.append(arrival)
+        self.link.lent.append(arrival)
         self._more = bool(event.kind & MORE)
-        self.arrived = event.seq + len(items)
-        self.arrived_b += size
-        for first, run in [(event.seq, items)] if whole else self._runs(event.seq, items):
-            self.batches.append(Batch(first, run, size, redelivered, attempts))
-            size = 0  # of several runs, the first has the bytes of all
-        self.done_b += size  # nothing of it is left to be counted, if no run has it
+        self.arrived += count
+        self.arrived_b += arrival.size
         self._arrived()
 
     def _arrived(self) -> None:
-        if not self.buffer and not self.batches:
-            self.loaded = self.arrived  # nothing of it could be decoded
         if self.recvers:
             self._hand_out()
         if self.recvers:
             self._request(0)
-        if self._unclaimed is None and (self.batches or self.buffer) and not self.window.fixed:
+        if self._unclaimed is None and (self.arrivals or self.buffer) and not self.window.fixed:
             self._watch_unclaimed()
-
-    def _runs(self, first: int, items: list[Any]) -> list[tuple[int, list[Any]]]:
-        """(number of the first, items) for each run of items that were decoded; the others go to the dead letters."""
-        runs: list[tuple[int, list[Any]]] = []
-        run: list[Any] = []
-        for number, item in enumerate(items, first):
-            if item is UNDECODABLE:
-                self._bury(number)
-                run = []
-                continue
-            if not run:
-                runs.append((number, run))
-            run.append(item)
-        return runs
-
-    def _bury(self, number: int) -> None:
-        log.warning("%s: message %d cannot be decoded; it goes to the dead letters", self.kind, number)
-        self._nacks.append((number, 1, {"dead": "UNDECODABLE"}))
-        self.link.dirty[self] = None
 
     frames: dict[int, Callable[[PullState, Event], None]] = dict.fromkeys(
         (DATA, DATA | MORE, DATA_OPTIONS, DATA_OPTIONS | MORE), _data
@@ -433,7 +407,7 @@ class PullState(Channel):
 
     def _look_unclaimed(self, taken: int) -> None:
         self._unclaimed = None
-        if self._end_error is not None or not (self.buffer or self.batches):
+        if self._end_error is not None or not (self.buffer or self.arrivals):
             return
         if self.taken != taken:
             self._watch_unclaimed()
@@ -453,15 +427,14 @@ class PullState(Channel):
 
     def _forget_items(self) -> int:
         """Drop what has arrived and was not handed out: how many bytes that was."""
-        size = sum(batch.size for batch in self.batches) - self._batch_bytes
+        size = sum(arrival.size for arrival in self.arrivals)
         if self.ack:
             size += sum(delivery._size for delivery in self.buffer)
         else:
             size += self._load_b
             self._load_b = 0
         self.buffer.clear()
-        self.batches.clear()
-        self._offset = self._batch_bytes = 0
+        self.arrivals.clear()
         return size
 
     # -- the end

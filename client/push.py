@@ -2,14 +2,14 @@
 
 All Senders of one connection on one endpoint share one `PushState`: one channel, its numbers, its credit. An item goes
 
-    send -> pending (exact bytes, packed together later) | chunks (packed already) -> one frame -> the link's output
+    send -> pending (exact bytes, packed together later) -> batch (packed) -> one frame -> the link's output
 
 and nothing else is on its way. The fast path of `PushSender.send` handles exact bytes while ``slack`` lasts: a
 countdown in which each item costs its length and `WEIGHT`. It runs out where something has to be looked at: credit, a
-full batch, or the clock, which is so read every 64th small item. Everything else goes through `PushState.push`.
+full run or batch, or the clock, which is so read every 64th small item. Everything else goes through `PushState.push`.
 
 Invariants:
-1. What ``send`` has taken is in ``pending``, ``chunks`` or the link's output, in this order from new to old, and its
+1. What ``send`` has taken is in ``pending``, ``batch`` or the link's output, in this order from new to old, and its
    number is its place.
 2. ``slack`` never allows more than credit and the batch limit do, and is positive only while the state is in the link's
    ``dirty``, so that what the fast path takes leaves at the tick's edge.
@@ -22,16 +22,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.exception import Closed, Halt, Timeout
 from vanilla.message import EMPTY, Channel, Sender
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Quota
 from vanilla.protocol.errors import ProtocolError, Refused
-from vanilla.protocol.frames import ACK, COUNTED_BYTES, CREDIT, DATA, WANT, Buffer, pack_control, pack_head
+from vanilla.protocol.frames import ACK, COUNTED_BYTES, CREDIT, DATA, WANT, pack_control, pack_head
 
-from .packing import LARGE_BYTES, large_parts, pack, pack_run
+from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message
+from .packing import LARGE_BYTES, large_parts, pack
 
 if TYPE_CHECKING:
     from vanilla.timers import Timer
@@ -40,29 +41,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vanilla.client")
 
-#: A batch leaves when it is this large...
-BATCH_BYTES = 64 << 10
-#: ...or this old, in seconds.
+#: A batch leaves when it is so old, in seconds, if it is not full before.
 BATCH_AGE = 0.001
-#: Batches that follow on each other are written together up to this many bytes: a write wakes the broker.
-WRITE_BYTES = 256 << 10
-#: Below this a copy costs less than one more buffer in a vectored write.
-SMALL_BYTES = 4 << 10
 #: What an item costs of ``slack`` beside its length.
-WEIGHT = BATCH_BYTES // 64
+WEIGHT = RUN_BYTES // 64
 #: What msgpack puts before a bytes item, at most.
 BIN_HEAD_BYTES = 5
 #: After so many ms without a send credit goes back.
 IDLE_MS = 1_000
 
 monotonic = time.monotonic
-
-
-class Message(NamedTuple):
-    """A packed item on its way, and its size in bytes."""
-
-    parts: tuple[Buffer, ...]
-    size: int
 
 
 class PushState(Channel):
@@ -84,13 +72,11 @@ class PushState(Channel):
         "_rest",
         "_since",
         "_want",
-        "chunks",
+        "batch",
         "id",
         "link",
         "name",
         "pending",
-        "queued_b",
-        "queued_n",
         "quota",
         "slack",
         "syncs",
@@ -105,9 +91,7 @@ class PushState(Channel):
         self.users = 0
         self.slack = 0
         self.pending: list[bytes] = []
-        self.chunks: list[Buffer] = []
-        #: What is in ``chunks``.
-        self.queued_n = self.queued_b = 0
+        self.batch = Batch()
         self.quota = Quota(0)
         self.syncs: deque[Any] = deque()
         self._confirmed = 0
@@ -129,7 +113,7 @@ class PushState(Channel):
 
     def push(self, item: Any, timeout: float) -> None:
         """All of `send` that is not its fast path."""
-        if item.__class__ is bytes and self._goes_on(len(item)):
+        if item.__class__ is bytes and self._given and self._goes_on(len(item)):
             self.pending.append(item)
             return
         self.seal()
@@ -143,7 +127,7 @@ class PushState(Channel):
 
     def _pack(self, item: Any) -> Message:
         if type(item) is bytes and len(item) >= LARGE_BYTES:
-            parts: tuple[Buffer, ...] = large_parts(item)
+            parts = large_parts(item)
             message = Message(parts, len(parts[0]) + len(item))
         elif isinstance(item, BaseException):
             raise TypeError("an exception cannot be sent to another process")
@@ -156,11 +140,11 @@ class PushState(Channel):
         return message
 
     def _fits(self, size: int) -> bool:
-        quota = self.quota
+        quota, batch = self.quota, self.batch
         if self.link.full:
             self.link.crowded = True
             return False
-        return self.queued_n < quota.left_n and self.queued_b + size <= quota.left_b
+        return batch.count < quota.left_n and batch.size + size <= quota.left_b
 
     def _fits_now(self, size: int) -> bool:
         """`_fits`, once the socket was looked at: a busy sender reads no credit before it needs it."""
@@ -172,76 +156,69 @@ class PushState(Channel):
         return not self.senders and self._fits(size)
 
     def _add(self, message: Message) -> None:
-        if self.queued_b + message.size + COUNTED_BYTES > self.link.frame_limit:
+        if self.batch.size + message.size + COUNTED_BYTES > self.link.frame_limit:
             self._frame()
-        self.chunks += message.parts
-        self.queued_n += 1
-        self.queued_b += message.size
+        self.batch.add(message)
 
     def _decide(self) -> None:
         """Shall the batch leave now? If not, how far may the fast path go?"""
         now = monotonic()
-        if self.link.fresh or now - self._since > BATCH_AGE:
+        if self.link.fresh or self.batch.size >= BATCH_BYTES or now - self._since > BATCH_AGE:
             self._flush()
             self._since = now
-        elif self.queued_b >= BATCH_BYTES:
-            self._frame()
-            if self.link.unsent >= WRITE_BYTES:
-                self.link.flush()
-                self._since = now
         self.link.dirty[self] = None
         self.slack = self._given = self._slack()
 
     def _slack(self) -> int:
-        """What credit, the batch and the output allow beyond what was taken; 64 small items at a time."""
+        """What credit, the run, the batch and the output allow beyond what was taken; 64 small items at a time."""
         if self.link.full:
             return 0
-        quota = self.quota
-        taken_n, taken_b = self.queued_n + self._counted, self.queued_b + self._counted_b
-        most = min(BATCH_BYTES, self.link.frame_limit - COUNTED_BYTES, quota.left_b) - taken_b
-        return min(most, (quota.left_n - taken_n) * WEIGHT)
+        quota, batch = self.quota, self.batch
+        most_b = min(BATCH_BYTES, self.link.frame_limit - COUNTED_BYTES, quota.left_b) - batch.size
+        most_n = quota.left_n - batch.count - self._counted
+        return min(RUN_BYTES - self._counted_b, most_b - self._counted_b, most_n * WEIGHT)
 
     def _goes_on(self, size: int) -> bool:
         """``slack`` has run out: may the fast path take an item of *size* bytes and go on, or is there something to
         do?"""
-        if not self._given:
-            return False
-        now = monotonic()
-        if now - self._since > BATCH_AGE:
+        if monotonic() - self._since > BATCH_AGE:
             return False
         count = len(self.pending)
         self._counted_b += self._given - self.slack - (count - self._counted) * (WEIGHT - BIN_HEAD_BYTES)
         self._counted = count
         self._given = self._slack()
+        if self._given <= size + WEIGHT:
+            self._close_run()
+            self._given = self._slack()
         self.slack = self._given - size - WEIGHT
         if self.slack > 0:
             return True
         self.slack = self._given  # the item was not taken
         return False
 
-    def seal(self) -> None:
-        """Pack what the fast path has taken."""
-        self.slack = self._given = self._counted = self._counted_b = 0
+    def _close_run(self) -> None:
+        self._counted = self._counted_b = 0
         if self.pending:
-            run = pack_run(self.pending)
-            self.chunks.append(run)
-            self.queued_n += len(self.pending)
-            self.queued_b += len(run)
+            self.batch.add_items(self.pending)
             self.pending.clear()
 
+    def seal(self) -> None:
+        """Pack what the fast path has taken."""
+        self.slack = self._given = 0
+        self._close_run()
+
     def _frame(self) -> None:
-        """Move what is queued into the link's output, as one frame."""
-        if not self.queued_n:
+        """Move the batch into the link's output, as one frame."""
+        count, size = self.batch.count, self.batch.size
+        if not count:
             return
-        count, size, chunks = self.queued_n, self.queued_b, self.chunks
         head = pack_head(DATA, self.id, self.quota.n, count, size)
-        if len(chunks) > 8 or size < SMALL_BYTES:
-            self.link.put(b"".join((head, *chunks)))
+        parts = self.batch.take()
+        if size < SMALL_BYTES:
+            self.link.put(b"".join((head, *parts)))
         else:
-            self.link.put(head, *chunks)
+            self.link.put(head, *parts)
         self.quota.spend(count, size)
-        self.chunks = []
-        self.queued_n = self.queued_b = 0
         self._want = False  # what waits is asked for anew, behind these
         self._mark = -1
         if self._idle is None:
@@ -310,7 +287,7 @@ class PushState(Channel):
                 self.hub.ready.append(waiter)
             else:
                 waiter.selection.fire(waiter, None)
-        if self.queued_n:
+        if self.batch.count:
             self.link.dirty[self] = None
             self.hub.at_edge(self.link.edge)
 
@@ -371,7 +348,7 @@ class PushState(Channel):
         if self.halt is not None:
             return
         quota = self.quota
-        if self._mark != quota.n or self.senders or self.pending or self.queued_n:
+        if self._mark != quota.n or self.senders or self.pending or self.batch.count:
             self._mark = quota.n
             self._idle = self.hub.after(IDLE_MS, self._look_idle)
             return
@@ -387,7 +364,7 @@ class PushState(Channel):
         """Taken, and not known to have reached the broker."""
         if self.halt is not None:
             return self._rest
-        return self.quota.n + self.queued_n + len(self.pending) - self._confirmed
+        return self.quota.n + self.batch.count + len(self.pending) - self._confirmed
 
     def sync(self, timeout: float) -> None:
         """Wait until all that was sent so far is confirmed."""
@@ -426,8 +403,7 @@ class PushState(Channel):
         self.halt = Closed
         self.slack = self._given = self._counted = self._counted_b = 0
         self.pending.clear()
-        self.chunks = []
-        self.queued_n = self.queued_b = 0
+        self.batch.clear()
         if self._idle is not None:
             self._idle.cancel()
         for queue in self.senders, self.syncs:

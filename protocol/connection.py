@@ -47,6 +47,8 @@ from .frames import (
     STATUS,
     WANT,
     Frame,
+    Keeper,
+    Lender,
     Reader,
     control_map,
     reading,
@@ -207,12 +209,14 @@ class Connection:
     """The protocol of one connection.
 
     :param side: "broker" or "client": who we are.
+    :param scratch: where bytes are read to, see `frames.Reader`: many brokers' connections may share one, a client's
+        is its own.
     :param limit: the longest frame that a broker takes. A client learns it from the broker's hello.
     """
 
     __slots__ = ("channels", "limit", "reader", "side", "state")
 
-    def __init__(self, side: str, limit: int = FRAME_LIMIT) -> None:
+    def __init__(self, side: str, scratch: bytearray, limit: int = FRAME_LIMIT) -> None:
         self.side = side
         #: The longest frame that may come.
         self.limit = limit if side == "broker" else MAX_FRAME_LIMIT + EXTRA_BYTES
@@ -220,11 +224,11 @@ class Connection:
         self.state = "hello"
         #: The state of each channel that is not "none".
         self.channels: dict[int, str] = {}
-        # A client decodes what comes, a broker keeps it.
-        self.reader = Reader(self.limit, HELLO_LIMIT, keep=side == "broker")
+        kind = Keeper if side == "broker" else Lender  # a broker keeps what comes, a client decodes it
+        self.reader: Reader = kind(self.limit, scratch, HELLO_LIMIT)
 
-    def read(self, receive: Callable[[list[memoryview]], int], scratch: bytearray) -> Iterator[Event]:
-        """One read, as `frames.reading`: the events that are whole now.
+    def read(self, receive: Callable[[list[memoryview]], int]) -> Iterator[Event]:
+        """One read, as `frames.reading`: the events that are whole now. A client's arrays are lent until the next read.
 
         Each frame is checked when its turn comes, so whoever handles an event may change the state of its channel
         before the next one is looked at, and what came before an error counts.
@@ -232,7 +236,7 @@ class Connection:
         :raises ProtocolError: the peer broke the protocol.
         :raises EOFError: the peer has closed.
         """
-        for frame in reading(receive, self.reader, scratch):
+        for frame in reading(receive, self.reader):
             event = self.accept(frame)
             if event is not None:
                 yield event

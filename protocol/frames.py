@@ -12,8 +12,8 @@ so any msgpack library reads a frame with two calls, and here one `struct` call 
 refused, at the first wrong byte. The length comes first: a frame over the limit is refused before a byte of it is
 stored.
 
-The reader hands out the *array*, from the byte ``dd`` on, for that is one msgpack object which one call decodes. It
-never decodes.
+A reader hands out the *array*, from the byte ``dd`` on, for that is one msgpack object which one call decodes. It never
+decodes.
 ``docs/protocol.md`` is the normative text; a test holds it against the tables in here.
 """
 
@@ -99,7 +99,7 @@ _MARKS = (0xC6, 0x94, 0xCE, 0xCF, 0xDD)
 _MARKS_AT = (0, 5, 7, 12, ARRAY_AT)
 _LENGTH = struct.Struct(">xI")
 
-#: What is read at once at most; the buffer that a reader's caller brings should be of this size.
+#: What is read at once; the buffer that a reader's caller brings should be of this size.
 SCRATCH_BYTES = 256 << 10
 
 #: From this size on an array is read to where it stays...
@@ -149,108 +149,62 @@ def control_map(frame: Frame, limit: int = CONTROL_LIMIT) -> dict[str, Any]:
 
 
 class Reader:
-    """Finds frames in a stream, without copying large ones twice and without I/O.
+    """Finds frames in a stream, without I/O. Two kinds differ in what becomes of the arrays: `Keeper`, `Lender`.
 
-    The caller owns a scratch buffer of `SCRATCH_BYTES`, which many readers may share::
+    The caller fills what `buffers` offers, and says how much that was::
 
-        n = sock.recvmsg_into(reader.buffers(scratch))[0]
-        for frame in reader.received(n, scratch): ...
-
-    Between calls a reader keeps only what is incomplete: less than a head, or the array under way, whose memory grows
-    with what has come and not with what the head announces.
+        n = sock.recvmsg_into(reader.buffers())[0]
+        for frame in reader.received(n): ...
 
     What stands before the first wrong byte counts, however the stream was split: `received` raises only if it found no
     frame before, else it hands out those and leaves the error in ``error``. Then, and after it raised, a reader must
     not be used again.
 
     :param limit: the longest frame, counted as its length field does.
-    :param first: the same for the first frame, if that is another.
-    :param keep: False for who decodes each frame before it reads on: an array that came whole is then not copied, but a
-        view of the scratch buffer, valid until the next read.
+    :param scratch: where bytes are read to; 26 bytes at least, `SCRATCH_BYTES` is good.
+    :param first: the limit of the first frame, if that is another.
     """
 
-    __slots__ = ("_array", "_filled", "_first", "_head", "_partial", "_total", "error", "filled", "keep", "limit")
+    __slots__ = ("_first", "error", "filled", "limit", "scratch")
 
-    #: How much is allocated before anything of an array has come. At 64 KiB messages nothing is ever re-allocated.
-    FIRST = 128 << 10
+    #: What becomes of an array that came whole: `bytes` copies it, `memoryview` shows it.
+    _array_of: Callable[[memoryview], Buffer]
 
-    def __init__(self, limit: int, first: int = 0, keep: bool = True) -> None:
+    def __init__(self, limit: int, scratch: bytearray, first: int = 0) -> None:
         self.limit = limit
-        self.keep = keep
         self._first = first  # 0 once the first frame has begun
+        self.scratch = scratch
         self.error: ProtocolError | None = None
         #: Set by `reading`: all of the buffers was filled, so there may be more to read at once.
         self.filled = False
-        self._partial = b""  # less than a head
-        self._array: bytearray | None = None  # the array under way...
-        self._filled = 0  # ...how much of it has come...
-        self._total = 0  # ...how long it will be...
-        self._head: tuple[int, int, int, int] = (0, 0, 0, 0)  # ...and what its head said
 
-    def buffers(self, scratch: bytearray) -> list[memoryview]:
+    def buffers(self) -> list[memoryview]:
         """Where the next bytes are to be put."""
-        view = memoryview(scratch)
-        if self._array is not None:
-            if not self._whole():
-                return [self._room()]
-            # Behind a large array only the next head is read along: what follows is large too, and is not to be copied.
-            beyond = view[:NEXT_BYTES] if self.keep and self._total >= LARGE_BYTES else view
-            return [memoryview(self._array)[self._filled :], beyond]
-        kept = len(self._partial)
-        view[:kept] = self._partial
-        return [view[kept:]]
+        raise NotImplementedError
 
-    def _whole(self) -> bool:
-        assert self._array is not None
-        return len(self._array) == self._total
-
-    def _room(self) -> memoryview:
-        """The array is longer than what is allocated: make room for as much again as has come."""
-        assert self._array is not None
-        if self._filled == len(self._array):
-            self._array.extend(bytes(min(self._filled, self._total - self._filled)))
-        return memoryview(self._array)[self._filled :]
-
-    def received(self, n: int, scratch: bytearray) -> list[Frame]:
+    def received(self, n: int) -> list[Frame]:
         """*n* bytes are in the buffers: the frames that are whole now.
 
         :raises ProtocolError: BAD_FRAME or TOO_BIG.
         """
-        frames: list[Frame] = []
-        if self._array is not None:
-            here = min(n, len(self._array) - self._filled)
-            self._filled += here
-            if self._filled < self._total:
-                return frames
-            frames.append((*self._head, self._array))
-            self._array = None
-            n -= here
-        else:
-            n += len(self._partial)
-            self._partial = b""
-        self._parse(memoryview(scratch), n, frames)
-        if self.error is not None and not frames:
-            raise self.error
-        return frames
+        raise NotImplementedError
 
-    def _parse(self, view: memoryview, end: int, frames: list[Frame]) -> None:
+    def _parse(self, view: memoryview, end: int, frames: list[Frame]) -> int:
+        """Append the frames that are whole in the first *end* bytes of *view*: where the next one begins."""
         at = 0
         while end - at >= HEAD_BYTES:
             bin32, length, array4, kind, u32, channel, u64, seq, array32, count = _HEAD.unpack_from(view, at)
             marks = bin32, array4, u32, u64, array32
             if marks != _MARKS or not COUNTED_BYTES <= length <= (self._first or self.limit):
                 break
-            self._first = 0
             stop = at + 5 + length
             if stop > end:
-                self._begin((kind, channel, seq, count), length, view[at + ARRAY_AT : end])
-                return
-            array = view[at + ARRAY_AT : stop]
-            frames.append((kind, channel, seq, count, bytes(array) if self.keep else array))
+                return at
+            self._first = 0
+            frames.append((kind, channel, seq, count, self._array_of(view[at + ARRAY_AT : stop])))
             at = stop
-        rest = bytes(view[at : min(end, at + HEAD_BYTES)])
-        self.error = self._fault(rest)
-        self._partial = rest
+        self.error = self._fault(bytes(view[at : min(end, at + HEAD_BYTES)]))
+        return at
 
     def _fault(self, head: bytes) -> ProtocolError | None:
         """What is wrong with a head, or with as much of it as has come: the first wrong byte decides."""
@@ -268,11 +222,85 @@ class Reader:
                 return ProtocolError("BAD_FRAME", f"byte {at} of a frame's head is {mark:02x}, not {head[at]:02x}")
         return None
 
-    def _begin(self, head: tuple[int, int, int, int], length: int, have: memoryview) -> None:
-        self._head = head
+
+class Keeper(Reader):
+    """A reader for who keeps the arrays: each is an object of its own, and a large one is read to where it stays.
+
+    Many of them may share a scratch buffer. Between calls each keeps only what is incomplete: less than a head, or the
+    array under way. The memory of that grows with what has come and not with what its head announces, up to the size
+    of what this peer has sent whole before.
+    """
+
+    __slots__ = ("_array", "_filled", "_head", "_largest", "_partial", "_total")
+
+    _array_of = bytes
+
+    #: How much is allocated before anything of an array has come, from a peer of which nothing is known...
+    FIRST = 16 << 10
+    #: ...and at most.
+    MOST = 1 << 20
+
+    def __init__(self, limit: int, scratch: bytearray, first: int = 0) -> None:
+        super().__init__(limit, scratch, first)
+        self._partial = b""  # less than a head
+        self._array: bytearray | None = None  # the array under way...
+        self._filled = 0  # ...how much of it has come...
+        self._total = 0  # ...how long it will be...
+        self._head: tuple[int, int, int, int] = (0, 0, 0, 0)  # ...and what its head said
+        self._largest = self.FIRST  # the longest array that came whole
+
+    def buffers(self) -> list[memoryview]:
+        view = memoryview(self.scratch)
+        array = self._array
+        if array is None:
+            kept = len(self._partial)
+            view[:kept] = self._partial
+            return [view[kept:]]
+        if len(array) < self._total:
+            return [self._room(array)]
+        # Behind a large array only the next head is read along: what follows is large too, and is not to be copied.
+        return [memoryview(array)[self._filled :], view[:NEXT_BYTES] if self._total >= LARGE_BYTES else view]
+
+    def _room(self, array: bytearray) -> memoryview:
+        """The array is longer than what is allocated: make room for as much again as has come."""
+        if self._filled == len(array):
+            array.extend(bytes(min(self._filled, self._total - self._filled)))
+        return memoryview(array)[self._filled :]
+
+    def received(self, n: int) -> list[Frame]:
+        frames: list[Frame] = []
+        if self._array is not None:
+            here = min(n, len(self._array) - self._filled)
+            self._filled += here
+            if self._filled < self._total:
+                return frames
+            frames.append((*self._head, self._array))
+            self._array = None
+            self._largest = min(max(self._largest, self._total), self.MOST)
+            n -= here
+        else:
+            n += len(self._partial)
+        view = memoryview(self.scratch)
+        at = self._parse(view, n, frames)
+        if self.error is not None:
+            if not frames:
+                raise self.error
+        elif n - at >= HEAD_BYTES:
+            self._begin(view[at:n])
+        else:
+            self._partial = bytes(view[at:n])
+        return frames
+
+    def _begin(self, have: memoryview) -> None:
+        """A head and what came behind it: there is more to come."""
+        _, length, _, kind, _, channel, _, seq, _, count = _HEAD.unpack_from(have)
+        have = have[ARRAY_AT:]
+        self._first = 0
+        self._partial = b""
+        self._head = kind, channel, seq, count
         self._total = length - (COUNTED_BYTES - ARRAY_HEAD_BYTES)
         self._filled = len(have)
-        self._array = bytearray(min(self._total, max(self.FIRST, self._filled)))
+        self._array = bytearray(min(self._total, max(self._largest, self._filled)))
         self._array[: self._filled] = have
 
     @property
@@ -281,11 +309,66 @@ class Reader:
         return len(self._partial) if self._array is None else len(self._array)
 
 
-def reading(receive: Callable[[list[memoryview]], int], reader: Reader, scratch: bytearray) -> list[Frame]:
+class Lender(Reader):
+    """A reader for who is done with the arrays before the next read: they are writable views of the scratch buffer.
+
+    The buffer belongs to this reader alone. Where a frame is longer it is replaced by a larger one, which grows with
+    what has come; one of more than `MOST` is given up as soon as it can be.
+    """
+
+    __slots__ = ("_at", "_have", "_need")
+
+    _array_of = memoryview
+
+    #: A buffer that is larger than this is not kept.
+    MOST = (1 << 20) + (64 << 10)
+
+    def __init__(self, limit: int, scratch: bytearray, first: int = 0) -> None:
+        super().__init__(limit, scratch, first)
+        # The incomplete frame: where in the buffer it stands, how much of it is there, how long it will be (or 0).
+        self._at = self._have = self._need = 0
+
+    def buffers(self) -> list[memoryview]:
+        begun = bytes(memoryview(self.scratch)[self._at : self._at + self._have])
+        self._make_room()
+        view = memoryview(self.scratch)
+        view[: self._have] = begun
+        self._at = 0
+        # Of a large frame no more than its end is read, and the next head: what follows would have to be moved.
+        return [view[self._have : self._need + NEXT_BYTES if self._need >= LARGE_BYTES else None]]
+
+    def _make_room(self) -> None:
+        """See that the buffer is as long as it has to be, and no longer than it should."""
+        size = len(self.scratch)
+        if self._have == size:
+            self.scratch = bytearray(min(size * 2, self._need + NEXT_BYTES))
+        elif size > self.MOST and self._need < size // 2:
+            self.scratch = bytearray(self._have + SCRATCH_BYTES)
+
+    def received(self, n: int) -> list[Frame]:
+        frames: list[Frame] = []
+        n += self._have
+        view = memoryview(self.scratch)
+        at = self._at = self._parse(view, n, frames)
+        if self.error is not None and not frames:
+            raise self.error
+        self._have = n - at
+        self._need = 0
+        if self._have >= HEAD_BYTES:
+            self._need = 5 + int(_LENGTH.unpack_from(view, at)[0])
+        return frames
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much memory the incomplete frame takes."""
+        return self._have
+
+
+def reading(receive: Callable[[list[memoryview]], int], reader: Reader) -> list[Frame]:
     """One read: *receive* fills buffers and says how many bytes. An end of stream is EOFError."""
-    buffers = reader.buffers(scratch)
+    buffers = reader.buffers()
     n = receive(buffers)
     if not n:
         raise EOFError
     reader.filled = n == sum(map(len, buffers))
-    return reader.received(n, scratch)
+    return reader.received(n)

@@ -47,11 +47,6 @@ def read_options(packed: Buffer, side: str) -> dict[str, Any]:
         options = msgpack.unpackb(packed)
     except (ValueError, TypeError) as error:
         raise ProtocolError("BAD_MAP", f"the options do not decode: {error}") from None
-    return check_options(options, side)
-
-
-def check_options(options: Any, side: str) -> dict[str, Any]:
-    """`read_options`, decoded already."""
     if type(options) is not dict:
         raise ProtocolError("BAD_MAP", "a data frame with options starts with one map")
     for key, value in options.items():

@@ -18,10 +18,11 @@ from vanilla.protocol.frames import (
     MORE,
     NACK,
     OPEN,
+    SCRATCH_BYTES,
     STATUS,
     WANT,
     Frame,
-    Reader,
+    Keeper,
     pack_control,
     pack_head,
 )
@@ -48,8 +49,7 @@ class Peer:
             self.sock = unix.dial(h, address.path, PATIENCE)
         else:
             self.sock = tcp.dial(h, address.host, address.port, PATIENCE)
-        self.reader = Reader(1 << 30)
-        self.scratch = bytearray(256 << 10)
+        self.reader = Keeper(1 << 30, bytearray(SCRATCH_BYTES))
         self.frames: list[Frame] = []
         if hello:
             self.send(pack_control(HELLO, 0, 0, {"v": 1, "id": b"p" * 16}))
@@ -70,13 +70,13 @@ class Peer:
         """The next frame; EOFError at the end."""
         while not self.frames:
             try:
-                n = self.sock.recvmsg_into(self.reader.buffers(self.scratch))[0]
+                n = self.sock.recvmsg_into(self.reader.buffers())[0]
             except BlockingIOError:
                 tcp.wait_ready(self.h, self.sock.fileno(), IN, timeout, "a frame")
                 continue
             if not n:
                 raise EOFError
-            self.frames += self.reader.received(n, self.scratch)
+            self.frames += self.reader.received(n)
         return self.frames.pop(0)
 
     def expect(self, *kinds: int) -> Frame:

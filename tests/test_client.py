@@ -766,11 +766,11 @@ def test_what_python_cannot_decode_spoils_nothing_else(h, broker, remote, bad, a
             item.ack()
     assert got == [1, 2, 3]
     until(h, lambda: accounts(broker).acknowledged == 3)
-    until(h, lambda: accounts(broker).dead == 4)
-    assert accounts(broker, "jobs.dead").ready_n == 4
     peer.send(data(1, 7, ["goes on"]))
     item = back.recv(timeout=PATIENCE)
     assert (item.item if ack else item) == "goes on"
+    until(h, lambda: accounts(broker).dead == 4)
+    assert accounts(broker, "jobs.dead").ready_n == 4
     peer.close()
 
 

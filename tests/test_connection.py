@@ -6,7 +6,7 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vectors import SCRATCH, feed
+from vectors import feed
 
 from vanilla.protocol import frames
 from vanilla.protocol.connection import ALLOWED, APART, DEAF, FIELDS, TOGETHER, Connection
@@ -54,11 +54,11 @@ def packed(kind, channel, fields=None):
 
 def in_state(side, state):
     """A connection whose channel 1, or which itself, is in this state."""
-    made = Connection(side)
+    made = Connection(side, bytearray(512))
     if state == "hello":
         return made, 0
     made.state = "ready"
-    made.reader = frames.Reader(made.limit)
+    made.reader = type(made.reader)(made.limit, bytearray(512))
     if state in ("ready", "none"):
         return made, int(state == "none")
     made.channels[1] = state
@@ -95,7 +95,7 @@ def test_a_type_that_is_not_in_the_table_is_no_frame(side, kind):
 @pytest.mark.parametrize("kind", NAMES, ids=NAMES.get)
 @pytest.mark.parametrize("side", ["broker", "client"])
 def test_before_the_hello_there_are_no_channels(side, kind):
-    assert code(Connection(side), packed(kind, 1)) == "BAD_STATE"
+    assert code(Connection(side, bytearray(512)), packed(kind, 1)) == "BAD_STATE"
 
 
 #: (side, state before, frame) -> state after, wherever that is another.
@@ -188,7 +188,7 @@ def test_what_came_before_an_error_counts():
 
 def test_the_end_of_the_stream_is_an_eoferror():
     with pytest.raises(EOFError):
-        list(Connection("broker").read(lambda buffers: 0, SCRATCH))
+        list(Connection("broker", bytearray(512)).read(lambda buffers: 0))
 
 
 # -- the hello and its limits
@@ -197,38 +197,40 @@ def test_the_end_of_the_stream_is_an_eoferror():
 @pytest.mark.parametrize("side", ["broker", "client"])
 def test_the_first_frame_is_limited_and_the_next_ones_are_not(side):
     hello = {**MAPS[HELLO], "x": "y" * 5000}
-    assert code(Connection(side), packed(HELLO, 0, hello)) == "TOO_BIG"
-    made = Connection(side)
+    assert code(Connection(side, bytearray(512)), packed(HELLO, 0, hello)) == "TOO_BIG"
+    made = Connection(side, bytearray(512))
     assert code(made, packed(HELLO, 0) + pack_control(PING, 0, 0, {"x": "y" * 5000})) is None
 
 
 def test_a_client_cannot_raise_the_limit_of_a_broker():
-    made = Connection("broker", 8192)
+    made = Connection("broker", bytearray(512), 8192)
     list(feed(made, packed(HELLO, 0, {"v": 1, "id": ID, "frame": 1 << 30})))
     assert made.limit == made.reader.limit == 8192
     assert code(made, pack_head(DATA, 1, 0, 1, 8192)) == "TOO_BIG"
 
 
 def test_a_delivery_may_be_longer_than_the_limit_in_the_hello():
-    made = Connection("client")
+    made = Connection("client", bytearray(512))
     list(feed(made, packed(HELLO, 0, {"v": 1, "id": ID, "frame": 8192})))
     made.opening(1, "pull")
     most = 8192 + 4096 - frames.COUNTED_BYTES
     assert code(made, pack_head(DATA, 1, 0, 1, most + 1)) == "TOO_BIG"
-    made.reader = frames.Reader(made.limit)  # after an error a reader must not be used again
+    made.reader = type(made.reader)(made.limit, bytearray(512))  # after an error a reader must not be used again
     assert code(made, pack_head(DATA, 1, 0, 1, most)) is None
 
 
 @pytest.mark.parametrize("version", [0, 2, 1 << 40])
 @pytest.mark.parametrize("side", ["broker", "client"])
 def test_another_version_is_refused_before_all_else(side, version):
-    assert code(Connection(side), packed(HELLO, 0, {"v": version, "id": "of another form"})) == "VERSION"
+    assert (
+        code(Connection(side, bytearray(512)), packed(HELLO, 0, {"v": version, "id": "of another form"})) == "VERSION"
+    )
 
 
 @pytest.mark.parametrize("side", ["broker", "client"])
 @pytest.mark.parametrize("version", [None, "1", True, -1, 1.0])
 def test_a_version_that_is_no_number_is_a_bad_map(side, version):
-    assert code(Connection(side), packed(HELLO, 0, {**MAPS[HELLO], "v": version})) == "BAD_MAP"
+    assert code(Connection(side, bytearray(512)), packed(HELLO, 0, {**MAPS[HELLO], "v": version})) == "BAD_MAP"
 
 
 # -- maps
@@ -330,7 +332,7 @@ def test_any_frames_are_events_or_an_error_and_the_same_in_pieces(side, stream, 
     joined = packed(HELLO, 0) + b"".join(stream)
 
     def run(pieces):
-        made = Connection(side)
+        made = Connection(side, bytearray(512))
         made.channels.update({1: "push", 2: "pull", 3: "closing" if side == "client" else "ended"})
         events = []
         try:

@@ -13,7 +13,7 @@ from vanilla.broker.broker import Broker
 from vanilla.broker.channels import Puller, Pusher
 from vanilla.broker.options import Options
 from vanilla.protocol.connection import Event
-from vanilla.protocol.frames import ACK, DATA, DATA_OPTIONS, MORE, NACK, Reader, pack_head
+from vanilla.protocol.frames import ACK, DATA, DATA_OPTIONS, MORE, NACK, Keeper, pack_head
 from vanilla.timers import Timers
 
 
@@ -61,15 +61,14 @@ class Connection:
         self.broker = broker
         self.starved = set()
         self.held = 0
-        self.reader = Reader(1 << 30)
         self.frames = []
 
     def relieve(self):
         pass
 
     def put(self, *parts):
-        scratch = bytearray(b"".join(parts))
-        self.frames += self.reader.received(len(scratch), scratch)
+        data = bytearray(b"".join(parts))
+        self.frames += Keeper(1 << 30, data).received(len(data))
 
 
 class Endpoints(RuleBasedStateMachine):

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from vanilla.protocol import frames
 from vanilla.protocol.errors import ProtocolError
-from vanilla.protocol.frames import Reader, control_map, pack_control, pack_head
+from vanilla.protocol.frames import Keeper, Lender, control_map, pack_control, pack_head
 
 LIMIT = 1 << 20
+KINDS = Keeper, Lender
 
 kinds = st.sampled_from([frames.DATA, frames.DATA_OPTIONS, frames.DATA | frames.MORE])
 small_bodies = st.lists(st.integers(-200, 70_000) | st.text(max_size=9), min_size=1, max_size=9)
@@ -31,25 +32,31 @@ def whole(kind, channel, seq, items):
     return pack_head(kind, channel, seq, len(items), len(body)) + body
 
 
-def put(reader, scratch, data):
+def put(reader, data):
     """One read of up to all of *data*: (the frames, what is left of *data*)."""
     n, rest = 0, memoryview(data)
-    for buffer in reader.buffers(scratch):
+    for buffer in reader.buffers():
         part = rest[: len(buffer)]
         buffer[: len(part)] = part
         rest = rest[len(part) :]
         n += len(part)
-    return reader.received(n, scratch), rest
+    return [(*head, bytes(array)) for *head, array in reader.received(n)], rest
 
 
 def read_all(pieces, limit=LIMIT, first=0, scratch_bytes=frames.SCRATCH_BYTES):
-    """(frames, the code of the error or None), when the bytes come in these pieces."""
-    reader, scratch, found = Reader(limit, first), bytearray(scratch_bytes), []
+    """(frames, the code of the error or None), when the bytes come in these pieces; either kind of reader says so."""
+    keeper, lender = (read(kind(limit, bytearray(scratch_bytes), first), pieces) for kind in KINDS)
+    assert keeper == lender
+    return keeper
+
+
+def read(reader, pieces):
+    found = []
     for piece in pieces:
         rest = memoryview(piece)
         while rest:
             try:
-                got, rest = put(reader, scratch, rest)
+                got, rest = put(reader, rest)
             except ProtocolError as error:
                 return found, error.code
             found += got
@@ -103,13 +110,13 @@ def test_bytes_one_at_a_time_give_the_same_frames():
 @given(st.lists(streams, min_size=2, max_size=4), st.data())
 def test_readers_that_share_a_scratch_buffer_do_not_mix(several, data):
     scratch = bytearray(frames.SCRATCH_BYTES)
-    readers = [Reader(LIMIT) for _ in several]
+    readers = [Keeper(LIMIT, scratch) for _ in several]
     rests = [memoryview(b"".join(stream)) for stream in several]
     found = [[] for _ in several]
     while any(rests):
         which = data.draw(st.sampled_from([i for i, rest in enumerate(rests) if rest]))
         piece = rests[which][: data.draw(st.integers(1, 200_000))]
-        got, left = put(readers[which], scratch, piece)
+        got, left = put(readers[which], piece)
         found[which] += got
         rests[which] = rests[which][len(piece) - len(left) :]
     assert found == [expected(stream) for stream in several]
@@ -124,15 +131,16 @@ def test_a_frame_cut_short_is_never_handed_out(frame, data):
 
 def test_the_rest_of_a_large_array_is_read_in_place_and_the_next_head_behind_it():
     large, small = whole(frames.DATA, 1, 0, [b"x" * 70_000]), pack_control(frames.PING, 0, 1)
-    reader, scratch = Reader(LIMIT), bytearray(frames.SCRATCH_BYTES)
-    assert put(reader, scratch, large[:100])[0] == []
-    first, second = reader.buffers(scratch)
-    assert len(first) == len(large) - 100 and first.obj is not scratch and second.obj is scratch
+    reader = Keeper(LIMIT, bytearray(frames.SCRATCH_BYTES))
+    assert read(reader, [large[:100], large[100:]])[0] == expected([large])  # its size is known from here on
+    assert put(reader, large[:100])[0] == []
+    first, second = reader.buffers()
+    assert len(first) == len(large) - 100 and first.obj is not reader.scratch and second.obj is reader.scratch
     del first, second
-    got, rest = put(reader, scratch, large[100:] + small + small[:10])
+    got, rest = put(reader, large[100:] + small + small[:10])
     assert got == expected([large, small]) and not rest
     assert reader.waiting_bytes == 10
-    assert put(reader, scratch, small[10:])[0] == expected([small])
+    assert put(reader, small[10:])[0] == expected([small])
     assert reader.waiting_bytes == 0
 
 
@@ -146,10 +154,11 @@ def test_the_limit_counts_what_the_length_field_counts(over):
 
 
 def test_a_frame_over_the_limit_is_refused_by_its_first_five_bytes():
-    reader, scratch = Reader(1000), bytearray(64)
-    assert put(reader, scratch, b"\xc6\x00\x00\x03")[0] == []
-    with pytest.raises(ProtocolError, match="TOO_BIG"):
-        put(reader, scratch, b"\xe9")
+    for kind in KINDS:
+        reader = kind(1000, bytearray(64))
+        assert put(reader, b"\xc6\x00\x00\x03")[0] == []
+        with pytest.raises(ProtocolError, match="TOO_BIG"):
+            put(reader, b"\xe9")
 
 
 def test_the_first_frame_may_have_a_limit_of_its_own():
@@ -159,35 +168,78 @@ def test_the_first_frame_may_have_a_limit_of_its_own():
     assert read_all([short + long], limit=1000, first=3000) == (expected([short]), "TOO_BIG")
 
 
-def trickle_a_gigabyte():
+def trickle_a_gigabyte(kind):
     """A frame of 1 GiB is announced and 3 MB of it come: the reader, and how much has come, after each read."""
-    reader, scratch = Reader(frames.MAX_FRAME_LIMIT), bytearray(frames.SCRATCH_BYTES)
+    reader = kind(frames.MAX_FRAME_LIMIT, bytearray(frames.SCRATCH_BYTES))
     piece, came = bytes(60_000), frames.HEAD_BYTES
-    put(reader, scratch, pack_head(frames.DATA, 1, 0, 1, frames.MAX_FRAME_LIMIT - frames.COUNTED_BYTES))
+    put(reader, pack_head(frames.DATA, 1, 0, 1, frames.MAX_FRAME_LIMIT - frames.COUNTED_BYTES))
     yield reader, came
     for _ in range(50):
         rest = memoryview(piece)
         while rest:
             before = len(rest)
-            _, rest = put(reader, scratch, rest)
+            _, rest = put(reader, rest)
             came += before - len(rest)
             yield reader, came
 
 
-def test_an_announced_gigabyte_takes_room_only_for_what_has_come():
-    for reader, came in trickle_a_gigabyte():
-        assert reader.waiting_bytes <= max(Reader.FIRST, 2 * came)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_announced_gigabyte_takes_room_only_for_what_has_come(kind):
+    for reader, came in trickle_a_gigabyte(kind):
+        assert reader.waiting_bytes <= max(Keeper.FIRST, 2 * came)
+        assert len(reader.scratch) <= max(frames.SCRATCH_BYTES, 2 * came)
     assert came > 3_000_000
 
 
-def test_an_announced_gigabyte_takes_memory_only_for_what_has_come():
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_announced_gigabyte_takes_memory_only_for_what_has_come(kind):
     tracemalloc = pytest.importorskip("tracemalloc", exc_type=ImportError)  # PyPy has none
     tracemalloc.start()
     try:
-        *_, (_, came) = trickle_a_gigabyte()
+        *_, (_, came) = trickle_a_gigabyte(kind)
         assert tracemalloc.get_traced_memory()[1] < 6 * came + (1 << 20)
     finally:
         tracemalloc.stop()
+
+
+def test_room_is_made_at_once_only_for_as_much_as_this_peer_has_sent_whole_before():
+    large = whole(frames.DATA, 1, 0, [b"x" * 300_000])
+    reader = Keeper(LIMIT, bytearray(frames.SCRATCH_BYTES))
+    put(reader, large[:100])
+    assert reader.waiting_bytes <= Keeper.FIRST
+    rest = memoryview(large)[100:]
+    while rest:
+        _, rest = put(reader, rest)
+    put(reader, large[:100])
+    assert reader.waiting_bytes == len(large) - frames.ARRAY_AT
+
+
+# -- lending
+
+
+def test_a_lent_array_stands_where_it_was_read_to_and_may_be_written_to():
+    stream = whole(frames.DATA, 1, 0, [1, 2]) + whole(frames.DATA, 1, 2, [b"x" * 100_000])
+    reader = Lender(LIMIT, bytearray(frames.SCRATCH_BYTES))
+    (view,) = reader.buffers()
+    view[: len(stream)] = stream
+    arrays = [array for *_, array in reader.received(len(stream))]
+    assert all(array.obj is reader.scratch and not array.readonly for array in arrays)
+
+
+def test_behind_a_large_frame_a_lender_reads_no_more_than_the_next_head():
+    large = whole(frames.DATA, 1, 0, [b"x" * 70_000])
+    reader = Lender(LIMIT, bytearray(frames.SCRATCH_BYTES))
+    put(reader, large[:100])
+    (view,) = reader.buffers()
+    assert len(view) == len(large) - 100 + frames.NEXT_BYTES
+
+
+def test_a_lender_gives_a_very_large_buffer_up():
+    small, large = whole(frames.DATA, 1, 0, [1]), whole(frames.DATA, 1, 0, [b"x" * 3_000_000])
+    reader = Lender(frames.MAX_FRAME_LIMIT, bytearray(frames.SCRATCH_BYTES))
+    assert read(reader, [small, large, small]) == (expected([small, large, small]), None)
+    put(reader, small)
+    assert len(reader.scratch) <= Lender.MOST
 
 
 # -- garbage
@@ -221,7 +273,7 @@ def test_what_stands_before_garbage_counts_however_it_is_split(stream, garbage, 
 
 def test_the_end_of_the_stream_is_an_eoferror():
     with pytest.raises(EOFError):
-        frames.reading(lambda buffers: 0, Reader(LIMIT), bytearray(64))
+        frames.reading(lambda buffers: 0, Keeper(LIMIT, bytearray(64)))
 
 
 # -- writing

@@ -299,7 +299,7 @@ def test_the_session_in_the_document_is_what_a_broker_says():
 
 
 def test_the_session_is_in_order_for_both_of_its_sides():
-    sides = {"broker": connection.Connection("broker"), "client": connection.Connection("client")}
+    sides = {side: connection.Connection(side, bytearray(4096)) for side in ("broker", "client")}
     for vector in SESSION:
         ((kind, channel, _, _, payload),) = vector.events
         if vector.to == "broker" and kind == frames.OPEN:

@@ -39,7 +39,6 @@ from vanilla.protocol.scan import check, scan
 
 TYPES = {name: kind for kind, name in NAMES.items()}
 KEYS = frozenset("to state channels limit event error canonical".split())
-SCRATCH = bytearray(SCRATCH_BYTES)
 
 
 class Vector(NamedTuple):
@@ -104,12 +103,12 @@ def files() -> list[Vector]:
 
 def connection(vector: Vector) -> Connection:
     """The receiver, in the state that the vector starts from."""
-    receiver = Connection(vector.to, vector.limit)
+    receiver = Connection(vector.to, bytearray(SCRATCH_BYTES), vector.limit)
     receiver.state = vector.state
     receiver.channels.update(vector.channels)
     if vector.state == "ready":
         receiver.limit = vector.limit
-        receiver.reader = type(receiver.reader)(vector.limit)
+        receiver.reader = type(receiver.reader)(vector.limit, bytearray(SCRATCH_BYTES))
     return receiver
 
 
@@ -127,7 +126,7 @@ def feed(receiver: Connection, data: bytes) -> Iterator[Event]:
         return before - len(rest)
 
     while rest:
-        yield from receiver.read(receive, SCRATCH)
+        yield from receiver.read(receive)
 
 
 def decode(event: Event, side: str) -> tuple[int, int, int, int, Any]:

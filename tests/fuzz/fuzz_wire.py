@@ -90,8 +90,10 @@ def fuzz_frames(data: bytes) -> None:
         size = 1 + sizes[len(pieces) % len(sizes)]
         pieces.append(stream[at : at + size])
         at += size
-    whole, cut = read_frames([stream], limit, first), read_frames(pieces, limit, first)
-    assert whole == cut, (whole, cut)
+    whole = read_frames(frames.Keeper, [stream], limit, first)
+    for kind in frames.Keeper, frames.Lender:
+        cut = read_frames(kind, pieces, limit, first)
+        assert whole == cut, (kind, whole, cut)
     for frame in whole[0]:
         code = code_of(frames.control_map, (frames.PING, *frame[1:]))
         assert code in (None, "BAD_MAP", "BAD_MESSAGE"), code
@@ -106,20 +108,22 @@ def code_of(f: Callable[..., object], *arguments: object) -> str | None:
     return None
 
 
-def read_frames(pieces: list[bytes], limit: int, first: int) -> tuple[list[frames.Frame], str | None]:
+def read_frames(
+    kind: type[frames.Reader], pieces: list[bytes], limit: int, first: int
+) -> tuple[list[frames.Frame], str | None]:
     """The frames of a stream in pieces, and the code of the error with which it ends."""
-    reader, scratch, found = frames.Reader(limit, first), bytearray(512), []
+    reader, found = kind(limit, bytearray(512), first), []
     for piece in pieces:
         rest = memoryview(piece)
         while rest:
             try:
-                found += frames.reading(receiving(rest), reader, scratch)
+                found += [(*head, bytes(array)) for *head, array in frames.reading(receiving(rest), reader)]
             except errors.ProtocolError as error:
                 return found, error.code
             if reader.error is not None:
                 return found, reader.error.code
             rest = rest[taken[0] :]
-            assert reader.waiting_bytes <= max(reader.FIRST, len(scratch))
+            assert reader.waiting_bytes <= max(frames.Keeper.FIRST, len(reader.scratch))
     return found, None
 
 
@@ -150,9 +154,9 @@ def fuzz_connection(data: bytes) -> None:
         return
     stream = heads(data[1:]) if data[0] & 2 else data[1:]
     for side in "broker", "client":
-        made = connection.Connection(side, 4096)
+        made = connection.Connection(side, bytearray(512), 4096)
         if data[0] & 1:
-            list(made.read(receiving(memoryview(HELLO)), bytearray(512)))
+            list(made.read(receiving(memoryview(HELLO))))
             made.channels.update({1: "push", 2: "pull", 3: "ended" if side == "broker" else "closing"})
         assert code_of(read_events, made, stream) in (None, *errors.CODES)
         assert set(made.channels.values()) <= {state for who, state in connection.ALLOWED if who == side}
@@ -160,10 +164,10 @@ def fuzz_connection(data: bytes) -> None:
 
 def read_events(made: connection.Connection, stream: bytes) -> None:
     """All of a stream and its end, through one side of a connection."""
-    scratch, rest = bytearray(512), memoryview(stream)
+    rest = memoryview(stream)
     try:
         while True:
-            for event in made.read(receiving(rest), scratch):
+            for event in made.read(receiving(rest)):
                 assert event.kind in frames.NAMES
                 assert event.kind < frames.HELLO or type(event.payload) is dict
             rest = rest[taken[0] :]

@@ -1,0 +1,85 @@
+"""What a producer has taken and not yet framed: messages, packed, in order.
+
+Small ones are joined, up to `RUN_BYTES` at a time: a copy costs less than one more buffer in a vectored write. Large
+ones stay the objects that they are. So a batch of `BATCH_BYTES` is a few buffers, none of which is larger than its
+message or a run: blocks over glibc's mmap threshold would be mapped and faulted in anew each time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from vanilla.protocol.frames import Buffer
+
+from .packing import pack_run
+
+#: A batch leaves when it is this large.
+BATCH_BYTES = 256 << 10
+#: Small messages are joined up to this size.
+RUN_BYTES = 64 << 10
+#: What is smaller is joined with others.
+SMALL_BYTES = 4 << 10
+
+
+class Message(NamedTuple):
+    """A packed item, and its size in bytes."""
+
+    parts: tuple[Buffer, ...]
+    size: int
+
+
+class Batch:
+    """Messages that will leave as one frame.
+
+    ``count`` is their number, ``size`` their bytes.
+    """
+
+    __slots__ = ("_chunks", "_run", "_run_b", "count", "size")
+
+    def __init__(self) -> None:
+        self._chunks: list[Buffer] = []
+        #: Small messages that are still to be joined, and their bytes.
+        self._run: list[Buffer] = []
+        self._run_b = 0
+        self.count = self.size = 0
+
+    def add(self, message: Message) -> None:
+        """One more message."""
+        self._append(message.parts, message.size)
+        self.count += 1
+
+    def add_items(self, items: list[bytes]) -> None:
+        """More messages, each exactly of type bytes and of `RUN_BYTES` at most together, give or take one."""
+        packed = pack_run(items)
+        self._append((packed,), len(packed))
+        self.count += len(items)
+
+    def _append(self, parts: tuple[Buffer, ...], size: int) -> None:
+        self.size += size
+        if size < SMALL_BYTES:
+            self._run += parts
+            self._run_b += size
+            if self._run_b >= RUN_BYTES:
+                self._join()
+        else:
+            self._join()
+            self._chunks += parts
+
+    def _join(self) -> None:
+        if self._run:
+            self._chunks.append(b"".join(self._run))
+            self._run.clear()
+            self._run_b = 0
+
+    def take(self) -> list[Buffer]:
+        """All of it; the batch is empty then."""
+        self._join()
+        chunks, self._chunks = self._chunks, []
+        self.count = self.size = 0
+        return chunks
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self._run.clear()
+        self._run_b = 0
+        self.take()
