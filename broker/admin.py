@@ -70,7 +70,7 @@ def describe_broker(broker: Broker) -> dict[str, Any]:
         "connections": len(broker.sessions),
         "endpoints": len(broker.endpoints),
         "draining": broker.draining,
-        "unsent": sum(session.unsent for session in broker.sessions),
+        "unsent": sum(session.out.unsent for session in broker.sessions),
         "accepted": totals.accepted + sum(endpoint.accepted for endpoint in live),
         "acknowledged": totals.acknowledged + sum(endpoint.acknowledged for endpoint in live),
         "dead": totals.dead + sum(endpoint.dead for endpoint in live),

@@ -15,6 +15,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from vanilla.outbox import Outbox
 from vanilla.poll import IN, OUT
 from vanilla.protocol.connection import VERSION, Connection, Event
 from vanilla.protocol.errors import ProtocolError, Refused
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vanilla.broker")
 
-#: What one vectored write takes (IOV_MAX on Linux).
-IOV_MAX = 1024
 #: Status requests of one connection that may wait for their answers.
 QUESTIONS = 100
 #: Reads of one connection in one tick at most, each of a large frame: consumers' windows have to last for as long.
@@ -53,14 +52,13 @@ UNCLOSED = 1_000
 class Session:
     """One connection.
 
-    ``out`` holds what is to be sent, ``unsent`` how many bytes that is; ``blocked``: the socket takes no more for now.
-    ``closing``: only last words are left. ``starved``: consumers that have credit and wait for the output to drain.
+    ``out`` holds what is to be sent. ``closing``: only last words are left. ``starved``: consumers that have credit and
+    wait for the output to drain.
     """
 
     __slots__ = (
         "agent",
         "answering",
-        "blocked",
         "broker",
         "channels",
         "closing",
@@ -74,7 +72,6 @@ class Session:
         "sock",
         "starved",
         "timer",
-        "unsent",
     )
 
     def __init__(self, broker: Broker, sock: socket.socket, peer: str) -> None:
@@ -84,11 +81,10 @@ class Session:
         self.agent = ""
         self.connection = Connection("broker", broker.scratch, broker.options.frame_bytes)
         self.channels: dict[int, Pusher | Puller] = {}
-        self.out: deque[Buffer] = deque()
+        self.out = Outbox()
         #: Status requests: number, and behind which name.
         self.questions: deque[tuple[int, str]] = deque()
-        self.unsent = 0
-        self.blocked = self.closing = self.dirty = self.answering = False
+        self.closing = self.dirty = self.answering = False
         self.starved: set[Puller] = set()
         #: Bytes of memory that the unsettled deliveries of all its consumers keep.
         self.held = 0
@@ -101,7 +97,7 @@ class Session:
     def ready(self, events: int) -> None:
         """The socket is ready."""
         if events & OUT:
-            self.blocked = False
+            self.out.blocked = False
             self.flush()
         if events & ~OUT and self.sock.fileno() >= 0:
             self._read()
@@ -217,13 +213,11 @@ class Session:
     @property
     def full(self) -> bool:
         """Is as much unsent as may be?"""
-        return self.unsent >= self.broker.options.output_bytes
+        return self.out.unsent >= self.broker.options.output_bytes
 
     def put(self, *parts: Buffer) -> None:
         """Send *parts* at the tick's edge."""
-        self.out.extend(parts)
-        for part in parts:
-            self.unsent += len(part)
+        self.out.put(*parts)
         if not self.dirty:
             self.dirty = True
             self.broker.writers.append(self)
@@ -232,28 +226,12 @@ class Session:
     def flush(self) -> None:
         """Write what there is, as far as the socket takes it."""
         self.dirty = False
-        while self.out and not self.blocked:
-            parts = [self.out.popleft() for _ in range(min(len(self.out), IOV_MAX))]
-            try:
-                sent = self.sock.sendmsg(parts)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                self.drop(error.strerror or str(error))
-                return
-            self.unsent -= sent
-            self._keep(parts, sent)
-        self._drained()
-
-    def _keep(self, parts: list[Buffer], sent: int) -> None:
-        """Put what was not sent back to the front."""
-        for index, part in enumerate(parts):
-            if sent < len(part):
-                parts[index] = memoryview(part)[sent:]
-                self.out.extendleft(reversed(parts[index:]))
-                self.blocked = True
-                return
-            sent -= len(part)
+        try:
+            self.out.write(self.sock)
+        except OSError as error:
+            self.drop(error.strerror or str(error))
+        else:
+            self._drained()
 
     def _drained(self) -> None:
         if self.sock.fileno() < 0:
@@ -261,7 +239,7 @@ class Session:
         self.relieve()
         if self.closing and not self.out:
             self._shut()
-        interest = (OUT if self.blocked else 0) | (0 if self.full and self.blocked else IN)
+        interest = (OUT if self.out.blocked else 0) | (0 if self.full and self.out.blocked else IN)
         if interest != self.interest:
             self.interest = interest
             self.broker.hub.poll.modify(self.sock.fileno(), interest)
@@ -269,7 +247,7 @@ class Session:
     def relieve(self) -> None:
         """Let the consumers stand in line again that waited for this connection: for its output, or for settlements."""
         options = self.broker.options
-        if self.starved and self.unsent * 2 < options.output_bytes and self.held < options.unsettled_bytes:
+        if self.starved and self.out.unsent * 2 < options.output_bytes and self.held < options.unsettled_bytes:
             starved, self.starved = self.starved, set()
             for puller in starved:
                 puller.line_up()
@@ -316,7 +294,6 @@ class Session:
         self.sock.close()
         self.out.clear()
         self.questions.clear()
-        self.unsent = 0
         self._detach()
         self.broker.gone(self)
 

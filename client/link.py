@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from vanilla import __version__, tcp, unix
 from vanilla.exception import Closed, ConnectionLost, Forked, Timeout
+from vanilla.outbox import Outbox
 from vanilla.poll import IN, OUT
 from vanilla.protocol.connection import VERSION, Connection, Event
 from vanilla.protocol.errors import ProtocolError
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vanilla.client")
 
-#: What one vectored write takes (IOV_MAX on Linux).
-IOV_MAX = 1024
 #: Senders wait while more than this is unsent.
 OUTPUT_BYTES = 1 << 20
 
@@ -98,9 +97,7 @@ class Link:
         self.sock: socket.socket | None = None
         #: What stands in the reader's buffer, and has to be copied before the next read if it is still wanted.
         self.lent: list[Arrival] = []
-        self.out: deque[Buffer] = deque()
-        self.unsent = 0
-        self.blocked = False
+        self.out = Outbox()
         self._interest = IN
         #: Somebody waits for the output to be less than full.
         self.crowded = False
@@ -179,7 +176,7 @@ class Link:
 
     def _ready(self, events: int) -> None:
         if events & OUT:
-            self.blocked = False
+            self.out.blocked = False
             self.flush()
         if events & ~OUT and self.sock is not None:
             self._read()
@@ -282,14 +279,12 @@ class Link:
 
     def put(self, *parts: Buffer) -> None:
         """Send *parts* with the next flush, at the tick's edge at the latest."""
-        self.out.extend(parts)
-        for part in parts:
-            self.unsent += len(part)
+        self.out.put(*parts)
 
     @property
     def full(self) -> bool:
         """Is as much unsent as may be?"""
-        return self.unsent >= OUTPUT_BYTES
+        return self.out.unsent >= OUTPUT_BYTES
 
     def edge(self) -> None:
         """The tick's edge: gather what the channels have to say, and write it."""
@@ -298,42 +293,27 @@ class Link:
             for state in list(self.dirty):
                 if not state.emit():
                     self.dirty.pop(state, None)
-        if self.out and not self.blocked:
+        if self.out and not self.out.blocked:
             self.flush()
 
     def flush(self) -> None:
         """Write as much as the socket takes."""
-        while self.out and not self.blocked and self.sock is not None:
-            parts = [self.out.popleft() for _ in range(min(len(self.out), IOV_MAX))]
+        if self.out and self.sock is not None:
+            self.fresh = False
             try:
-                sent = self.sock.sendmsg(parts)
-            except BlockingIOError:
-                sent = 0
+                self.out.write(self.sock)
             except OSError as error:
                 self.lost(tcp.reason(error))
                 return
-            self.fresh = False
-            self.unsent -= sent
-            self._keep(parts, sent)
         self._mind_interest()
         if self.crowded and not self.full:
             self.crowded = False
             for state in list(self.channels.values()):
                 state.drained()
 
-    def _keep(self, parts: list[Buffer], sent: int) -> None:
-        """Put what was not sent back to the front."""
-        for index, part in enumerate(parts):
-            if sent < len(part):
-                parts[index] = memoryview(part)[sent:]
-                self.out.extendleft(reversed(parts[index:]))
-                self.blocked = True
-                return
-            sent -= len(part)
-
     def _mind_interest(self) -> None:
         """Wait for the socket to take more, while there is more."""
-        interest = IN | OUT if self.blocked else IN
+        interest = IN | OUT if self.out.blocked else IN
         if self.sock is None or interest == self._interest:
             return
         self._interest = interest
@@ -384,7 +364,6 @@ class Link:
                 self.hub.poll.unregister(sock.fileno())
             sock.close()
         self.out.clear()
-        self.unsent = 0
         self.dirty.clear()
         channels, self.channels = self.channels, {}
         for state in channels.values():

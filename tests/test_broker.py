@@ -581,7 +581,7 @@ def test_a_consumer_that_stops_reading_costs_bounded_memory_and_delays_no_one(h)
             jobs.send([number, b"x" * 50_000])
             if number > 300:
                 got.recv(timeout=PATIENCE)
-            assert max(session.unsent for session in broker.sessions) < 100_000 + 2 * 50_010
+            assert max(session.out.unsent for session in broker.sessions) < 100_000 + 2 * 50_010
         assert 0 < accounts(broker).flight_n < 300
         task.cancel()
         stalled.close()
@@ -597,11 +597,11 @@ def test_a_peer_that_reads_no_answers_is_not_read_either(h):
                 deaf.send(ping)
 
         task = h.spawn(flood)
-        until(h, lambda: any(session.full and session.blocked for session in broker.sessions))
+        until(h, lambda: any(session.full and session.out.blocked for session in broker.sessions))
         for _ in range(100):
             bystander.send(pack_control(PING, 0, 5))
             bystander.expect(PONG)
-        assert max(session.unsent for session in broker.sessions) < 20_000 + 300_000
+        assert max(session.out.unsent for session in broker.sessions) < 20_000 + 300_000
         task.cancel()
         deaf.close()
         bystander.close()

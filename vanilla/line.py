@@ -23,7 +23,6 @@ Invariants:
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from collections import deque
 from functools import partial
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from .exception import Abandoned, Busy, Closed, ConnectionLost, Forked, Halt, Stop, Timeout
 from .message import EMPTY, Case
+from .outbox import IOV_MAX
 from .poll import GONE, IN, OUT
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ log = logging.getLogger("vanilla")
 CHUNK = 65536
 #: Bytes of a line at most, unless the stream's ``limit`` is set.
 LIMIT = 16 * 1024 * 1024
-#: Buffers that one system call writes at most.
-IOV_MAX = os.sysconf("SC_IOV_MAX")
 #: Reads, or writes, that go through at once before everyone else has a turn: the peer may be faster than we are.
 STREAK = 16
 #: ms for the last item to make progress after both ends are gone.

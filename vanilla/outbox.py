@@ -1,0 +1,70 @@
+"""What waits to be written to a non-blocking socket: buffers, in order, in vectored writes.
+
+For who gathers output during a tick and writes it at its edge. It never waits and knows no loop.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from typing import Union
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+#: What one vectored write takes, in buffers.
+IOV_MAX = os.sysconf("SC_IOV_MAX")
+
+
+class Outbox:
+    """The unsent output of one connection.
+
+    ``unsent`` is how many bytes it is. ``blocked``: the socket takes no more for now; whoever hears that it does again
+    (EPOLLOUT) sets it to False.
+    """
+
+    __slots__ = ("_buffers", "blocked", "unsent")
+
+    def __init__(self) -> None:
+        self._buffers: deque[Buffer] = deque()
+        self.unsent = 0
+        self.blocked = False
+
+    def put(self, *buffers: Buffer) -> None:
+        """Add *buffers*. They belong to this object from now on and must not be changed."""
+        self._buffers.extend(buffers)
+        for buffer in buffers:
+            self.unsent += len(buffer)
+
+    def write(self, sock: socket.socket) -> None:
+        """Write as far as the socket takes it.
+
+        :raises OSError: the connection is broken.
+        """
+        buffers = self._buffers
+        while buffers and not self.blocked:
+            parts = [buffers.popleft() for _ in range(min(len(buffers), IOV_MAX))]
+            try:
+                sent = sock.sendmsg(parts)
+            except BlockingIOError:
+                sent = 0
+            self.unsent -= sent
+            self._keep(parts, sent)
+
+    def _keep(self, parts: list[Buffer], sent: int) -> None:
+        """Put what was not sent back to the front."""
+        for index, part in enumerate(parts):
+            if sent < len(part):
+                parts[index] = memoryview(part)[sent:]
+                self._buffers.extendleft(reversed(parts[index:]))
+                self.blocked = True
+                return
+            sent -= len(part)
+
+    def clear(self) -> None:
+        """Forget what is unsent."""
+        self._buffers.clear()
+        self.unsent = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._buffers)
