@@ -1,0 +1,157 @@
+"""The producer's half: what is sent, whenever and whatever, leaves once, in order and within its credit."""
+
+from __future__ import annotations
+
+import msgpack
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import vanilla
+from vanilla.client import push
+from vanilla.exception import Timeout
+from vanilla.protocol.connection import Event
+from vanilla.protocol.credit import Quota
+from vanilla.protocol.frames import CREDIT, DATA, FRAME_LIMIT, WANT, Keeper, control_map
+
+SIZES = st.sampled_from([0, 1, 16, 100, 900, 1100, 4000, 5000, 31_000, 33_000, 60_000, 66_000, 200_000])
+
+
+class Link:
+    """What a PushState asks of its link; the broker behind it checks each frame."""
+
+    def __init__(self, hub, frame_limit):
+        self.hub = hub
+        self.frame_limit = frame_limit
+        self.fresh = True
+        self.full = self.crowded = self.ended = False
+        self.dirty = {}
+        self.quota = Quota(0)
+        self.waits = []
+        self.bodies = []
+        self.epoch = 0
+
+    def open(self, kind, name, state):
+        return 1
+
+    def check(self):
+        pass
+
+    def put(self, *parts):
+        data = bytearray(b"".join(parts))
+        for kind, _, seq, count, array in Keeper(1 << 30, data).received(len(data)):
+            if kind == WANT:
+                self._want(control_map((kind, 1, seq, count, array)))
+            else:
+                assert kind == DATA
+                self._data(seq, count, array)
+
+    def _want(self, fields):
+        if "limit" in fields:
+            self.quota.lower_to(*fields["limit"])
+            self.epoch = fields["epoch"]
+        else:
+            self.waits.append((fields["n"], fields["b"]))
+
+    def _data(self, seq, count, array):
+        size = len(array) - 5
+        assert seq == self.quota.n
+        assert count <= self.quota.left_n
+        assert size <= self.quota.left_b
+        assert 21 + size <= self.frame_limit
+        self.quota.spend(count, size)
+        self.bodies += msgpack.unpackb(array)
+
+    def flush(self):
+        self.fresh = False
+
+    poll = flush
+
+    def edge(self):
+        self.fresh = True
+        for state in list(self.dirty):
+            if not state.emit():
+                del self.dirty[state]
+
+
+class Producer(RuleBasedStateMachine):
+    """Sends of all sizes, credit in all sizes, and a clock that goes on as it likes."""
+
+    @initialize(limit=st.sampled_from([4096, 100_000, FRAME_LIMIT]))
+    def begin(self, limit):
+        self.hub = vanilla.Hub()
+        self.now = 100.0
+        self.real, push.monotonic = push.monotonic, lambda: self.now
+        self.link = Link(self.hub, limit)
+        self.state = push.PushState(self.link, "jobs")
+        self.sender = push.PushSender(self.state, 0)
+        self.sent = []
+
+    def teardown(self):
+        if hasattr(self, "link"):
+            push.monotonic = self.real
+            self.link.ended = True
+            self.hub.stop()
+
+    def _send(self, item):
+        try:
+            self.sender.send(item, timeout=0)
+        except Timeout:
+            waiting = self.state.batch.count
+            assert self.link.full or self.link.quota.left_n <= waiting or self.link.quota.left_b < 200_010
+        except ValueError:  # too big
+            assert len(msgpack.packb(item)) > self.link.frame_limit - 21
+        else:
+            self.sent.append(item)
+
+    @rule(size=SIZES, count=st.sampled_from([1, 9, 70, 200]))
+    def send_bytes(self, size, count):
+        for _ in range(count if size < 5000 else 1 + count % 7):
+            self._send(bytes([len(self.sent) % 251]) * size)
+
+    @rule(size=SIZES, count=st.integers(1, 9))
+    def send_text(self, size, count):
+        for _ in range(count):
+            self._send([len(self.sent), "x" * size])
+
+    @rule(more_n=st.sampled_from([0, 1, 16, 100, 1000]), more_b=st.sampled_from([0, 1000, 70_000, 1 << 20]))
+    def credit(self, more_n, more_b):
+        quota = self.link.quota
+        quota.raise_to(quota.limit_n + more_n, quota.limit_b + more_b)
+        fields = {"n": quota.limit_n, "b": quota.limit_b, "epoch": self.link.epoch}
+        self.state.frames[CREDIT](self.state, Event(CREDIT, 1, 0, 1, fields))
+
+    @rule(ms=st.sampled_from([0.1, 0.7, 1.5]))
+    def time_passes(self, ms):
+        self.now += ms / 1000
+
+    @rule()
+    def edge(self):
+        self.link.edge()
+        assert not self.state.pending and not self.state.batch.count
+
+    @rule(full=st.booleans())
+    def socket_fills_or_drains(self, full):
+        self.link.full = full
+
+    @precondition(lambda self: not self.link.dirty)
+    @rule()
+    def idle(self):
+        self.state._look_idle()
+        self.state._look_idle()
+        assert self.link.quota.left_n == self.link.quota.left_b == 0
+
+    @rule()
+    def flush(self):
+        self.sender.flush()
+        assert self.link.bodies == self.sent
+
+    @invariant()
+    def what_left_was_sent_and_nothing_else(self):
+        if hasattr(self, "link"):
+            assert self.link.bodies == self.sent[: len(self.link.bodies)]
+            assert self.sender.unconfirmed == len(self.sent)
+
+
+Producer.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestProducer = Producer.TestCase
