@@ -12,6 +12,8 @@ from vanilla.exception import Timeout
 from vanilla.message import Channel, Recver, Sender, State
 from vanilla.protocol.frames import PING, STATUS
 from vanilla.protocol.urls import check_name
+from vanilla.tcp import Deadline
+from vanilla.timers import seconds
 
 from .link import Link
 from .pull import WINDOW_BYTES, PullRecver, PullState
@@ -139,24 +141,25 @@ class Remote:
     def close(self, linger: float | None = None) -> None:
         """Send what is left, wait for its confirms, and close. Twice does nothing.
 
-        :param linger: ms to wait at most; what `Service.connect` was told if None. What is unconfirmed then is logged.
+        :param linger: ms to wait at most, -1 for ever; what `Service.connect` was told if None. What is then left
+            unconfirmed is logged.
         """
+        deadline = Deadline(self._linger if linger is None else linger)
         self.hub.offstop(self.close)
         _remotes.discard(self)
         if self._link.ended:
             return
-        deadline = time.monotonic() + (self._linger if linger is None else linger) / 1000
         for state in list(self._pushes.values()):
             self._settle(state, deadline)
         self._link.detach()
         self._link.close()
         self._notify("closed", self.url)
 
-    def _settle(self, state: PushState, deadline: float) -> None:
+    def _settle(self, state: PushState, deadline: Deadline) -> None:
         if not state.unconfirmed:
             return
         try:
-            state.sync(max((deadline - time.monotonic()) * 1000, 0))
+            state.sync(deadline.left())
         except Exception as error:
             log.warning("%s: %s: %d messages are unconfirmed", self.url, error, state.unconfirmed)
 
@@ -181,11 +184,12 @@ class Service:
 
         :param url: ``tcp://HOST:PORT`` or ``unix:///PATH``.
         :param timeout: ms for look-up, connection and handshake together.
-        :param linger: ms that closing, and the interpreter's exit, wait for confirms.
+        :param linger: ms that closing, and the interpreter's exit, wait for confirms; -1 for ever.
         :raises ConnectionLost: there is no broker.
         :raises Timeout: it does not answer in time.
         :raises ValueError: *url* is none.
         """
+        seconds(linger)  # what is no time is to be told now, not at the end
         remote = Remote(self.hub, url, linger)
         remote._connect(timeout)
         return remote

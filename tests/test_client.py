@@ -52,6 +52,32 @@ def test_no_broker_is_connection_lost_with_the_address(h, broker):
         h.client.connect(url)
 
 
+def test_a_timeout_that_is_no_time_is_refused_wherever_the_client_takes_one(h, broker, remote):
+    nan, url = float("nan"), broker.urls[0]
+    jobs = remote.push("jobs")
+    jobs.send(1)
+    for wait in (
+        lambda: h.client.connect(url, timeout=nan),
+        lambda: h.client.connect(url, linger=nan),
+        lambda: jobs.sync(nan),
+        lambda: remote.ping(nan),
+        lambda: remote.status(nan),
+        lambda: remote.close(linger=nan),
+    ):
+        with pytest.raises(ValueError, match="number of ms"):
+            wait()
+    jobs.sync(timeout=PATIENCE)
+    assert remote.status(timeout=PATIENCE)["broker"]["connections"] == 1
+
+
+def test_a_negative_linger_waits_for_ever(h, broker):
+    remote = h.client.connect(broker.urls[0], linger=-1)
+    jobs = remote.push("jobs")
+    jobs.send(1)
+    remote.close()
+    assert jobs.unconfirmed == 0
+
+
 def test_no_unix_socket_is_connection_lost(h, tmp_path):
     with pytest.raises(vanilla.ConnectionLost, match=r"none\.sock"):
         h.client.connect(f"unix://{tmp_path}/none.sock")

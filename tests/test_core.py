@@ -219,6 +219,64 @@ def test_a_sleep_may_be_longer_than_epoll_can_wait(h, caplog, ms):
     assert not caplog.records
 
 
+NO_TIMES = [(float("nan"), ValueError), ("5", TypeError), (None, TypeError), (1j, TypeError)]
+
+
+@pytest.mark.parametrize(("ms", "error"), NO_TIMES)
+def test_what_is_no_time_is_refused_by_whatever_waits_and_leaves_nothing_behind(h, ms, error):
+    ch, state, queue = h.channel(), h.state(), deque()
+    task = h.spawn(ch.recv)
+    waits = [
+        lambda: h.sleep(ms),
+        lambda: h.spawn_later(ms, print),
+        lambda: h.after(ms, print),
+        lambda: h.pulse(ms),
+        lambda: h.select([state], ms),
+        lambda: h.wait(queue, "something of mine", ms),
+        lambda: h.tcp.connect(1, timeout=ms),
+        lambda: state.recv(ms),
+        lambda: task.join(ms),
+    ]
+    for wait in waits:
+        with pytest.raises(error, match="number of ms"):
+            wait()
+    assert (len(h.timers), len(h.tasks), len(queue), len(task._joiners)) == (0, 1, 0, 0)
+    ch.send("still works")
+    assert task.join() == "still works"
+
+
+def test_who_is_handed_something_before_it_parks_gets_it_whatever_its_timeout(h):
+    me = h.me()
+    for timeout in 0, float("nan"):
+        me.value = "handed over"
+        h.ready.append(me)
+        assert h.park(me, _Taken(), timeout) == "handed over"
+
+
+class _Taken:
+    """What a waiter is parked on that was taken out of there already."""
+
+    def forget(self, waiter):
+        return False
+
+    def describe(self, waiter):
+        return "nothing"
+
+
+@pytest.mark.parametrize("ms", [-5, float("inf"), 10**400])
+def test_a_negative_timeout_and_an_infinite_one_are_for_ever(h, ms):
+    ch = h.channel()
+    with pytest.raises(Stop, match="deadlock"):
+        ch.recv(ms)
+    h.spawn(ch.send, 1)
+    assert ch.recv(ms) == 1
+
+
+def test_an_infinite_sleep_is_no_hope_that_anything_happens(h):
+    with pytest.raises(Stop, match=r"deadlock.*sleep of inf ms"):
+        h.sleep(float("inf"))
+
+
 def test_spawn_later_runs_later_and_not_at_all_once_cancelled(h):
     seen = []
     task = h.spawn_later(1, lambda *args, **kwargs: seen.append((args, kwargs)), 1, b=2)

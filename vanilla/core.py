@@ -40,7 +40,7 @@ from .exception import Forked, Halt, Stop
 from .message import Channel, Pair, Recver, Sender, State, select
 from .poll import Poll
 from .task import BUDGET, Outsider, Runner, Task, lost, throw_from
-from .timers import DUE, Timer, Timers
+from .timers import DUE, INFINITY, Timer, Timers, seconds
 
 if TYPE_CHECKING:
     from vanilla.broker.broker import Service as BrokerService
@@ -166,6 +166,7 @@ class Hub:
 
     def spawn_later(self, ms: float, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
         """`spawn`, after *ms* milliseconds. Cancelling the task before that means that it never runs."""
+        seconds(ms)  # what is no time is the caller's error, not the task's
         return self.spawn(self._later, ms, f, args, kwargs)
 
     def _later(self, ms: float, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -175,7 +176,7 @@ class Hub:
     def sleep(self, ms: float = 1) -> None:
         """Wait *ms* milliseconds; 0 lets everyone run who is ready, and polls."""
         me = self.me()
-        self.park(me, _Sleep(me, max(ms, 0)))
+        self.park(me, _Sleep(me, ms))
 
     # -- channels
 
@@ -236,6 +237,7 @@ class Hub:
 
     def pulse(self, ms: float, item: Any = True) -> Recver:
         """A Recver on which *item* comes every *ms* milliseconds. A pulse that nobody waits for waits itself."""
+        seconds(ms)
         return self.producer(lambda sender: self._pulse(sender, ms, item))
 
     def _pulse(self, sender: Sender, ms: float, item: Any) -> None:
@@ -326,7 +328,7 @@ class Hub:
 
     def after(self, ms: float, f: Callable[[], object]) -> Timer:
         """Call *f* once in *ms* milliseconds, in the loop: it must not wait. ``cancel()`` of the result prevents it."""
-        return self.timers.after(ms / 1000, monotonic(), f)
+        return self.timers.after(max(seconds(ms), 0), monotonic(), f)
 
     # -- the loop
 
@@ -379,7 +381,7 @@ class Hub:
         if self.ready or self._edges:
             return 0
         due = self.timers.next_due()
-        if due is not None:
+        if due is not None and due < INFINITY:
             return min(max(due - monotonic(), 0), LONGEST)
         if self.poll.live:
             return -1

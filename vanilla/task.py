@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from greenlet import getcurrent, greenlet
 
 from .exception import Cancelled, Stop, Timeout
-from .timers import disarm
+from .timers import disarm, seconds
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -288,7 +288,7 @@ class Runner:
             me = self.me()
         me.value = item
         queue.append(me)
-        if timeout >= 0 or me.pending is not None:
+        if timeout != -1 or me.pending is not None:
             return self.park(me, on, timeout)
         me.on = on
         if self.ready and self.budget:
@@ -309,25 +309,44 @@ class Runner:
         :param me: the running task (`me`).
         :param on: what it waits for: ``on.forget(me)`` takes it out of there and says whether it was in;
             ``on.describe(me)`` is for people.
-        :param timeout: ms, -1 for ever, 0 not at all.
+        :param timeout: ms; -1 or infinity for ever, 0 not at all.
         :return: what was put into ``me.value``.
         :raises Timeout: the time is over.
+        :raises TypeError, ValueError: *timeout* is no number, or NaN; *me* has left *on*.
         """
         if me.pending is not None:
             self._interrupted(me, on)
-        if timeout < 0:
+        if timeout == -1:
             return self._park(me, on)
-        if timeout == 0:
-            what = on.describe(me)
-            if on.forget(me):
-                me.value = None
-                raise Timeout(f"not ready: {what}")
         me.timeout = timeout
-        self.timers.arm(me, timeout / 1000, monotonic())
+        try:
+            timed = timeout > 0
+            if timed:
+                self.timers.arm(me, timeout / 1000, monotonic())
+        except (TypeError, OverflowError):
+            timed = False
+        if not timed:
+            return self._park_untimed(me, on, timeout)
         try:
             return self._park(me, on)
         finally:
             disarm(me)
+
+    def _park_untimed(self, me: Any, on: Any, timeout: float) -> Any:
+        """All of `park` that needs no timer. What was handed over even now is more than any error."""
+        try:
+            length = seconds(timeout)
+        except (TypeError, ValueError):
+            if on.forget(me):
+                me.value = None
+                raise
+            length = -1
+        if length == 0:
+            what = on.describe(me)
+            if on.forget(me):
+                me.value = None
+                raise Timeout(f"not ready: {what}")
+        return self._park(me, on)
 
     def _interrupted(self, me: Any, on: Any) -> None:
         """An interruption came before *me* parked; it leaves *on* again, unless something was handed to it even now."""

@@ -13,6 +13,7 @@ from .exception import ConnectionLost
 from .listener import Server
 from .poll import OUT
 from .stream import Connection, open_connection
+from .timers import seconds
 
 if TYPE_CHECKING:
     from .core import Hub
@@ -128,7 +129,8 @@ class Deadline:
     __slots__ = ("_end",)
 
     def __init__(self, timeout: float) -> None:
-        self._end = None if timeout < 0 else time.monotonic() + timeout / 1000
+        length = seconds(timeout)
+        self._end = None if length < 0 else time.monotonic() + length
 
     def left(self) -> float:
         """The ms that are left, 0 if it is over."""

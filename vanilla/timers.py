@@ -25,6 +25,28 @@ from typing import Any, Callable
 
 Action = Callable[[], object]
 
+INFINITY = float("inf")
+
+
+def seconds(ms: float) -> float:
+    """A time that a user gave in ms, in seconds. By convention a negative one is for ever, and so is infinity.
+
+    >>> seconds(500)
+    0.5
+
+    :raises TypeError: *ms* is no real number.
+    :raises ValueError: it is NaN, which no clock ever reaches.
+    """
+    try:
+        length = ms / 1e3
+        if length >= 0 or length < 0:
+            return length
+    except TypeError:
+        raise TypeError(f"a time is a number of ms (-1 for ever), not {ms!r}") from None
+    except OverflowError:  # an integer beyond all floats
+        return INFINITY
+    raise ValueError("a time is a number of ms (-1 for ever), not NaN")
+
 
 class Due:
     """The home of timers whose turn comes in this very batch: one that fires before them may still disarm them."""

@@ -198,6 +198,29 @@ def test_a_recv_of_timeout_0_takes_what_is_there(h, place):
     assert got == [1]
 
 
+@pytest.mark.parametrize(("ms", "error"), [(float("nan"), ValueError), ("5", TypeError), (None, TypeError)])
+def test_a_timeout_that_is_no_time_is_refused_where_it_would_wait(h, place, ms, error):
+    sender, recver = place()
+    for wait in lambda: recver.recv(timeout=ms), lambda: h.select([recver], timeout=ms):
+        with pytest.raises(error, match="number of ms"):
+            wait()
+    count = fill(h, sender)
+    for wait in lambda: sender.send("not sent", timeout=ms), lambda: h.select([sender], timeout=ms):
+        with pytest.raises(error, match="number of ms"):
+            wait()
+    assert [recver.recv(timeout=PATIENCE) for _ in range(count)] == [*range(count)]
+    with pytest.raises(vanilla.Timeout):
+        recver.recv(timeout=0)
+
+
+def test_an_infinite_timeout_is_for_ever(h, place):
+    sender, recver = place()
+    task = h.spawn(recver.recv, float("inf"))
+    h.sleep(1)
+    sender.send(1, float("inf"))
+    assert task.join(float("inf")) == 1
+
+
 def test_a_cancelled_recv_takes_nothing(h, place):
     sender, recver = place()
     task = h.spawn(recver.recv)
