@@ -812,9 +812,14 @@ def test_ctrl_c_in_a_task_reaches_the_main_greenlet(h):
     run(h)
 
 
-def test_ctrl_c_while_the_loop_polls_reaches_the_main_greenlet(h):
+class Alarm(BaseException):
+    """What no ``except Exception`` catches."""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError, Alarm])
+def test_what_a_signal_handler_raises_while_the_loop_polls_reaches_the_main_greenlet(h, caplog, error):
     def alarm(signum, frame):
-        raise KeyboardInterrupt
+        raise error
 
     before = signal.signal(signal.SIGALRM, alarm)
     a, b = socket.socketpair()
@@ -823,7 +828,7 @@ def test_ctrl_c_while_the_loop_polls_reaches_the_main_greenlet(h):
             h.poll.register(a.fileno(), lambda events: None, IN)
             signal.setitimer(signal.ITIMER_REAL, 0.01)
             ch = h.pipe()
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(error):
                 ch.recv()
             h.poll.unregister(a.fileno())
     finally:
@@ -831,6 +836,7 @@ def test_ctrl_c_while_the_loop_polls_reaches_the_main_greenlet(h):
         signal.signal(signal.SIGALRM, before)
     h.spawn(ch.send, 1)
     assert ch.recv() == 1
+    assert not caplog.records
 
 
 def test_ctrl_c_while_main_is_handed_something_keeps_it_and_comes_at_the_next_wait(h):

@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Callable
 
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from .exception import Forked, Halt, Stop
 from .message import Channel, Pair, Recver, Sender, State, select
@@ -295,7 +295,7 @@ class Hub:
             task.pending = error
 
     def interrupt_main(self, error: BaseException) -> None:
-        """Raise *error* in the greenlets that no spawn made, as for ctrl-C."""
+        """Raise *error* in the greenlets that no spawn made: ctrl-C, and whatever else a signal handler raises."""
         for outsider in list(self._outsiders.values()):
             self.interrupt(outsider, error)
 
@@ -337,10 +337,10 @@ class Hub:
             try:
                 while True:  # inside of try: a ctrl-C may come anywhere
                     self._tick()
-            except (KeyboardInterrupt, SystemExit) as error:
+            except GreenletExit:  # the hub's end
+                raise
+            except BaseException as error:  # a signal handler raised it, most likely while we polled
                 self.interrupt_main(error)
-            except Exception:
-                log.exception("the hub's loop raised; it goes on")
 
     def _tick(self) -> None:
         self._run_ready()
