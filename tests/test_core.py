@@ -19,6 +19,7 @@ from types import ModuleType
 import pytest
 
 from vanilla import Abandoned, Cancelled, Closed, Forked, Halt, Hub, Stop, Timeout
+from vanilla.message import EMPTY
 from vanilla.poll import IN
 
 
@@ -772,11 +773,30 @@ def test_another_thread_can_have_a_hub_of_its_own(h):
 
 
 def test_use_from_another_thread_is_a_clear_error(h):
-    ch = h.pipe()
-    for use in (ch.recv, lambda: h.sleep(1), lambda: h.spawn(print), lambda: h.select([ch])):
+    ch, full, state = h.pipe(), h.queue(1), h.state()
+    full.send(1)
+    task = h.spawn(ch.recv)
+    for use in (
+        h.channel().recv,
+        lambda: full.send(2),
+        lambda: state.send(1),
+        lambda: h.sleep(1),
+        lambda: h.after(1, print),
+        lambda: h.spawn(print),
+        lambda: h.select([h.channel()]),
+        lambda: h.thread.call(print),
+        task.cancel,
+        task.join,
+        ch.close,
+        h.stop,
+    ):
         error = in_thread(use)
         assert isinstance(error, RuntimeError)
         assert "another thread" in str(error)
+    ch.send("nothing was touched")
+    assert task.join() == "nothing was touched"
+    assert state.recver._state.value is EMPTY
+    assert len(h.timers) == 0
 
 
 def test_a_task_of_another_hub_in_another_thread_is_told_too(h):

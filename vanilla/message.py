@@ -351,6 +351,7 @@ class State(Channel):
             case.selection.fire(case, item)
 
     def wait_room(self, item: Any, timeout: float) -> None:
+        self.hub.check_thread()
         self.give_nowait(item)  # there is always room
 
     def give_nowait(self, item: Any) -> bool:
@@ -426,6 +427,7 @@ class End:
 
     def close(self) -> None:
         """End the channel. The other end can still receive what is buffered. Twice does nothing."""
+        self.hub.check_thread()
         self._state.close()
 
     def onclose(self, closer: Callable[[], object]) -> None:

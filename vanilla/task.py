@@ -141,6 +141,7 @@ class Task(greenlet, Waiter):  # type: ignore[misc]  # greenlet.error, a class, 
         Something that was handed to the task already is not lost: the task gets it, and is cancelled where it waits
         next.
         """
+        self.hub.check_thread()
         if not self._done:
             self.hub.interrupt(self, Cancelled(f"{self} was cancelled"))
 
