@@ -31,6 +31,8 @@ from vanilla.protocol.urls import parse
 #: No test waits longer than this for something that it expects, in ms.
 PATIENCE = 10_000
 _ALL = 1 << 60
+#: Nothing stays in it between two reads, so all peers share it.
+_SCRATCH = bytearray(SCRATCH_BYTES)
 
 
 def data(channel: int, seq: int, items: list[Any], count: int | None = None) -> bytes:
@@ -49,7 +51,7 @@ class Peer:
             self.sock = unix.dial(h, address.path, PATIENCE)
         else:
             self.sock = tcp.dial(h, address.host, address.port, PATIENCE)
-        self.reader = Keeper(1 << 30, bytearray(SCRATCH_BYTES))
+        self.reader = Keeper(1 << 30, _SCRATCH)
         self.frames: list[Frame] = []
         if hello:
             self.send(pack_control(HELLO, 0, 0, {"v": 1, "id": b"p" * 16}))

@@ -1,0 +1,313 @@
+"""What a broker's process takes of memory under overload: its RSS, whatever its own counters say.
+
+Each test says what was offered and states its bound by `bound`. The peak is the kernel's (VmHWM), so nothing that was
+taken for a moment only is missed. What waits in the kernel's socket buffers is no RSS.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import platform
+import struct
+import termios
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import msgpack
+import programs
+import pytest
+from peers import PATIENCE, Peer, data, until
+
+import vanilla
+from vanilla.protocol.frames import (
+    COUNTED_BYTES,
+    CREDIT,
+    DATA,
+    ERROR,
+    FRAME_LIMIT,
+    HELLO,
+    HELLO_LIMIT,
+    pack_control,
+    pack_head,
+)
+
+pytestmark = pytest.mark.skipif(platform.python_implementation() == "PyPy", reason="its collector frees when it likes")
+
+KIB, MIB = 1 << 10, 1 << 20
+CAPACITY = 8 * MIB
+#: What a broker may take for any load: a table that grows, free blocks that fit nothing, how the kernel counts.
+SLACK = 4 * MIB
+
+
+def bound(held=0, frames=0, connections=0):
+    """How far a broker's RSS may grow, in bytes.
+
+    :param held: bytes of messages, at most.
+    :param frames: how many frames those came in: each is an object, with a buffer, a number and a time.
+    :param connections: how many there are at a time.
+    """
+    return held + frames * KIB + connections * 4 * KIB + SLACK
+
+
+@pytest.fixture
+def h():
+    with vanilla.Hub() as hub:
+        yield hub
+
+
+class Broker:
+    """A broker's process, and how far its RSS has grown at most, in bytes, since it listens."""
+
+    def __init__(self, url, pid):
+        self.url = url
+        self._status = Path(f"/proc/{pid}/status")
+        self._before = self._peak()
+
+    def _peak(self):
+        (line,) = (line for line in self._status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * KIB
+
+    @property
+    def grown(self):
+        return self._peak() - self._before
+
+
+@contextmanager
+def broker(*options, **more):
+    with programs.broker(*map(str, options), **more) as (url, process):
+        yield Broker(url, process.pid)
+
+
+@contextmanager
+def crowd(h, url, count, **more):
+    """*count* raw peers."""
+    with ExitStack() as stack:
+        peers = []
+        for _ in range(count):
+            peers.append(Peer(h, url, **more))
+            stack.callback(peers[-1].close)
+        yield peers
+
+
+@pytest.fixture
+def unix(tmp_path):
+    """Where to listen so that a peer can tell what the broker has read (`has_read`)."""
+    return f"unix://{tmp_path}/s"
+
+
+def has_read(peer):
+    """Has the broker read all that *peer* has sent? Of TCP, nobody could say."""
+    return not struct.unpack("i", fcntl.ioctl(peer.sock, termios.TIOCOUTQ, bytes(4)))[0]
+
+
+def wait_until_full(h, remote, size):
+    """Until the only queue has no room for a message of *size* bytes, and stands still for longer than a grant may be
+    put off."""
+    last = {}
+
+    def is_full():
+        nonlocal last
+        h.sleep(20)
+        before, last = last, next(iter(remote.status()["endpoints"]), {})
+        return (
+            before
+            and [before[key] for key in ("accepted", "granted")] == [last["accepted"], last["granted"]]
+            and (last["ready"] == last["capacity"] or last["bytes"] + size > last["capacity_bytes"])
+        )
+
+    until(h, is_full, 6 * PATIENCE)
+
+
+def message(size):
+    """One packed message of *size* bytes."""
+    if size < 5:
+        return b"\0" if size == 1 else b"\xc4" + bytes([size - 2]) + bytes(size - 2)
+    return b"\xc6" + struct.pack(">I", size - 5) + bytes(size - 5)
+
+
+def push_for_ever(peer, size):
+    """Push messages of *size* bytes, a frame each, as far as credit goes; a smaller one takes what is left."""
+    peer.open(1, "push", "jobs")
+    n = b = 0
+    while True:
+        peer.want(1, n=1, b=size)
+        frame = peer.next(timeout=-1)
+        if frame[0] != CREDIT:
+            continue
+        credit = msgpack.unpackb(frame[4])[0]
+        while n < credit["n"] and b < credit["b"]:
+            length = min(size, credit["b"] - b)
+            peer.send(pack_head(DATA, 1, n, 1, length), message(length))
+            n += 1
+            b += length
+
+
+# -- producers
+
+
+@pytest.mark.parametrize("size", [4_000, 1_000_000])
+def test_a_full_queue_grows_no_memory(h, size):
+    item = b"x" * size
+    with broker("--capacity-bytes", CAPACITY) as it, h.client.connect(it.url) as remote:
+        jobs = remote.push("jobs")
+
+        def push():
+            while True:
+                jobs.send(item)
+
+        task = h.spawn(push)
+        wait_until_full(h, remote, size)
+        task.cancel()
+        for _ in range(16 * CAPACITY // size):
+            with pytest.raises(vanilla.Timeout):
+                jobs.send(item, timeout=0)
+        remote.ping()
+        assert it.grown <= bound(CAPACITY, frames=CAPACITY // (64 * KIB), connections=1)
+
+
+def test_a_full_queue_of_tiny_messages_takes_its_frames(h):
+    count = 20_000
+    with broker("--capacity", count) as it, crowd(h, it.url, 1) as (peer,), h.client.connect(it.url) as remote:
+        task = h.spawn(push_for_ever, peer, 1)
+        wait_until_full(h, remote, 1)
+        task.cancel()
+        h.sleep(0)
+        assert it.grown <= bound(count, frames=count, connections=2)
+
+
+@pytest.mark.parametrize("size", [4_000, FRAME_LIMIT - COUNTED_BYTES])
+def test_five_hundred_producers_of_a_full_queue_grow_no_memory(h, size):
+    count, capacity = 500, 5_000
+    with (
+        broker("--capacity-bytes", CAPACITY, "--capacity", capacity) as it,
+        crowd(h, it.url, count) as peers,
+        h.client.connect(it.url) as remote,
+    ):
+        tasks = [h.spawn(push_for_ever, peer, size) for peer in peers]
+        wait_until_full(h, remote, size)
+        for task in tasks:
+            task.cancel()
+        h.sleep(0)
+        assert it.grown <= bound(CAPACITY, frames=capacity, connections=count + 1)
+
+
+def test_who_pushes_without_credit_leaves_nothing(h):
+    frame = data(1, 0, [bytes(1_000_000)])
+    with broker("--capacity-bytes", CAPACITY) as it:
+        for _ in range(128):
+            with crowd(h, it.url, 1) as (peer,):
+                peer.open(1, "push", "jobs")
+                peer.expect(CREDIT)
+                peer.send(frame)
+                assert peer.fields(ERROR)["code"] == "OVER_CREDIT"
+        assert it.grown <= bound(4 * len(frame))
+
+
+# -- consumers
+
+OUTPUT = UNSETTLED = 4 * MIB
+#: What is under way to a client that reads and settles.
+WINDOW = 2 * MIB
+
+
+def push_past(h, remote, offered):
+    """Push *offered* bytes past a bad consumer: it gets all that it may, then a good one comes and gets the rest.
+
+    :return: bytes that the bad one has at the end.
+    """
+    jobs = remote.push("jobs")
+
+    def push():
+        for _ in range(offered // 4_000):
+            jobs.send(b"x" * 4_000)
+        jobs.send("last")
+
+    h.spawn(push)
+    wait_until_full(h, remote, 4_000)
+    got = h.router()
+    remote.pull("jobs").consume(got.send)
+    while got.recv(timeout=PATIENCE) != "last":
+        pass
+    return remote.status()["endpoints"][0]["bytes"]
+
+
+def test_a_puller_that_never_reads_takes_its_output_and_no_more(h, unix):
+    options = "--capacity-bytes", CAPACITY, "--output-bytes", OUTPUT
+    with (
+        broker(*options, listen=unix) as it,
+        crowd(h, it.url, 1) as (stalled,),
+        h.client.connect(it.url) as remote,
+    ):
+        stalled.open(1, "pull", "jobs")
+        stalled.credit(1)
+        assert push_past(h, remote, 8 * CAPACITY) >= OUTPUT // 2
+        assert it.grown <= bound(CAPACITY + OUTPUT + WINDOW, connections=2)
+
+
+def test_a_puller_that_never_settles_takes_what_may_be_unsettled_and_no_more(h):
+    options = "--capacity-bytes", CAPACITY, "--unsettled-bytes", UNSETTLED
+    with (
+        broker(*options) as it,
+        crowd(h, it.url, 1) as (greedy,),
+        h.client.connect(it.url) as remote,
+    ):
+        greedy.open(1, "pull", "jobs")
+        greedy.credit(1)
+
+        def read():
+            while True:
+                greedy.next(timeout=-1)
+
+        task = h.spawn(read)
+        assert push_past(h, remote, 8 * CAPACITY) >= UNSETTLED // 2
+        task.cancel()
+        h.sleep(0)
+        assert it.grown <= bound(CAPACITY + UNSETTLED + WINDOW, connections=2)
+
+
+# -- frames that are never whole
+
+
+@pytest.mark.parametrize(
+    ("before", "sent", "each"), [(0, 4, 16 * KIB), (0, 200_000, 400_000), (200_000, 4, 200_000 + KIB)]
+)
+def test_half_a_frame_takes_what_was_sent_not_what_was_announced(h, unix, before, sent, each):
+    """16 KiB, or what the longest frame *before* took; beyond that, less than twice what has come."""
+    count = 300
+    whole = data(1, 0, [bytes(before)]) if before else b""
+    half = pack_head(DATA, 1, 0, 1, FRAME_LIMIT - COUNTED_BYTES) + bytes(sent)
+    with broker(listen=unix) as it, crowd(h, it.url, count) as peers:
+        for peer in peers:
+            peer.open(1, "teapot", "jobs")  # a refused channel: what is sent to it is passed over
+        for piece in (whole[:30], whole[30:], half[:30], half[30:]):
+            for peer in peers:
+                peer.send(piece)
+            until(h, lambda: all(map(has_read, peers)))
+        assert it.grown <= bound(count * each, connections=count)
+
+
+def test_those_who_leave_half_a_frame_leave_nothing_else(h, unix):
+    count, sent = 50, 500_000
+    half = pack_head(DATA, 1, 0, 1, FRAME_LIMIT - COUNTED_BYTES) + bytes(sent)
+    with broker(listen=unix) as it, crowd(h, it.url, 1) as (witness,):
+        for _ in range(8):
+            with crowd(h, it.url, count) as peers:
+                for peer in peers:
+                    peer.open(1, "push", "jobs")
+                    peer.send(half)
+                until(h, lambda peers=peers: all(map(has_read, peers)))
+            until(h, lambda: witness.status()[""]["connections"] == 1)
+        assert it.grown <= bound(2 * count * sent, connections=count)
+
+
+@pytest.mark.parametrize(("said", "each"), [(0, 0), (1, 0), (HELLO_LIMIT - 100, 4 * KIB)])
+def test_a_connection_before_its_hello_takes_a_little(h, unix, said, each):
+    count = 500
+    hello = pack_control(HELLO, 0, 0, {"v": 1, "id": b"p" * 16, "agent": "x" * (HELLO_LIMIT - 100)})
+    with broker("--hello-timeout", 3_600_000, listen=unix) as it, crowd(h, it.url, count, hello=False) as peers:
+        for peer in peers:
+            peer.send(hello[:said])
+        with crowd(h, it.url, 1) as (witness,):
+            assert witness.status()[""]["connections"] == count + 1
+        until(h, lambda: all(map(has_read, peers)))
+        assert it.grown <= bound(count * each, connections=count + 1)
