@@ -454,3 +454,44 @@ def test_dropping_a_remote_end_detaches_it_and_never_abandons(h, remote_place):
         recver.recv(timeout=50)
     remote_place.near.push("jobs").send("more")
     assert recver.recv(timeout=PATIENCE) == "more"
+
+
+def test_a_local_sender_is_ready_in_select_when_a_receiver_waits(h, local_place):
+    sender, recver = h.channel()
+    with pytest.raises(vanilla.Timeout):
+        h.select([sender], timeout=20)
+    h.spawn_later(20, recver.recv)
+    assert h.select([sender], timeout=PATIENCE) == (sender, None)
+
+
+def test_a_remote_sender_is_ready_in_select_when_there_is_credit_whoever_receives(h, remote_place):
+    sender = remote_place.near.push("jobs")
+    assert h.select([sender], timeout=PATIENCE) == (sender, None)
+    fill(h, sender)
+    with pytest.raises(vanilla.Timeout):
+        h.select([sender], timeout=50)
+
+
+def test_the_capacity_of_a_local_queue_is_its_channels_and_what_is_received_makes_room(h, local_place):
+    for capacity in (1, 7):
+        sender, recver = h.channel(capacity)
+        assert fill(h, sender, timeout=0) == capacity
+        recver.recv()
+        assert fill(h, sender, timeout=0) == 1
+
+
+def test_the_capacity_of_a_remote_queue_is_its_endpoints_whoever_sends(h, remote_place):
+    assert fill(h, remote_place.near.push("jobs")) == CAPACITY
+    assert fill(h, remote_place.far.push("jobs")) == 0
+    assert fill(h, remote_place.far.push("others")) == CAPACITY
+
+
+def test_what_is_in_flight_to_consumers_takes_no_room_of_a_remote_queue(h, remote_place):
+    sender = remote_place.near.push("jobs")
+    recver = remote_place.far.pull("jobs", ack=True)
+    sender.send("held")
+    delivery = recver.recv(timeout=PATIENCE)
+    sent = 1 + fill(h, sender)
+    (jobs,) = remote_place.near.status()["endpoints"]
+    assert (delivery.item, jobs["ready"], jobs["in_flight"]) == ("held", CAPACITY, sent - CAPACITY)
+    assert sent > CAPACITY
