@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 from vanilla.protocol.frames import Buffer
 
-from .packing import pack_run
-
 #: A batch leaves when it is this large.
 BATCH_BYTES = 256 << 10
 #: Small messages are joined up to this size.
@@ -48,11 +46,10 @@ class Batch:
         self._append(message.parts, message.size)
         self.count += 1
 
-    def add_items(self, items: list[bytes]) -> None:
-        """More messages, each exactly of type bytes and of `RUN_BYTES` at most together, give or take one."""
-        packed = pack_run(items)
+    def add_run(self, packed: bytes, count: int) -> None:
+        """*count* more messages, packed together: of `RUN_BYTES` at most, give or take one message."""
         self._append((packed,), len(packed))
-        self.count += len(items)
+        self.count += count
 
     def _append(self, parts: tuple[Buffer, ...], size: int) -> None:
         self.size += size

@@ -13,8 +13,8 @@ from vanilla.protocol.errors import Refused
 
 from .failed import Failed
 from .jsonlines import decode, encode
-from .push import PushSender
 from .remote import Remote
+from .sender import PushSender
 from .stdio import Output, chunks, lines
 from .table import table
 

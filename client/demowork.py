@@ -13,8 +13,8 @@ from vanilla.core import Hub
 from vanilla.exception import Timeout
 from vanilla.memory import keep_freed_memory
 
+from .delivery import Delivery
 from .demofiles import count_tokens, read_file
-from .pull import Delivery
 
 #: The two queues.
 FILES, RESULTS = "demo.files", "demo.results"

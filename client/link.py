@@ -20,6 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from vanilla import __version__, tcp, unix
+from vanilla.deadline import Deadline
 from vanilla.exception import Closed, ConnectionLost, Forked, Timeout
 from vanilla.outbox import Outbox
 from vanilla.poll import IN, OUT
@@ -122,7 +123,7 @@ class Link:
         :raises ConnectionLost: nobody there, or the other side is no broker of ours.
         :raises Timeout: the time is over.
         """
-        deadline = tcp.Deadline(timeout)
+        deadline = Deadline(timeout)
         address = parse(self.url)
         if address.scheme == "unix":
             self.sock = unix.dial(self.hub, address.path, timeout)

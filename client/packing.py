@@ -6,6 +6,7 @@ timestamp. Nothing else is converted, and there are no ext types, so what comes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
@@ -47,11 +48,27 @@ def _check_depth(packed: bytes) -> None:
         raise ValueError(f"this cannot be sent: {error.text}") from None
 
 
-def pack_run(items: list[bytes]) -> bytes:
+def pack_run(items: Sequence[Any]) -> bytes:
     """Many messages, each exactly of type bytes: one call packs them all, as an array whose head is cut off."""
     packed: bytes = _pack(items)
     count = len(items)
     return packed[1 if count < 16 else 3 if count < 65536 else 5 :]
+
+
+def pack_many(items: Sequence[Any]) -> bytes:
+    """Many messages of any kind, by one call.
+
+    :raises TypeError, ValueError: one of them cannot be packed, see `pack`; none of them is.
+    """
+    try:
+        packed = pack_run(items)
+    except OverflowError as error:
+        raise ValueError(f"msgpack cannot hold this: {error}") from None
+    try:
+        check(packed, len(items), DEPTH)
+    except BadMessage as error:
+        raise ValueError(f"this cannot be sent: {error.text}") from None
+    return packed
 
 
 def large_parts(item: bytes) -> tuple[bytes, bytes]:

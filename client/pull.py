@@ -24,7 +24,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable
 
-from vanilla.exception import Busy, Closed, Halt, Timeout
+from vanilla.exception import Busy, Closed, ConnectionLost, Halt, Timeout
 from vanilla.message import EMPTY, Channel, Recver
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Window
@@ -45,6 +45,7 @@ from vanilla.protocol.ranges import Ranges
 from vanilla.protocol.scan import scan
 
 from .arrival import Arrival
+from .delivery import Delivery
 from .packing import UNDECODABLE
 
 if TYPE_CHECKING:
@@ -65,66 +66,6 @@ ACK_AGE = 0.001
 UNCLAIMED_MS = 100
 
 monotonic = time.monotonic
-
-
-class Delivery:
-    """One item that has to be settled: `ack`, `nack`, or a ``with`` block, which does the one or the other.
-
-    ``item`` is what was sent, ``redelivered`` says whether somebody may have seen it before, ``attempts`` the
-    how-manieth delivery this is. It belongs to the Recver that it came from: when that is closed, or dropped, the item
-    goes back.
-    """
-
-    __slots__ = ("_number", "_size", "_state", "attempts", "item", "redelivered")
-
-    def __init__(self, state: PullState, number: int, size: int, item: Any, redelivered: bool, attempts: int) -> None:
-        self._state: PullState | None = state
-        self._number = number
-        self._size = size
-        self.item = item
-        self.redelivered = redelivered
-        self.attempts = attempts
-
-    @property
-    def settled(self) -> bool:
-        """Was it acknowledged or refused?"""
-        return self._state is None
-
-    def ack(self) -> None:
-        """It is done: the broker forgets it. Does nothing if it is settled.
-
-        :raises ConnectionLost: too late: the broker gives it to somebody else.
-        :raises Closed: likewise; the Recver was closed or dropped.
-        """
-        state, self._state = self._state, None
-        if state is not None:
-            state.settle(self._number, self._size)
-
-    def nack(self, delay: int | None = None) -> None:
-        """It failed: it is delivered again, or becomes a dead letter after too many attempts. Does nothing if it is
-        settled.
-
-        :param delay: ms until then; without it the endpoint's back-off, 1 s doubling with each attempt.
-        :raises ConnectionLost: see `ack`.
-        :raises ValueError: *delay* is negative, or beyond 63 bits.
-        """
-        if delay is not None and not 0 <= delay <= MAX_SEQ:
-            raise ValueError("a delay is 0 ms or more, and a number of 63 bits")
-        state, self._state = self._state, None
-        if state is not None:
-            state.refuse(self._number, self._size, {} if delay is None else {"delay": int(delay)})
-
-    def __enter__(self) -> Delivery:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        if kind is None:
-            self.ack()
-        else:
-            self.nack()
-
-    def __repr__(self) -> str:
-        return f"<Delivery of {self.item!r}, attempt {self.attempts}{', settled' if self.settled else ''}>"
 
 
 class PullState(Channel):
@@ -188,19 +129,36 @@ class PullState(Channel):
     # -- receiving
 
     def take_nowait(self) -> Any:
-        if self.buffer:
+        if self.buffer or self._fill(1):
             return self.buffer.popleft()
-        self._note_taken()
-        if self._end_error is not None:
-            raise self._end_error()
-        if self.arrivals:
-            self._load()
-            self._mind_age()
-            self._check()  # to write may have found the broker gone, and what was loaded is no longer ours
-            if self.buffer:
-                return self.buffer.popleft()
         self._request(1)
         return EMPTY
+
+    def _fill(self, most: int) -> bool:
+        """Load into the empty buffer, *most* items or as many as seem good: is there something in it now?"""
+        self._note_taken()
+        self._check()
+        if self.arrivals:
+            self._load(most)
+            self._mind_age()
+            self._check()  # to write may have found the broker gone, and what was loaded is no longer ours
+        return bool(self.buffer)
+
+    def take_many(self, most: int) -> list[Any]:
+        self.check_owner()
+        buffer = self.buffer
+        items: list[Any] = []
+        try:
+            while len(items) < most and (buffer or self._fill(most - len(items))):
+                if len(buffer) <= most - len(items):
+                    items += buffer
+                    buffer.clear()
+                else:
+                    items += [buffer.popleft() for _ in range(most - len(items))]
+        except (ConnectionLost, Halt, Refused):
+            if not items:
+                raise  # else the next call does
+        return items
 
     def wait_item(self, timeout: float) -> Any:
         self.check_owner()
@@ -233,9 +191,10 @@ class PullState(Channel):
         self.recvers.append(case)
         self._request(0)
 
-    def _load(self) -> None:
-        """Decode the next items into the empty buffer. It stays empty if none of what has arrived can be decoded."""
-        most = max(self.window.size // LOADS, len(self.recvers), 1)
+    def _load(self, most: int) -> None:
+        """Decode the next items, *most* or as many as seem good, into the empty buffer. It stays empty if none of what
+        has arrived can be decoded."""
+        most = max(self.window.size // LOADS, len(self.recvers), most)
         while self.arrivals and not self.buffer:
             arrival = self.arrivals[0]
             try:
@@ -276,7 +235,7 @@ class PullState(Channel):
             if not self.buffer:
                 self._note_taken()
                 if self.arrivals:
-                    self._load()
+                    self._load(1)
                 if not self.buffer:
                     return
             recver = self.recvers.popleft()

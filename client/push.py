@@ -22,17 +22,18 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.exception import Closed, Halt, Timeout
-from vanilla.message import EMPTY, Channel, Sender
+from vanilla.message import Channel
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Quota
 from vanilla.protocol.errors import ProtocolError, Refused
 from vanilla.protocol.frames import ACK, COUNTED_BYTES, CREDIT, DATA, WANT, pack_control, pack_head
 
 from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message
-from .packing import LARGE_BYTES, large_parts, pack
+from .packing import LARGE_BYTES, large_parts, pack, pack_many, pack_run
 
 if TYPE_CHECKING:
     from vanilla.timers import Timer
@@ -45,6 +46,9 @@ log = logging.getLogger("vanilla.client")
 BATCH_AGE = 0.001
 #: What an item costs of ``slack`` beside its length.
 WEIGHT = RUN_BYTES // 64
+#: Items of a list that are packed at once, at first and at most.
+FIRST_RUN = 64
+RUN_ITEMS = 4096
 #: What msgpack puts before a bytes item, at most.
 BIN_HEAD_BYTES = 5
 #: After so many ms without a send credit goes back.
@@ -70,6 +74,7 @@ class PushState(Channel):
         "_mark",
         "_refusal",
         "_rest",
+        "_run_n",
         "_since",
         "_want",
         "batch",
@@ -105,6 +110,8 @@ class PushState(Channel):
         self._given = self._counted = self._counted_b = 0
         #: The next number when it was last looked whether anything is sent.
         self._mark = -1
+        #: How many items `take_run` packs at once: what was `RUN_BYTES` the last time.
+        self._run_n = FIRST_RUN
         self._idle: Timer | None = None
         self._refusal: tuple[str, str] | None = None
         self.id = link.open("push", name, self)
@@ -124,6 +131,37 @@ class PushState(Channel):
             return
         self._add(message)
         self._decide()
+
+    def take_run(self, items: Sequence[Any], start: int) -> int:
+        """Take as many of *items* from index *start* on as one call packs and as fit now: how many; 0 if one alone may.
+
+        What one call cannot pack has something in it that `push` refuses.
+        """
+        self.seal()
+        self.check()
+        if not start:
+            self._run_n = max(self._run_n, FIRST_RUN)
+        count = min(self._run_n, self.quota.left_n - self.batch.count, len(items) - start)
+        if items[start].__class__ is bytes:
+            count = min(count, RUN_BYTES // (len(items[start]) + BIN_HEAD_BYTES))
+        if count < 2 or self.senders:
+            return 0
+        run = items[start : start + count]
+        try:
+            packed = pack_many(run)
+        except (TypeError, ValueError):
+            self._run_n = max(count // 2, 1)
+            return 0
+        size = len(packed)
+        self._run_n = min(max(RUN_BYTES * count // size, 1), RUN_ITEMS)
+        if size + COUNTED_BYTES > self.link.frame_limit or not self._fits(size):
+            self._run_n = max(count // 2, 1)
+            return 0
+        if self.batch.size + size + COUNTED_BYTES > self.link.frame_limit:
+            self._frame()
+        self.batch.add_run(packed, count)
+        self._decide()
+        return count
 
     def _pack(self, item: Any) -> Message:
         if type(item) is bytes and len(item) >= LARGE_BYTES:
@@ -199,7 +237,7 @@ class PushState(Channel):
     def _close_run(self) -> None:
         self._counted = self._counted_b = 0
         if self.pending:
-            self.batch.add_items(self.pending)
+            self.batch.add_run(pack_run(self.pending), len(self.pending))
             self.pending.clear()
 
     def seal(self) -> None:
@@ -439,115 +477,3 @@ class PushState(Channel):
 
     def describe(self, waiter: Any) -> str:
         return f"{'sync' if waiter in self.syncs else 'send'} on a {self.kind}"
-
-
-class Detached:
-    """The state of a handle that was closed while others on the same endpoint go on."""
-
-    slack = 0
-    halt = Closed
-    capacity = -1
-    buffer: deque[Any] = deque(maxlen=0)
-    recvers: deque[Any] = deque(maxlen=0)
-
-    def __init__(self, state: PushState) -> None:
-        self.hub = state.hub
-        self.kind = state.kind
-
-    def check(self, *_: Any) -> None:
-        raise Closed(f"cannot send: this {self.kind} was closed")
-
-    push = has_room = room_by_poll = sync = flush = check
-
-    def close(self) -> None:
-        """It is."""
-
-    def onclose(self, closer: Callable[[], object]) -> None:
-        closer()
-
-
-class PushSender(Sender):
-    """A Sender to a named endpoint; made by `Remote.push`.
-
-    Items are what msgpack can hold: None, booleans, integers of 64 bits, floats, str, bytes, lists, dicts, and
-    datetimes with a time zone. Tuples arrive as lists. ``send`` returns when the item is taken; the broker's confirm
-    comes later (`sync`).
-    """
-
-    __slots__ = ("_linger",)
-
-    def __init__(self, state: PushState, linger: float) -> None:
-        super().__init__(state)
-        self._linger = linger
-        state.users += 1
-
-    def send(self, item: Any, timeout: float = -1) -> None:
-        """Send *item*; wait while the queue is full.
-
-        :param timeout: ms to wait, -1 for ever, 0 not at all.
-        :raises Timeout: the queue was full all the time; the item was not sent.
-        :raises TypeError: msgpack has no such type. Nothing else is lost by it.
-        :raises ValueError: msgpack cannot hold this value, or it is larger than the broker takes.
-        :raises ConnectionLost: the broker is gone; what was not confirmed may be lost.
-        :raises Refused: the broker refuses this endpoint.
-        """
-        state = self._state
-        if item.__class__ is bytes:
-            slack = state.slack - len(item) - WEIGHT
-            if slack > 0:
-                state.slack = slack
-                state.pending.append(item)
-                return
-        state.push(item, timeout)
-
-    def _try(self) -> Any:
-        return None if self._state.room_by_poll() else EMPTY
-
-    def flush(self) -> None:
-        """Send what still waits for its batch to fill, now."""
-        self._state.flush()
-
-    def sync(self, timeout: float = -1) -> None:
-        """Wait until the broker has confirmed all that was sent so far on this endpoint.
-
-        :param timeout: ms to wait, -1 for ever.
-        :raises Timeout: some of it is not confirmed yet; it may be tried again.
-        :raises ConnectionLost: the broker is gone; what was not confirmed may be lost.
-        """
-        self._state.sync(timeout)
-
-    @property
-    def unconfirmed(self) -> int:
-        """How many items were sent and are not confirmed yet."""
-        count: int = getattr(self._state, "unconfirmed", 0)
-        return count
-
-    def close(self) -> None:
-        """Detach: send what is left and wait for its confirm, as long as the connection lingers. Twice does nothing.
-
-        What is not confirmed then is logged and counted, and may still arrive.
-        """
-        state = self._state
-        if isinstance(state, Detached):
-            return
-        self._state = Detached(state)
-        try:
-            if state.halt is None and state.unconfirmed:
-                state.sync(self._linger)
-        except Exception as error:
-            log.warning("%s: closed with %d messages unconfirmed: %s", state.kind, state.unconfirmed, error)
-        finally:
-            state.users -= 1
-            if not state.users:
-                state.close()
-
-    def __del__(self) -> None:
-        try:
-            state = self._state
-        except AttributeError:
-            return  # __init__ did not get as far
-        if not isinstance(state, Detached) and not state.link.ended:
-            # May be called anywhere, by the garbage collector: the rest waits for the loop.
-            state.users -= 1
-            if not state.users:
-                state.hub.at_edge(lambda: None if state.users else state.leave())

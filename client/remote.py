@@ -8,16 +8,17 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vanilla.deadline import Deadline
 from vanilla.exception import Timeout
 from vanilla.message import Channel, Recver, Sender, State
 from vanilla.protocol.frames import PING, STATUS
 from vanilla.protocol.urls import check_name
-from vanilla.tcp import Deadline
 from vanilla.timers import seconds
 
 from .link import Link
 from .pull import WINDOW_BYTES, PullRecver, PullState
-from .push import PushSender, PushState
+from .push import PushState
+from .sender import PushSender
 
 if TYPE_CHECKING:
     from vanilla.core import Hub

@@ -7,6 +7,7 @@ from typing import Any
 import msgpack
 
 from vanilla import tcp, unix
+from vanilla.deadline import Deadline
 from vanilla.poll import IN, OUT
 from vanilla.protocol.frames import (
     ACK,
@@ -139,7 +140,7 @@ class Peer:
 
 def until(h: Any, condition: Any, timeout: float = PATIENCE) -> None:
     """Let the hub run until ``condition()`` holds."""
-    deadline = tcp.Deadline(timeout)
+    deadline = Deadline(timeout)
     while not condition():
         if not deadline.left():
             raise AssertionError("it did not happen in time")

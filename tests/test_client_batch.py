@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vanilla.client.batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message
-from vanilla.client.packing import large_parts
+from vanilla.client.packing import large_parts, pack_run
 
 
 def packed(item):
@@ -27,7 +27,7 @@ def test_all_that_was_added_leaves_in_order(steps):
         items = [bytes([len(expected) % 250]) * length for length in lengths]
         expected += items
         if together:
-            batch.add_items(items)
+            batch.add_run(pack_run(items), len(items))
         else:
             for item in items:
                 batch.add(packed(item))

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import vanilla
 from vanilla.client import push
+from vanilla.client.sender import PushSender
 from vanilla.exception import Timeout
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Quota
@@ -84,7 +85,7 @@ class Producer(RuleBasedStateMachine):
         self.real, push.monotonic = push.monotonic, lambda: self.now
         self.link = Link(self.hub, limit)
         self.state = push.PushState(self.link, "jobs")
-        self.sender = push.PushSender(self.state, 0)
+        self.sender = PushSender(self.state, 0)
         self.sent = []
 
     def teardown(self):
@@ -113,6 +114,16 @@ class Producer(RuleBasedStateMachine):
     def send_text(self, size, count):
         for _ in range(count):
             self._send([len(self.sent), "x" * size])
+
+    @rule(sizes=st.lists(SIZES, min_size=1, max_size=4), count=st.sampled_from([1, 9, 70, 200]), text=st.booleans())
+    def send_list(self, sizes, count, text):
+        items = [b"x" * size for size in sizes] * (count if max(sizes) < 5000 else 1 + count % 7)
+        items = [["x" * len(item)] for item in items] if text else items
+        try:
+            self.sender.send_many(items, timeout=0)
+        except (Timeout, ValueError) as error:
+            items = items[: error.sent]
+        self.sent += items
 
     @rule(more_n=st.sampled_from([0, 1, 16, 100, 1000]), more_b=st.sampled_from([0, 1000, 70_000, 1 << 20]))
     def credit(self, more_n, more_b):

@@ -302,6 +302,10 @@ class Input(_Half):
     def wait_item(self, timeout: float) -> bytes:
         return self.receive(self.whole, timeout)
 
+    def wait_many(self, most: int, timeout: float) -> list[bytes]:
+        """A stream has no items: all that is there is one piece."""
+        return [self.wait_item(timeout)]
+
     def receive(self, cut: Cut, timeout: float) -> bytes:
         """Wait until *cut* gives something."""
         if timeout != 0:

@@ -22,9 +22,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
+from .deadline import Deadline
 from .exception import Abandoned, Busy, Closed, Halt, Timeout
 
 if TYPE_CHECKING:
@@ -149,6 +150,32 @@ class Channel:
             raise self.halt(self._ended("receive"))
         return EMPTY
 
+    def take_many(self, most: int) -> list[Any]:
+        """Up to *most* items, without waiting. An exception comes alone.
+
+        :raises Halt: the channel has ended and is drained.
+        """
+        buffer = self.buffer
+        items = [buffer.popleft() for _ in range(min(most, len(buffer)))]
+        if items and self.senders:
+            self.admit()
+        while len(items) < most:  # what stands in parked senders
+            try:
+                item = self.take_nowait()
+            except Halt:
+                if items:
+                    break
+                raise
+            if item is EMPTY:
+                break
+            items.append(item)
+        for index, item in enumerate(items):
+            if isinstance(item, BaseException):
+                end = max(index, 1)
+                buffer.extendleft(reversed(items[end:]))
+                return items[:end]
+        return items
+
     def wait_item(self, timeout: float) -> Any:
         """Wait until there is an item and take it.
 
@@ -163,6 +190,17 @@ class Channel:
             if timeout != 0:
                 self._invite(None)
         return self.runner.line_up(self.recvers, self, timeout)
+
+    def wait_many(self, most: int, timeout: float) -> list[Any]:
+        """Wait until there is an item; then `take_many`.
+
+        :raises Timeout: nothing came in *timeout* ms; nothing was taken.
+        """
+        items = self.take_many(most)
+        if not items:
+            self.buffer.appendleft(self.wait_item(timeout))
+            items = self.take_many(most)
+        return items
 
     def admit(self) -> None:
         """Room has come up: move in the items of parked senders, tell selects."""
@@ -339,6 +377,9 @@ class State(Channel):
             self.value.__traceback__ = self.traceback
         return self.value
 
+    def wait_many(self, most: int, timeout: float) -> list[Any]:
+        return [self.wait_item(timeout)]
+
     def wait_item(self, timeout: float) -> Any:
         item = self.take_nowait()
         return self.runner.line_up(self.readers, self, timeout) if item is EMPTY else item
@@ -475,6 +516,39 @@ class Sender(End):
         else:
             self._state.wait_room(item, timeout)
 
+    def send_many(self, items: Iterable[Any], timeout: float = -1) -> None:
+        """Send each of *items*, in order; wait while the channel is full.
+
+        :param items: a list or tuple goes as fast as can be; of another iterable each item is sent as it comes.
+        :param timeout: ms to wait for all of them together, -1 for ever, 0 not at all.
+        :raises: what `send` raises, or *items*; the exception's ``sent`` says how many were sent before.
+        """
+        deadline = Deadline(timeout)
+        sent = 0
+        try:
+            if isinstance(items, (list, tuple)):
+                while sent < len(items):
+                    sent += self._send_run(items, sent) or self._send_one(items[sent], deadline)
+            else:
+                for item in items:
+                    sent += self._send_one(item, deadline)
+        except BaseException as error:
+            error.sent = sent  # type: ignore[attr-defined]
+            raise
+
+    def _send_run(self, items: Sequence[Any], start: int) -> int:
+        """Send as many of *items* from index *start* on as go at once: how many; 0 if one alone may."""
+        if self._recvers:
+            return 0
+        room = self._state.capacity - len(self._buffer)
+        run = items[start : start + room] if room > 0 else ()
+        self._buffer.extend(run)
+        return len(run)
+
+    def _send_one(self, item: Any, deadline: Deadline) -> int:
+        self.send(item, deadline.left())
+        return 1
+
     def clear(self) -> None:
         """Forget the value of a `state`.
 
@@ -535,6 +609,25 @@ class Recver(End):
             raise item
         finally:
             del item  # or error, traceback and this frame are a cycle; see core, invariant 4
+
+    def recv_many(self, most: int, timeout: float = -1) -> list[Any]:
+        """The next items: at least one, for which it waits, and up to *most* if more are there.
+
+        :param most: 1 or more.
+        :param timeout: ms to wait, -1 for ever, 0 not at all.
+        :raises Timeout: nothing came; nothing is lost.
+        :raises Halt: the channel has ended and is drained.
+        :raises Exception: whatever exception the other end sent, when it is its turn.
+        """
+        if most < 1:
+            raise ValueError("recv_many receives one item or more")
+        items = self._state.wait_many(most, timeout)
+        if not isinstance(items[0], BaseException):
+            return items
+        try:
+            raise items[0]
+        finally:
+            del items  # as in `recv`
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -620,6 +713,14 @@ class Pair:
     def recv(self, timeout: float = -1) -> Any:
         """`Recver.recv`."""
         return self.recver.recv(timeout)
+
+    def send_many(self, items: Iterable[Any], timeout: float = -1) -> None:
+        """`Sender.send_many`."""
+        self.sender.send_many(items, timeout)
+
+    def recv_many(self, most: int, timeout: float = -1) -> list[Any]:
+        """`Recver.recv_many`."""
+        return self.recver.recv_many(most, timeout)
 
     def clear(self) -> None:
         """`Sender.clear`."""

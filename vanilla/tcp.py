@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .deadline import Deadline
 from .exception import ConnectionLost
 from .listener import Server
 from .poll import OUT
 from .stream import Connection, open_connection
-from .timers import seconds
 
 if TYPE_CHECKING:
     from .core import Hub
@@ -121,20 +120,6 @@ def _not_itself(sock: socket.socket) -> socket.socket:
     if sock.getsockname() == sock.getpeername():
         raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     return sock
-
-
-class Deadline:
-    """Turns the one timeout of a call into those of its parts. All in ms, -1 is for ever."""
-
-    __slots__ = ("_end",)
-
-    def __init__(self, timeout: float) -> None:
-        length = seconds(timeout)
-        self._end = None if length < 0 else time.monotonic() + length
-
-    def left(self) -> float:
-        """The ms that are left, 0 if it is over."""
-        return -1 if self._end is None else max(self._end - time.monotonic(), 0) * 1000
 
 
 class _Readiness:

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .deadline import Deadline
 from .exception import ConnectionLost, Timeout
 from .listener import Server
 from .stream import Connection, open_connection
-from .tcp import Deadline, reason
+from .tcp import reason
 
 if TYPE_CHECKING:
     from .core import Hub

@@ -104,6 +104,99 @@ def test_items_arrive_as_they_were_sent_and_in_order(h, place):
     task.join()
 
 
+def receive(recver, count, most=1000):
+    """*count* items, as they come by `recv_many`."""
+    found = []
+    while len(found) < count:
+        some = recver.recv_many(min(most, count - len(found)), timeout=PATIENCE)
+        assert 1 <= len(some) <= min(most, count - len(found))
+        found += some
+    return found
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter], ids=["list", "tuple", "iterator"])
+@pytest.mark.parametrize("most", [1, 3, 1000])
+def test_many_at_a_call_arrive_as_singly(h, place, kind, most):
+    sender, recver = place()
+    items = [*ITEMS, *range(500), "x" * 50_000, b"y" * 50_000, *range(500)]
+    task = h.spawn(sender.send_many, kind(items))
+    assert receive(recver, len(items), most) == items
+    task.join()
+
+
+def test_many_and_single_calls_keep_their_order(h, place):
+    sender, recver = place()
+
+    def produce():
+        for number in range(0, 100, 10):
+            sender.send(number)
+            sender.send_many([*range(number + 1, number + 9)])
+            sender.send(number + 9)
+
+    task = h.spawn(produce)
+    found = []
+    while len(found) < 100:
+        found.append(recver.recv(timeout=PATIENCE))
+        if len(found) < 100:
+            found += recver.recv_many(7, timeout=PATIENCE)
+    assert found == list(range(100))
+    task.join()
+
+
+def test_a_timeout_of_send_many_says_how_many_were_sent(h, place):
+    sender, recver = place()
+    sender.send("first")
+    with pytest.raises(vanilla.Timeout) as caught:
+        sender.send_many([*range(100)], timeout=50)
+    assert caught.value.sent == CAPACITY - 1
+    assert receive(recver, CAPACITY) == ["first", *range(CAPACITY - 1)]
+
+
+def test_recv_many_waits_for_one_item_and_no_longer(h, place):
+    sender, recver = place()
+    task = h.spawn(recver.recv_many, 10)
+    h.sleep(10)
+    sender.send("one")
+    assert task.join() == ["one"]
+
+
+def test_recv_many_of_nothing_is_a_timeout_that_loses_nothing(h, place):
+    sender, recver = place()
+    for timeout in (0, 10):
+        with pytest.raises(vanilla.Timeout):
+            recver.recv_many(10, timeout=timeout)
+    sender.send("later")
+    assert receive(recver, 1) == ["later"]
+
+
+def test_recv_many_receives_one_or_more(h, place):
+    _, recver = place()
+    for most in (0, -1):
+        with pytest.raises(ValueError, match="one item or more"):
+            recver.recv_many(most)
+
+
+def test_what_the_iterable_of_send_many_raises_comes_out_behind_what_it_gave(h, place):
+    sender, recver = place()
+
+    def gives_two():
+        yield 1
+        yield 2
+        raise KeyError("no third")
+
+    with pytest.raises(KeyError) as caught:
+        sender.send_many(gives_two())
+    assert caught.value.sent == 2
+    assert receive(recver, 2) == [1, 2]
+
+
+def test_nothing_at_all_may_be_sent(h, place):
+    sender, recver = place()
+    sender.send_many([])
+    sender.send("next")
+    assert receive(recver, 1) == ["next"]
+
+
 def test_false_items_are_items_in_select_too(h, place):
     sender, recver = place()
     for item in (None, 0, "", False, b""):
@@ -495,3 +588,40 @@ def test_what_is_in_flight_to_consumers_takes_no_room_of_a_remote_queue(h, remot
     (jobs,) = remote_place.near.status()["endpoints"]
     assert (delivery.item, jobs["ready"], jobs["in_flight"]) == ("held", CAPACITY, sent - CAPACITY)
     assert sent > CAPACITY
+
+
+@pytest.mark.parametrize("place_of_bad", [0, 1, 50, 99])
+def test_what_cannot_be_packed_takes_nothing_of_its_list_with_it(h, remote_place, place_of_bad):
+    sender, recver = remote_place()
+    items = [b"good"] * 100
+    items[place_of_bad] = object()
+    task = h.spawn(lambda: receive(recver, place_of_bad + 1))
+    with pytest.raises(TypeError) as caught:
+        sender.send_many(items)
+    assert caught.value.sent == place_of_bad
+    sender.send("goes on")
+    assert task.join() == [b"good"] * place_of_bad + ["goes on"]
+
+
+def test_an_exception_among_many_is_raised_when_its_turn_comes(h, local_place):
+    sender, recver = local_place()
+    sender.send_many([1, 2, KeyError("sent"), 3])
+    assert recver.recv_many(10) == [1, 2]
+    with pytest.raises(KeyError, match="sent"):
+        recver.recv_many(10)
+    assert recver.recv_many(10) == [3]
+
+
+def test_recv_many_with_ack_gives_deliveries_to_settle_one_by_one(h, remote_place):
+    sender = remote_place.near.push("jobs")
+    recver = remote_place.far.pull("jobs", ack=True)
+    task = h.spawn(sender.send_many, [*range(20)])
+    found = []
+    while len(found) < 20:
+        for delivery in recver.recv_many(5, timeout=PATIENCE):
+            found.append(delivery.item)
+            delivery.ack()
+    task.join()
+    assert found == list(range(20))
+    status = {e["name"]: e for e in remote_place.far.status()["endpoints"]}
+    assert status["jobs"]["ready"] == 0
