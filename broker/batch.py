@@ -5,9 +5,10 @@ from __future__ import annotations
 from vanilla.protocol.frames import Buffer
 from vanilla.protocol.scan import scan
 
-#: Added to the size of a batch wherever memory is bounded: what its objects take beside the messages.
-OVERHEAD_BYTES = 512
+#: How many messages `Batch.part` passes over from one noted offset to the next.
+STEP = 256
 _FAR = 1 << 62
+_NO_MARKS = (0,)
 
 
 class Batch:
@@ -17,7 +18,7 @@ class Batch:
     ``attempts`` how many deliveries have failed, ``redelivered`` whether a consumer may have seen it.
     """
 
-    __slots__ = ("attempts", "body", "count", "number", "redelivered", "size", "time")
+    __slots__ = ("_marks", "attempts", "body", "count", "number", "redelivered", "size", "time")
 
     def __init__(self, number: int, count: int, body: Buffer, time: float) -> None:
         self.number = number
@@ -27,6 +28,13 @@ class Batch:
         self.time = time
         self.attempts = 0
         self.redelivered = False
+        #: The offsets of messages 0, STEP, 2 * STEP, ..., as far as they were asked for.
+        self._marks: tuple[int, ...] = _NO_MARKS
+
+    @property
+    def pinned(self) -> int:
+        """Bytes of memory that the body keeps: if it is a view, those of what it is a view of."""
+        return len(self.body.obj) if isinstance(self.body, memoryview) else len(self.body)  # type: ignore[arg-type]
 
     @property
     def history(self) -> tuple[bool, int]:
@@ -43,9 +51,15 @@ class Batch:
         """The messages from *low* up to, not including, *high*. A small part is copied, so as not to keep the whole."""
         if low == 0 and high == self.count:
             return self
-        start = scan(self.body, 0, low, _FAR)[1] if low else 0
-        end = scan(self.body, start, high - low, _FAR)[1]
+        start, end = self._offset(low), self._offset(high)
         return self._part(low, high - low, self._kept(memoryview(self.body)[start:end]))
+
+    def _offset(self, index: int) -> int:
+        """Where message *index* begins. Each `STEP`-th place is noted, or to take a batch apart would be quadratic."""
+        marks = self._marks
+        while len(marks) <= index // STEP:
+            marks = self._marks = (*marks, scan(self.body, marks[-1], STEP, _FAR)[1])
+        return scan(self.body, marks[index // STEP], index % STEP, _FAR)[1]
 
     @staticmethod
     def _kept(view: memoryview) -> Buffer:

@@ -30,7 +30,7 @@ from vanilla.protocol.scan import check, scan
 
 from .batch import Batch
 from .endpoint import FIRST_BYTES, FIRST_MESSAGES, Endpoint
-from .flight import Flight
+from .flight import EVERYTHING, Flight, Sent
 
 if TYPE_CHECKING:
     from vanilla.protocol.connection import Event
@@ -256,24 +256,14 @@ class Puller:
 
     def ack(self, event: Event) -> None:
         """It has handled these."""
-        for first, count in pairs(event.payload["r"]):
-            self._check(first, count)
-            size = self.flight.size
-            done = sum(piece.high - piece.low for piece in self.flight.take(first, count))
-            self._left_flight(done, size - self.flight.size)
-            self.endpoint.settle(done)
+        pieces = self._land(event)
+        self.endpoint.settle(sum(piece.high - piece.low for piece in pieces))
         self.line_up()
 
     def nack(self, event: Event) -> None:
         """It gives these back, for one of three reasons."""
-        fields = event.payload
-        for first, count in pairs(fields["r"]):
-            self._check(first, count)
-            size = self.flight.size
-            pieces = self.flight.take(first, count)
-            batches = [piece.batch.part(piece.low, piece.high) for piece in pieces]
-            self._left_flight(sum(batch.count for batch in batches), size - self.flight.size)
-            self._give_back(batches, fields)
+        batches = [piece.batch.part(piece.low, piece.high) for piece in self._land(event)]
+        self._give_back(batches, event.payload)
         self.line_up()
 
     def _give_back(self, batches: list[Batch], fields: Any) -> None:
@@ -288,15 +278,23 @@ class Puller:
                 endpoint.failed(batch, fields.get("delay"))
         endpoint.broker.touch(endpoint)
 
-    def _check(self, first: int, count: int) -> None:
+    def _land(self, event: Event) -> list[Sent]:
+        """Take what an ACK or NACK settles out of flight."""
+        ranges = pairs(event.payload["r"])
+        first, count = ranges[-1]
         if first + count > self.sent_n:
             raise ProtocolError("BAD_SEQUENCE", f"number {first + count - 1} is settled and was never delivered")
+        return self._left_flight(ranges)
 
-    def _left_flight(self, count: int, size: int) -> None:
-        self.endpoint.flight_n -= count
-        self.endpoint.flight_b -= size
+    def _left_flight(self, ranges: list[tuple[int, int]]) -> list[Sent]:
+        flight, endpoint = self.flight, self.endpoint
+        count, size = flight.count, flight.size
+        pieces = flight.take(ranges)
+        endpoint.flight_n -= count - flight.count
+        endpoint.flight_b -= size - flight.size
         self._weigh()
         self.session.relieve()
+        return pieces
 
     def _weigh(self) -> None:
         """Keep the session's sum of what its consumers hold."""
@@ -380,8 +378,7 @@ class Puller:
             self.hungry = False
             del endpoint.hungry[self]
         self.session.starved.discard(self)
-        pieces = self.flight.take_all()
-        self._left_flight(sum(piece.high - piece.low for piece in pieces), sum(piece.size for piece in pieces))
+        pieces = self._left_flight(EVERYTHING)
         endpoint.returned(pieces, self.sent_n if seen is None else seen, crashed=seen is None)
         endpoint.broker.touch(endpoint)
 

@@ -5,7 +5,7 @@ entry from the front. Whatever else is settled cuts an entry in two by counting;
 
 Invariants:
 1. ``_firsts`` and ``_entries`` are of one length, ascending and disjoint; ``_firsts[i]`` is ``_entries[i].seq``.
-2. ``count``, ``size`` and ``cost`` are the sums over the entries.
+2. ``count`` and ``size`` are the sums over the entries.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import NamedTuple
 
-from .batch import OVERHEAD_BYTES, Batch
+from .batch import Batch
+
+#: What a message may cost beside its bytes: each can become an entry of its own, if its consumer settles those around.
+FRAGMENT_BYTES = 512
+#: Ranges of all numbers that there may be.
+EVERYTHING = [(0, 1 << 64)]
 
 
 class Sent(NamedTuple):
@@ -26,12 +31,17 @@ class Sent(NamedTuple):
     batch: Batch
     size: int
 
+    @property
+    def end(self) -> int:
+        """The number behind the last."""
+        return self.seq + self.high - self.low
+
     def part(self, start: int, end: int) -> Sent:
         """The numbers from *start* to *end* (exclusive) of it."""
         low = self.low + start - self.seq
         high = low + end - start
         size = self.size * (end - start) // (self.high - self.low)
-        if (high - low) * 4 < self.batch.count:  # few are left: keep those, not the frame that they came in
+        if size * 4 < self.batch.pinned:  # few are left: keep those, not the frame that they came in
             return Sent(start, 0, high - low, self.batch.part(low, high), size)
         return Sent(start, low, high, self.batch, size)
 
@@ -39,7 +49,7 @@ class Sent(NamedTuple):
 class Flight:
     """The unsettled deliveries of one channel, by the channel's numbers."""
 
-    __slots__ = ("_entries", "_firsts", "cost", "count", "size")
+    __slots__ = ("_entries", "_firsts", "count", "size")
 
     def __init__(self) -> None:
         self._firsts: list[int] = []
@@ -48,58 +58,59 @@ class Flight:
         self.count = 0
         #: Bytes of messages.
         self.size = 0
-        #: Bytes of memory that they keep.
-        self.cost = 0
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory that they may come to keep."""
+        return self.size + self.count * FRAGMENT_BYTES
 
     def add(self, seq: int, batch: Batch) -> None:
         """*batch* was sent; its first message has number *seq*."""
-        self._put(len(self._firsts), Sent(seq, 0, batch.count, batch, batch.size))
+        self._firsts.append(seq)
+        self._entries.append(Sent(seq, 0, batch.count, batch, batch.size))
+        self.count += batch.count
+        self.size += batch.size
 
-    def _put(self, index: int, entry: Sent) -> None:
-        self._firsts.insert(index, entry.seq)
-        self._entries.insert(index, entry)
-        self.count += entry.high - entry.low
-        self.size += entry.size
-        self.cost += entry.size + OVERHEAD_BYTES
+    def take(self, ranges: list[tuple[int, int]]) -> list[Sent]:
+        """Take out the numbers of *ranges*: those that were still in, in order. Numbers that are not in do no harm.
 
-    def take(self, first: int, count: int) -> list[Sent]:
-        """Take out the numbers from *first* on: those that were still in, in order. Numbers that are not in do no
-        harm."""
-        end = first + count
-        low = max(bisect_right(self._firsts, first) - 1, 0)
-        high = low
+        One pass, however many ranges: the lists are cut once.
+
+        :param ranges: (first, count), ascending and disjoint.
+        """
+        firsts, entries = self._firsts, self._entries
+        begin = at = max(bisect_right(firsts, ranges[0][0]) - 1, 0)
         taken: list[Sent] = []
-        rests: list[Sent] = []
-        while high < len(self._entries) and self._firsts[high] < end:
-            entry = self._entries[high]
-            high += 1
-            self.count -= entry.high - entry.low
-            self.size -= entry.size
-            self.cost -= entry.size + OVERHEAD_BYTES
-            self._divide(entry, first, end, taken, rests)
-        del self._firsts[low:high], self._entries[low:high]
-        for index, entry in enumerate(rests, low):
-            self._put(index, entry)
+        kept: list[Sent] = []
+        for first, count in ranges:
+            end = first + count
+            if kept and kept[-1].end > first:
+                self._divide(kept.pop(), first, end, taken, kept)
+            else:
+                skip = max(bisect_right(firsts, first, at) - 1, at)
+                kept += entries[at:skip]
+                at = skip
+            while at < len(entries) and firsts[at] < end:
+                self._divide(entries[at], first, end, taken, kept)
+                at += 1
+        firsts[begin:at] = [entry.seq for entry in kept]
+        entries[begin:at] = kept
+        self.count -= sum(piece.high - piece.low for piece in taken)
         return taken
 
-    @staticmethod
-    def _divide(entry: Sent, first: int, end: int, taken: list[Sent], rests: list[Sent]) -> None:
-        stop = entry.seq + entry.high - entry.low
-        a, b = max(first, entry.seq), min(end, stop)
-        if a >= b:
-            rests.append(entry)
-        elif (a, b) == (entry.seq, stop):
-            taken.append(entry)
-        else:
-            if entry.seq < a:
-                rests.append(entry.part(entry.seq, a))
-            taken.append(entry.part(a, b))
-            if b < stop:
-                rests.append(entry.part(b, stop))
-
-    def take_all(self) -> list[Sent]:
-        """Everything, in order."""
-        return self.take(0, 1 << 64)
+    def _divide(self, entry: Sent, first: int, end: int, taken: list[Sent], kept: list[Sent]) -> None:
+        """Put what of *entry* is in the range into *taken*, the rest into *kept*."""
+        low, high = max(first, entry.seq), min(end, entry.end)
+        if low >= high:
+            kept.append(entry)
+            return
+        self.size -= entry.size
+        for start, stop, place in (entry.seq, low, kept), (low, high, taken), (high, entry.end, kept):
+            if start < stop:
+                piece = entry if (start, stop) == (entry.seq, entry.end) else entry.part(start, stop)
+                place.append(piece)
+                if place is kept:
+                    self.size += piece.size
 
     def __len__(self) -> int:
         return len(self._entries)

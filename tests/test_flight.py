@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vanilla.broker.batch import OVERHEAD_BYTES, Batch
-from vanilla.broker.flight import Flight
+from vanilla.broker.batch import Batch
+from vanilla.broker.flight import EVERYTHING, FRAGMENT_BYTES, Flight
 
 
 def batch(number, count):
@@ -30,43 +30,65 @@ def numbers(pieces):
 
 def test_a_whole_batch_comes_out_whole():
     made = flight(3, 4)
-    assert numbers(made.take(0, 3)) == ([0, 1, 2], [100, 101, 102])
+    assert numbers(made.take([(0, 3)])) == ([0, 1, 2], [100, 101, 102])
     assert (made.count, made.size, len(made)) == (4, 4, 1)
 
 
 def test_the_middle_of_a_batch_leaves_both_sides():
     made = flight(5)
-    assert numbers(made.take(2, 1)) == ([2], [102])
-    assert numbers(made.take_all()) == ([0, 1, 3, 4], [100, 101, 103, 104])
+    assert numbers(made.take([(2, 1)])) == ([2], [102])
+    assert numbers(made.take(EVERYTHING)) == ([0, 1, 3, 4], [100, 101, 103, 104])
 
 
 def test_a_range_may_cross_batches_and_reach_beyond_them():
     made = flight(3, 3, 3)
-    assert numbers(made.take(2, 1 << 63))[0] == [2, 3, 4, 5, 6, 7, 8]
+    assert numbers(made.take([(2, 1 << 63)]))[0] == [2, 3, 4, 5, 6, 7, 8]
     assert made.count == 2
 
 
 def test_what_is_not_in_does_no_harm():
     made = flight(3)
-    made.take(0, 3)
-    assert made.take(0, 3) == []
+    made.take([(0, 3)])
+    assert made.take([(0, 3)]) == []
     assert (made.count, made.size, made.cost) == (0, 0, 0)
 
 
-@given(
-    st.lists(st.integers(1, 6), max_size=8),
-    st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=20),
+ranges = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 12)), min_size=1, max_size=8).map(
+    lambda steps: [(at, count) for at, count in spread(steps)]
 )
+
+
+def spread(steps):
+    """Ascending, disjoint ranges out of (gap, count)."""
+    at = 0
+    for gap, count in steps:
+        yield at + gap, count
+        at += gap + count
+
+
+@given(st.lists(st.integers(1, 6), max_size=12), st.lists(ranges, max_size=8))
 def test_it_is_a_set_of_numbers(counts, takes):
     made = flight(*counts)
     model = {seq: 100 + seq for seq in range(sum(counts))}
-    for first, count in takes:
-        taken = {seq: model.pop(seq) for seq in range(first, first + count) if seq in model}
-        seqs, accepted = numbers(made.take(first, count))
+    for some in takes:
+        wanted = [seq for first, count in some for seq in range(first, first + count)]
+        taken = {seq: model.pop(seq) for seq in wanted if seq in model}
+        seqs, accepted = numbers(made.take(some))
         assert dict(zip(seqs, accepted)) == taken
         assert seqs == sorted(taken)
         assert made.count == len(model)
-        assert made.cost == made.size + OVERHEAD_BYTES * len(made)
+        assert made.cost == made.size + FRAGMENT_BYTES * made.count
         assert len(model) >= made.size >= 0
-    assert numbers(made.take_all())[0] == sorted(model)
+    assert numbers(made.take(EVERYTHING))[0] == sorted(model)
     assert (made.count, made.size, made.cost) == (0, 0, 0)
+
+
+def test_few_messages_of_a_frame_do_not_keep_it_in_memory():
+    frame = bytes(1000)
+    whole = Batch(0, 1000, memoryview(frame), 0.0)
+    first, second = whole.cut(700, 700)
+    made = Flight()
+    made.add(0, first)
+    made.add(700, second)
+    made.take([(10, 650), (750, 250)])
+    assert [entry.batch.pinned for entry in made._entries] == [10, 40, 50]

@@ -27,6 +27,7 @@ from vanilla.protocol.frames import (
     FRAME_LIMIT,
     HELLO,
     HELLO_LIMIT,
+    MORE,
     pack_control,
     pack_head,
 )
@@ -311,3 +312,76 @@ def test_a_connection_before_its_hello_takes_a_little(h, unix, said, each):
             assert witness.status()[""]["connections"] == count + 1
         until(h, lambda: all(map(has_read, peers)))
         assert it.grown <= bound(count * each, connections=count + 1)
+
+
+# -- settling in part
+
+
+def deliver_tiny(peer):
+    """Push messages of one byte to oneself, on channels 1 and 2, until no more are given out: how many were."""
+    peer.open(1, "push", "jobs")
+    peer.open(2, "pull", "jobs")
+    peer.credit(2)
+    peer.want(1, n=10_000, b=10_000)
+    n = got = 0
+    try:
+        while True:
+            kind, _, _, number, array = peer.next(timeout=500)
+            if kind == CREDIT:
+                credit = msgpack.unpackb(array)[0]["n"]
+                if credit > n:
+                    peer.send(data(1, n, [1] * (credit - n)))
+                    n = credit
+                peer.want(1, n=10_000, b=10_000)
+            elif kind in (DATA, DATA | MORE):
+                got += number
+    except vanilla.Timeout:
+        return got
+
+
+@pytest.mark.parametrize("how", ["ack", "back", "delay"])
+def test_who_settles_every_second_message_takes_no_more_than_may_be_unsettled(h, how):
+    """Each message may become a piece of its own in the broker: that is in the price from the start."""
+    unsettled = 16 * MIB
+    with broker("--unsettled-bytes", unsettled) as it, crowd(h, it.url, 1) as (peer,):
+        got = deliver_tiny(peer)
+        assert got > 30_000
+        for start in range(0, got, 14_000):
+            flat = [part for seq in range(start, min(start + 14_000, got), 2) for part in (seq, 1)]
+            if how == "ack":
+                peer.ack(2, *flat)
+            else:
+                peer.nack(2, *flat, **{"back": {"back": True}, "delay": {"delay": 3_600_000}}[how])
+            peer.status()
+        assert it.grown <= bound(unsettled, frames=10_000, connections=1)
+
+
+def test_who_keeps_a_part_of_a_part_of_each_frame_takes_no_more_than_may_be_unsettled(h):
+    """Each frame of 1 MB is cut in 290 and 110 messages by credit, and 28 of those are kept."""
+    each, unsettled = 2_500, 2 * MIB
+    frame = 400 * (each + 3)
+    with broker("--unsettled-bytes", unsettled) as it, crowd(h, it.url, 2) as (producer, consumer):
+        producer.open(1, "push", "jobs")
+        consumer.open(2, "pull", "jobs")
+        n = b = seen = 0
+        credit = {"n": 0, "b": 0}
+        try:
+            while True:
+                if credit["n"] < n + 400 or credit["b"] < b + frame:
+                    producer.want(1, n=4_000, b=1 << 20)
+                while credit["n"] < n + 400 or credit["b"] < b + frame:
+                    credit = producer.fields(CREDIT)
+                producer.send(data(1, n, [b"x" * each] * 400))
+                n += 400
+                b += frame
+                for count, kept in ((290, 0), (110, 28)):
+                    consumer.credit(2, n=seen + count)
+                    got = 0
+                    while got < count:
+                        kind, _, _, number, _ = consumer.next(timeout=1_000)
+                        got += number if kind in (DATA, DATA | MORE) else 0
+                    consumer.ack(2, seen, count - kept)
+                    seen += count
+        except vanilla.Timeout:
+            pass  # it is given no more
+        assert it.grown <= bound(4 * unsettled + frame, connections=2)
