@@ -521,12 +521,13 @@ def test_closing_a_connection_is_no_failed_attempt(h, broker, remote):
 
 def test_a_dropped_end_is_closed_without_another_reason_to_wake(h, broker):
     code = """
-        import sys, vanilla
+        import gc, sys, vanilla
         h = vanilla.Hub()
         remote = h.client.connect(sys.argv[1])
         back = remote.pull("jobs", prefetch=5)
         back.recv()
         del back
+        gc.collect()
         print("dropped", flush=True)
         h.sleep(3_600_000)
     """
