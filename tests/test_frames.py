@@ -193,7 +193,7 @@ def test_an_announced_gigabyte_takes_room_only_for_what_has_come(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_announced_gigabyte_takes_memory_only_for_what_has_come(kind):
-    tracemalloc = pytest.importorskip("tracemalloc", exc_type=ImportError)  # PyPy has none
+    tracemalloc = pytest.importorskip("tracemalloc")  # PyPy has none
     tracemalloc.start()
     try:
         *_, (_, came) = trickle_a_gigabyte(kind)
