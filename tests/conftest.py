@@ -1,8 +1,9 @@
-"""What every test is held to: one copy of every class, and no process left behind."""
+"""What every test is held to: one copy of every class, and no process left behind. And what each may rely on."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -15,6 +16,9 @@ MAPPED = ("protocol", "client", "broker")
 
 #: Helpers of multiprocessing that by design live as long as the process that started them.
 HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+#: What a run behind nohup, or in the background of a script, has ignored.
+HUSHED = (signal.SIGINT, signal.SIGHUP)
 
 #: How long a child that was told to end may take before it counts as left behind, in seconds.
 GRACE = 5.0
@@ -58,6 +62,23 @@ def left_behind(before: set[int]) -> list[str]:
         except ProcessLookupError:
             pass
     return [f"{pid} ({text or 'ended, and nobody waited for it'})" for pid, text in left.items()]
+
+
+def is_ignored(signum: int) -> bool:
+    """As the kernel says: on PyPy `signal.getsignal` does not know what was inherited."""
+    (mask,) = re.findall(r"^SigIgn:\s*(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (signum - 1) & 1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals_reach_what_the_tests_start():
+    """A process inherits what is ignored, not what has a handler: this one goes on as if it were ignored."""
+    ignored = list(filter(is_ignored, HUSHED))
+    for signum in ignored:
+        signal.signal(signum, lambda *_: None)
+    yield
+    for signum in ignored:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 @pytest.fixture(autouse=True, scope="session")

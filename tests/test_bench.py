@@ -154,9 +154,10 @@ def test_a_run_that_is_ended_leaves_no_process_behind(signum):
     with subprocess.Popen([*RUN, "--seconds", "60", "oneway-16"], stderr=subprocess.DEVNULL) as run:
         try:
             workers = wait_for_workers(run.pid)
-        finally:
             run.send_signal(signum)
-        run.wait(30)
+            run.wait(30)
+        finally:
+            run.kill()
     for pid in workers:
         wait_until_gone(pid)
 

@@ -12,12 +12,12 @@ import pytest
 CONFTEST = Path(__file__).with_name("conftest.py")
 
 
-def run_pytest(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
-    """Run one test file under our conftest.py, in a pytest of its own."""
+def run_pytest(folder: Path, source: str, *before: str) -> subprocess.CompletedProcess[str]:
+    """Run one test file under our conftest.py, in a pytest of its own; *before* is a command that starts it."""
     (folder / "conftest.py").write_text(CONFTEST.read_text().replace("GRACE = 5.0", "GRACE = 0.2"))
     (folder / "test_it.py").write_text(textwrap.dedent(source))
     pytest_alone = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist"]
-    return subprocess.run([*pytest_alone, str(folder)], cwd=folder, capture_output=True, text=True)
+    return subprocess.run([*before, *pytest_alone, str(folder)], cwd=folder, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,16 @@ def test_a_test_that_cleans_up_passes(tmp_path):
         """,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_a_run_in_the_background_starts_processes_that_signals_end(tmp_path):
+    source = """
+        import signal, subprocess
+
+        def test_it():
+            for signum in signal.SIGINT, signal.SIGHUP:
+                assert subprocess.run(["sh", "-c", f"kill -{int(signum)} $$"]).returncode == -signum
+    """
+    in_the_background = ["sh", "-c", 'trap "" INT HUP; exec "$@"', "sh"]
+    ran = run_pytest(tmp_path, source, *in_the_background)
+    assert ran.returncode == 0, ran.stdout
