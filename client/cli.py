@@ -23,15 +23,18 @@ from .commands import INTERRUPTED, NO_READER, pull, push, status
 from .demo import WORKERS, demo
 from .failed import Failed
 
+log = logging.getLogger("vanilla.client")
+
 DEFAULT_URL = "tcp://127.0.0.1:8264"
 
 PUSH = """\
 Each line of stdin is a JSON value, and becomes a message; blank lines are passed over. A line leaves as soon as it is
-read. It ends when the broker has confirmed all of them. While the queue is full it waits.
+read. It ends when the broker has confirmed all of them. While the queue is full it waits, and says so once.
 
 {"$bytes": BASE64} becomes bytes. Refused are NaN, infinity, integers beyond 64 bits, text that is no UTF-8, nesting
 deeper than 64, and messages larger than the broker takes (1 MiB, if it was not told otherwise). At the first such
-line it ends with status 1 and names it; what came before is sent and confirmed."""
+line it ends with status 1 and names it; what came before is sent and confirmed. Whenever it ends otherwise, ctrl-C
+included, it says how many messages are not confirmed, and from which line on nothing was sent."""
 PULL = """\
 Each message becomes a line of JSON on stdout, and is acknowledged when its line is written: a message that could not be
 written stays in the queue. What a pipe took is written, whether its reader reads it or not; to take just so many
@@ -170,19 +173,20 @@ def _run(args: argparse.Namespace) -> int:
     try:
         args.run(args)
     except Failed as error:
-        return _say(args.command, str(error), error.status)
+        return _say(str(error), error.status)
     except (ConnectionLost, Timeout, Refused) as error:
-        return _say(args.command, str(error), 1)
+        return _say(str(error), 1)
     except BrokenPipeError:
         raise
     except OSError as error:
-        return _say(args.command, f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+        text = error.strerror or str(error)
+        return _say(f"{error.filename}: {text}" if error.filename else text, 1)
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
 
 
-def _say(command: str, text: str, code: int) -> int:
+def _say(text: str, code: int) -> int:
     if text:
-        print(f"vanilla {command}: {text}", file=sys.stderr)
+        log.error("%s", text)  # one way for all that goes to stderr, which may be closed
     return code

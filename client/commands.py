@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import signal
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from typing import Any
 
 from vanilla.core import Hub
 from vanilla.exception import Closed, ConnectionLost, Timeout
 from vanilla.protocol.errors import Refused
+from vanilla.protocol.urls import parse
+from vanilla.signal import subscribe
 
 from .failed import Failed
-from .jsonlines import decode, encode
+from .jsonlines import EXPANSION, decode, encode
 from .remote import Remote
 from .sender import PushSender
 from .stdio import Output, chunks, lines
 from .table import table
 
-#: How long ctrl-C waits for confirms, in ms.
+log = logging.getLogger("vanilla.client")
+
+#: How long ctrl-C waits for confirms, and for the broker to have read what was acknowledged, in ms.
 LINGER_MS = 2_000
+#: How long the rest waits for the latter, in ms.
+ARRIVE_MS = 10_000
+#: A send that waits so long says so, in ms.
+PATIENCE_MS = 1_000
 #: What the shell gets after ctrl-C, and after SIGPIPE: 128 and the signal's number.
 INTERRUPTED, NO_READER = 130, 141
 
@@ -28,8 +40,11 @@ def push(args: Namespace) -> None:
     """A JSON value a line, from stdin to an endpoint."""
     fd = _descriptor(sys.stdin, "stdin")
     with Hub() as hub, _connect(hub, args.url) as remote:
+        _interrupt_waits(hub)
         jobs = remote.push(args.name)
-        _Push(jobs).run(lines(chunks(hub, fd, remote.events, lambda: _check(jobs))))
+        longest = remote.message_limit * EXPANSION
+        source = chunks(hub, fd, remote.events, lambda: _check(jobs))
+        _Push(remote, jobs, args.name, longest).run(lines(source, longest))
 
 
 def _check(jobs: PushSender) -> None:
@@ -41,11 +56,18 @@ def _check(jobs: PushSender) -> None:
 class _Push:
     """One `vanilla push`, which can say at any moment how far it came."""
 
-    def __init__(self, jobs: PushSender) -> None:
+    def __init__(self, remote: Remote, jobs: PushSender, name: str, longest: int) -> None:
+        self.remote = remote
         self.jobs = jobs
+        self.name = name
+        #: The longest line that may be a message, in bytes.
+        self.longest = longest
         self.sent = 0
+        #: The number of the line that was read and is not sent yet, or 0.
+        self.line = 0
+        self.patience = PATIENCE_MS
 
-    def run(self, source: Any) -> None:
+    def run(self, source: Iterable[bytes]) -> None:
         """Send each line of *source*, and wait for the confirms."""
         try:
             self._send_all(source)
@@ -53,64 +75,134 @@ class _Push:
         except (ConnectionLost, Refused) as error:
             raise Failed(f"{error}; {self._account()}") from None
         except KeyboardInterrupt:
-            raise Failed(self._interrupted(), INTERRUPTED) from None
+            raise self._interrupted() from None
 
-    def _send_all(self, source: Any) -> None:
-        for number, line in enumerate(source, 1):
-            if not line.strip():
-                continue
-            try:
-                self.jobs.send(decode(line))
-            except (ValueError, TypeError, RecursionError) as error:
-                self.jobs.sync()
-                raise Failed(f"line {number}: {error}; all {self.sent} messages before it are confirmed") from None
+    def _send_all(self, source: Iterable[bytes]) -> None:
+        try:
+            for number, line in enumerate(source, 1):
+                self.line = number
+                self._send_line(line)
+                self.line = 0
+        except (ValueError, TypeError, RecursionError) as error:
+            number, self.line = self.line, 0
+            raise self._give_up(f"line {number}: {error}") from None
+        except OSError as error:
+            raise self._give_up(f"cannot read stdin: {error.strerror}") from None
+
+    def _send_line(self, line: bytes) -> None:
+        if len(line) > self.longest:
+            limit = self.remote.message_limit
+            raise ValueError(f"longer than {self.longest} bytes; the broker takes messages of up to {limit} bytes")
+        if line.strip():
+            self._send(decode(line))
             self.sent += 1
 
-    def _interrupted(self) -> str:
+    def _send(self, item: Any) -> None:
         try:
-            self.jobs.sync(timeout=LINGER_MS)
-        except (ConnectionLost, Refused, Timeout):
+            self.jobs.send(item, self.patience)
+        except Timeout:
+            log.warning("queue %r is full; waiting for room", self.name)
+            self.patience = -1  # once is enough
+            self.jobs.send(item)
+
+    def _give_up(self, text: str) -> Failed:
+        """What was sent is still confirmed."""
+        self.jobs.sync()
+        return Failed(f"{text}; {self._account()}")
+
+    def _interrupted(self) -> Failed:
+        try:
+            self.jobs.sync(LINGER_MS)
+        except (ConnectionLost, Refused, Timeout, KeyboardInterrupt):
             pass
-        return f"interrupted; {self._account()}"
+        said = Failed(f"interrupted; {self._account()}", INTERRUPTED)
+        log.setLevel(logging.ERROR)  # that is all that there is to say
+        self.remote.close(linger=0)
+        return said
 
     def _account(self) -> str:
-        return f"{self.jobs.unconfirmed} of {self.sent} messages sent are unconfirmed"
+        """What became of the lines that were read."""
+        left = self.jobs.unconfirmed
+        if not self.sent:
+            text = "nothing was sent"
+        elif self.sent == 1:
+            text = f"the one message sent is {'not ' if left else ''}confirmed"
+        elif not left:
+            text = f"all {self.sent} messages sent are confirmed"
+        else:
+            text = f"{left} of {self.sent} messages sent {'is' if left == 1 else 'are'} not confirmed"
+        return f"{text}; from line {self.line} on nothing was sent" if self.line else text
 
 
 def pull(args: Namespace) -> None:
     """Items of an endpoint to stdout, a line each."""
     fd = _descriptor(sys.stdout, "stdout")
     with Hub() as hub, _connect(hub, args.url) as remote, remote.pull(args.name, ack=True) as jobs:
-        output = Output(hub, fd, jobs.close)
+        _interrupt_waits(hub)
+        _Pull(remote, jobs, Output(hub, fd, jobs.close)).run(args.count, args.timeout)
+
+
+class _Pull:
+    """One `vanilla pull`, which ends only when the broker has read its acknowledgements, or says so."""
+
+    def __init__(self, remote: Remote, jobs: Any, output: Output) -> None:
+        self.remote = remote
+        self.jobs = jobs
+        self.output = output
+        self.written = 0
+
+    def run(self, count: int | None, timeout: float) -> None:
+        """Print *count* messages, None for no end."""
+        end: Failed | None = None
         try:
-            _print_all(jobs, output, args.count, args.timeout)
+            self._print_all(count, timeout)
         except (BrokenPipeError, Closed):
-            _arrive(remote)
-            raise Failed("", NO_READER) from None
+            end = Failed("", NO_READER)
         except Timeout:
-            _arrive(remote)
-            raise Failed(f"nothing came in {args.timeout:.0f} ms") from None
-        _arrive(remote)
+            end = Failed(f"nothing came in {timeout:.0f} ms")
+        except KeyboardInterrupt:
+            end = Failed("", INTERRUPTED)
+        except OSError as error:
+            end = Failed(f"cannot write: {error.strerror}")
+        except Failed as error:
+            end = error
+        except (ConnectionLost, Refused) as error:
+            raise Failed(f"{error}{self._doubt()}") from None
+        self._arrive(end)
 
+    def _print_all(self, count: int | None, timeout: float) -> None:
+        """Acknowledge each item when its line is written, and not before."""
+        while self.written != count:
+            delivery = self.jobs.recv(timeout)
+            try:
+                line = encode(delivery.item)
+            except ValueError as error:
+                delivery.nack()
+                raise Failed(f"a message cannot be written: {error}; it was refused, and is delivered again") from None
+            self.output.write(line)
+            delivery.ack()
+            self.written += 1
 
-def _print_all(jobs: Any, output: Output, count: int | None, timeout: float) -> None:
-    """Acknowledge each item when its line is written, and not before."""
-    done = 0
-    while done != count:
-        delivery = jobs.recv(timeout)
+    def _arrive(self, end: Failed | None) -> None:
+        """Be sure that the broker has read the acknowledgements: it answers in order. Then end with *end*."""
+        status = end.status if end else 1
         try:
-            line = encode(delivery.item)
-        except ValueError as error:
-            delivery.nack()
-            raise Failed(f"a message cannot be written: {error}; it was refused, and is delivered again") from None
-        output.write(line)
-        delivery.ack()
-        done += 1
+            if self.written:
+                self.remote.ping(LINGER_MS if status == INTERRUPTED else ARRIVE_MS)
+        except (ConnectionLost, Timeout) as error:
+            raise Failed(f"{error}{self._doubt()}", status) from None
+        except KeyboardInterrupt:
+            raise Failed(f"interrupted{self._doubt()}", INTERRUPTED) from None
+        if end:
+            raise end
 
-
-def _arrive(remote: Remote) -> None:
-    """Be sure that the broker has read the acknowledgements: it answers in order."""
-    remote.ping()
+    def _doubt(self) -> str:
+        """Acknowledgements are not confirmed one by one."""
+        if not self.written:
+            return ""
+        if self.written == 1:
+            return "; the one message written may come again"
+        return f"; the last of the {self.written} messages written may come again"
 
 
 def status(args: Namespace) -> None:
@@ -124,7 +216,19 @@ def _connect(hub: Hub, url: str) -> Remote:
     try:
         return hub.client.connect(url)
     except ConnectionLost as error:
-        raise Failed(f"{error} (to start a broker: vanilla-broker --listen {url})") from None
+        raise Failed(f"{error}{_advice(error, url)}") from None
+
+
+def _advice(error: ConnectionLost, url: str) -> str:
+    """How to start a broker, if none is there and it would be on this machine."""
+    nobody = getattr(error.__cause__, "errno", None) in (errno.ECONNREFUSED, errno.ENOENT)
+    return f" (to start a broker: vanilla-broker --listen {url})" if nobody and parse(url).is_local else ""
+
+
+def _interrupt_waits(hub: Hub) -> None:
+    """From here on ctrl-C ends a wait, and never comes in the middle of something else: what is counted is exact."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in the background
+        subscribe(hub, signal.SIGINT, lambda: hub.interrupt_main(KeyboardInterrupt()))
 
 
 def _descriptor(file: Any, name: str) -> int:

@@ -14,6 +14,8 @@ import math
 from datetime import datetime
 from typing import Any
 
+#: One byte of a message is at most so many in JSON, blanks aside: ``\\u0000``.
+EXPANSION = 6
 #: The one key of a map that stands for bytes.
 BYTES = "$bytes"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vanilla.deadline import Deadline
 from vanilla.exception import Timeout
 from vanilla.message import Channel, Recver, Sender, State
-from vanilla.protocol.frames import PING, STATUS
+from vanilla.protocol.frames import COUNTED_BYTES, PING, STATUS
 from vanilla.protocol.urls import check_name
 from vanilla.timers import seconds
 
@@ -110,6 +110,11 @@ class Remote:
 
     # -- asking the broker
 
+    @property
+    def message_limit(self) -> int:
+        """How large a message the broker takes, packed, in bytes."""
+        return self._link.frame_limit - COUNTED_BYTES
+
     def status(self, timeout: float = CONNECT_MS) -> dict[str, Any]:
         """What the broker says of itself and its endpoints.
 
@@ -162,7 +167,7 @@ class Remote:
         try:
             state.sync(deadline.left())
         except Exception as error:
-            log.warning("%s: %s: %d messages are unconfirmed", self.url, error, state.unconfirmed)
+            log.warning("%s: unconfirmed messages to %r: %d (%s)", self.url, state.name, state.unconfirmed, error)
 
     def __enter__(self) -> Remote:
         return self

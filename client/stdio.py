@@ -41,19 +41,28 @@ def chunks(hub: Hub, fd: int, events: Any, check: Callable[[], object]) -> Itera
         yield chunk
 
 
-def lines(parts: Iterable[bytes]) -> Iterator[bytes]:
+def lines(parts: Iterable[bytes], longest: int) -> Iterator[bytes]:
     """The lines of a stream that comes in *parts*, without their ends; the last may lack one.
 
-    >>> list(lines([b"on", b"e", b"\\ntwo\\nthr", b"ee"]))
+    A line that gets longer than *longest* bytes ends it: what has come of that line is the last.
+
+    >>> list(lines([b"on", b"e", b"\\ntwo\\nthr", b"ee"], 100))
     [b'one', b'two', b'three']
+    >>> list(lines([b"one\\ntw", b"oo", b"ooo"], 3))
+    [b'one', b'twoo']
     """
     rest: list[bytes] = []
+    size = 0
     for part in parts:
         whole, newline, tail = part.rpartition(b"\n")
         if newline:
             yield from b"".join((*rest, whole)).split(b"\n")
             rest.clear()
+            size = 0
         rest.append(tail)
+        size += len(tail)
+        if size > longest:
+            break
     last = b"".join(rest)
     if last:
         yield last

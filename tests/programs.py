@@ -91,6 +91,11 @@ class Running:
         """Its stdin and stdout."""
         return self.process.stdin, self.process.stdout
 
+    @property
+    def said(self) -> str:
+        """What it has said on stderr so far."""
+        return said(self._stderr)
+
     def end(self) -> tuple[int, str]:
         """Wait for its end: its status, and all that it said on stderr."""
         status = self.process.wait(PATIENCE)

@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 
 import pytest
@@ -19,6 +20,7 @@ from programs import VANILLA, broker, environment, running, vanilla
 import vanilla as package
 from vanilla.client.jsonlines import decode, encode
 from vanilla.client.table import table
+from vanilla.protocol.frames import ACK, CREDIT, DATA, HELLO, OPEN, Keeper, pack_control
 
 NO_READER = 141
 
@@ -175,7 +177,7 @@ def test_a_line_that_cannot_be_sent_is_named_and_those_before_it_are_sent(url, r
     assert (status, out) == (1, "")
     assert err.startswith("vanilla push: line 4: ")
     assert complaint in err
-    assert err.endswith("; all 2 messages before it are confirmed\n")
+    assert err.endswith("; all 2 messages sent are confirmed\n")
     assert err.count("\n") == 1
     assert endpoint(remote, name)["ready"] == 2
 
@@ -230,8 +232,25 @@ def test_without_a_broker_it_is_one_line_and_status_1(command):
         url = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
         status, out, err = vanilla(*command, "--url", url)
     assert (status, out) == (1, "")
-    assert err.startswith(f"vanilla {command[0]}: {url}: connection refused")
-    assert err.count("\n") == 1
+    advice = f" (to start a broker: vanilla-broker --listen {url})"
+    assert err == f"vanilla {command[0]}: {url}: connection refused{advice}\n"
+
+
+def test_only_where_no_broker_is_one_is_told_how_to_start_it(tmp_path):
+    there = f"unix://{tmp_path}/s"
+    assert vanilla("status", "--url", there)[2].endswith(f" (to start a broker: vanilla-broker --listen {there})\n")
+    (tmp_path / "s").write_text("no socket, and in the way of one")
+    (tmp_path / "s").chmod(0)
+    for url in f"unix://{tmp_path}/s/s", "tcp://no-such-host.invalid:1":
+        status, out, err = vanilla("status", "--url", url)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert "vanilla-broker" not in err
+
+
+def test_a_closed_stderr_leaves_stdout_alone(url):
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", *VANILLA, "status", "--url", "tcp://127.0.0.1:1"]
+    ran = subprocess.run(shell, stdout=subprocess.PIPE, timeout=SECONDS, check=False)
+    assert (ran.returncode, ran.stdout) == (1, b"")
 
 
 def test_a_peer_that_is_no_broker_is_one_line_and_status_1():
@@ -279,7 +298,7 @@ def test_ctrl_c_ends_it_without_a_traceback(url, remote, h, name, args):
         program.process.send_signal(signal.SIGINT)
         status, err = program.end()
     assert status == 130
-    told = "vanilla push: interrupted; 0 of 2 messages sent are unconfirmed\n"
+    told = "vanilla push: interrupted; all 2 messages sent are confirmed\n"
     assert err == (told if args == ["push"] else "")
 
 
@@ -336,8 +355,15 @@ def test_a_closed_stdin_or_stdout_is_one_line(url, name):
         assert (ran.returncode, ran.stderr.count(b"\n")) == (1, 1), ran.stderr
 
 
-@pytest.mark.parametrize("sent", [0, 2])
-def test_push_tells_when_the_broker_dies_while_it_waits_for_input(h, name, sent):
+@pytest.mark.parametrize(
+    ("sent", "account"),
+    [
+        (0, "nothing was sent"),
+        (1, "the one message sent is confirmed"),
+        (2, "all 2 messages sent are confirmed"),
+    ],
+)
+def test_push_tells_when_the_broker_dies_while_it_waits_for_input(h, name, sent, account):
     with broker() as (url, process), h.client.connect(url) as remote:
         with running("push", name, "--url", url) as push:
             until(h, lambda: endpoint(remote, name))
@@ -347,7 +373,7 @@ def test_push_tells_when_the_broker_dies_while_it_waits_for_input(h, name, sent)
             process.kill()
             status, err = push.end()
     assert (status, err.count("\n")) == (1, 1)
-    assert f"; 0 of {sent} messages sent are unconfirmed" in err
+    assert err.endswith(f"; {account}\n")
 
 
 def test_push_tells_when_the_broker_dies_while_the_queue_is_full(h, name):
@@ -359,20 +385,133 @@ def test_push_tells_when_the_broker_dies_while_the_queue_is_full(h, name):
             process.kill()
             status, err = push.end()
     assert (status, err.count("\n")) == (1, 1)
-    assert "; 0 of 5 messages sent are unconfirmed" in err
+    assert err.endswith("; all 5 messages sent are confirmed; from line 6 on nothing was sent\n")
 
 
-def test_push_tells_how_many_are_unconfirmed(h, name):
-    with broker() as (url, process), h.client.connect(url) as remote:
+@contextmanager
+def forgetful_broker():
+    """Its URL, a function that takes so many messages of who connects and confirms only the first, and what to close
+    to let it go."""
+
+    def serve(count):
+        peer = server.accept()[0]
+        stack.enter_context(peer)
+        peer.settimeout(SECONDS)
+        peer.sendall(pack_control(HELLO, 0, 0, {"v": 1, "id": b"b" * 16, "frame": 1 << 20}))
+        reader, taken = Keeper(1 << 20, bytearray(1 << 16)), 0
+        while taken < count:
+            got = peer.recvmsg_into(reader.buffers())[0]
+            assert got
+            for kind, channel, _, messages, _ in reader.received(got):
+                if kind == OPEN:
+                    peer.sendall(pack_control(CREDIT, channel, 0, {"n": count, "b": 1 << 20, "epoch": 0}))
+                taken += messages if kind == DATA else 0
+        peer.sendall(pack_control(ACK, 1, 0, {"r": [0, 1]}))
+
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}", serve, stack
+
+
+@pytest.mark.parametrize(
+    ("count", "account"),
+    [(2, "1 of 2 messages sent is not confirmed"), (3, "2 of 3 messages sent are not confirmed")],
+)
+@pytest.mark.parametrize("end", ["ctrl-C", "the broker goes"])
+def test_push_tells_how_many_are_not_confirmed(name, count, account, end):
+    with forgetful_broker() as (url, serve, stack), running("push", name, "--url", url) as push:
+        push.process.stdin.write(b"1\n" * count)
+        push.process.stdin.close()
+        serve(count)
+        if end == "ctrl-C":
+            push.process.send_signal(signal.SIGINT)
+        else:
+            stack.close()
+        status, err = push.end()
+    assert (status, err.count("\n")) == (130 if end == "ctrl-C" else 1, 1)
+    assert err.endswith(f"; {account}\n")
+
+
+def test_ctrl_c_while_the_queue_is_full_says_from_where_on_nothing_was_sent(url, h, name):
+    with broker("--capacity", "5") as (url, _), h.client.connect(url) as remote:
         with running("push", name, "--url", url) as push:
-            until(h, lambda: endpoint(remote, name))
-            process.send_signal(signal.SIGSTOP)
-            push.process.stdin.write(b"1\n2\n3\n")
-            push.process.stdin.close()
-            process.kill()
+            push.process.stdin.write(b"1\n" * 20)
+            until(h, lambda: endpoint(remote, name).get("ready") == 5)
+            push.process.send_signal(signal.SIGINT)
             status, err = push.end()
-    assert status == 1
-    assert re.search(r"; [0-3] of [0-3] messages sent are unconfirmed\n$", err)
+        told = "interrupted; all 5 messages sent are confirmed; from line 6 on nothing was sent"
+        assert (status, err) == (130, f"vanilla push: {told}\n")
+        assert endpoint(remote, name)["ready"] == 5
+
+
+def test_push_says_once_that_it_waits_for_room(h, name):
+    with broker("--capacity", "5") as (url, _), h.client.connect(url) as remote:
+        with running("push", name, "--url", url) as push:
+            push.process.stdin.write(b"1\n" * 20)
+            push.process.stdin.close()
+            until(h, lambda: push.said)
+            jobs = remote.pull(name)
+            assert [jobs.recv(timeout=PATIENCE) for _ in range(20)] == [1] * 20
+            assert push.end() == (0, f"vanilla push: queue {name!r} is full; waiting for room\n")
+            assert push.process.stdout.read() == b""
+
+
+def test_a_line_without_an_end_is_refused_when_no_message_can_be_so_long(h, name):
+    with broker("--max-frame", "65536") as (url, _), h.client.connect(url) as remote:
+        with running("push", name, "--url", url) as push:
+            push.process.stdin.write(b'1\n2\n"')
+            fed, room = 0, 16 << 20  # far more than it may take
+            try:
+                while fed < room:
+                    fed += push.process.stdin.write(b"x" * 65536)
+            except BrokenPipeError:
+                pass
+            assert fed < room
+            status, err = push.end()
+        assert (status, err.count("\n")) == (1, 1)
+        assert re.match(r"vanilla push: line 3: longer than \d+ bytes; the broker takes messages of up to 65\d+", err)
+        assert err.endswith("; all 2 messages sent are confirmed\n")
+        assert endpoint(remote, name)["ready"] == 2
+
+
+def test_a_message_that_is_longer_as_a_line_than_the_broker_takes_is_sent(h, name):
+    with broker("--max-frame", "65536") as (url, _), h.client.connect(url) as remote:
+        text = "\0" * 60_000
+        push(url, name, json.dumps(text))
+        assert remote.pull(name).recv(timeout=PATIENCE) == text
+
+
+def test_a_stdin_that_cannot_be_read_is_one_line(url, name):
+    with open(os.devnull, "wb") as unreadable:
+        ended = vanilla("push", name, "--url", url, stdin=unreadable)
+    assert ended == (1, "", "vanilla push: cannot read stdin: Bad file descriptor; nothing was sent\n")
+
+
+@pytest.mark.parametrize(
+    ("count", "doubt"),
+    [
+        (1, "; the one message written may come again"),
+        (3, "; the last of the 3 messages written may come again"),
+    ],
+)
+@pytest.mark.parametrize("end", ["ctrl-C", "the broker dies"])
+def test_pull_tells_what_may_come_again(h, name, count, doubt, end):
+    with broker() as (url, process), h.client.connect(url) as remote:
+        push(url, name, *range(count))
+        with running("pull", name, "--url", url) as pull:
+            for _ in range(count):
+                pull.process.stdout.readline()
+            until(h, lambda: endpoint(remote, name).get("acknowledged") == count)
+            if end == "ctrl-C":
+                process.send_signal(signal.SIGSTOP)
+                pull.process.send_signal(signal.SIGINT)
+            else:
+                process.kill()
+            status, err = pull.end()
+        process.kill()
+    assert (status, err.count("\n")) == (130 if end == "ctrl-C" else 1, 1)
+    assert err.startswith(f"vanilla pull: {url}: ")
+    assert err.endswith(f"{doubt}\n")
 
 
 def test_pull_tells_when_the_broker_dies(h, name):

@@ -401,7 +401,7 @@ def test_closing_says_what_is_left_when_the_broker_does_not_confirm(h, caplog):
     jobs.send(1, timeout=PATIENCE)
     jobs.send(2)
     remote.close()
-    assert "2 messages are unconfirmed" in caplog.text
+    assert "unconfirmed messages to 'jobs': 2 (" in caplog.text
 
 
 def run(code, *args):

@@ -57,7 +57,8 @@ def dial(hub: Hub, path: str, timeout: float = -1) -> socket.socket:
             if code == 0:
                 return sock
             if code not in (errno.EAGAIN, errno.EINTR):
-                raise ConnectionLost(f"unix://{path}: {os.strerror(code).lower()}")
+                error = OSError(code, os.strerror(code))
+                raise ConnectionLost(f"unix://{path}: {reason(error)}") from error
             if deadline.left() == 0:
                 raise Timeout(f"{timeout:g} ms are over: connect to unix://{path}, whose backlog is full")
             hub.sleep(AGAIN)
