@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         options = Options(insecure=args.insecure, **{field: getattr(args, field) for _, field, _, _ in FLAGS})
     except ValueError as error:
-        give_up(str(error))
+        field, _, wrong = str(error).partition(" ")
+        give_up(f"{next(flag for flag, name, _, _ in FLAGS if name == field)} {wrong}")
     with Hub() as hub:
         serve(hub, Broker(hub, options), args.listen or [DEFAULT_URL])
 
@@ -110,7 +111,8 @@ def serve(hub: Hub, broker: Broker, urls: list[str]) -> None:
         for url in urls:
             announce(listen(broker, url))
         ended.recv()
-        log.info("ending: %s; waiting up to %d ms", signal.Signals(signals[0]).name, broker.options.drain_ms)
+        name, ms = signal.Signals(signals[0]).name, broker.options.drain_ms
+        log.info("%s: ending; consumers have %d ms to take what is left, unless it is told again", name, ms)
         broker.drain()
     if len(signals) > 1:
         raise SystemExit(1)

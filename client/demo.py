@@ -30,6 +30,7 @@ from .failed import Failed
 from .family import GRACE, Child
 from .progress import Progress
 from .remote import Remote
+from .table import plural
 
 #: Worker processes, unless told otherwise.
 WORKERS = 2
@@ -59,9 +60,9 @@ def demo(args: Namespace) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vanilla-demo-")))
         crew = stack.enter_context(Crew(folder))
         stack.enter_context(undisturbed_end())
-        print(f"{len(names):,} files of {os.fsdecode(root)}", flush=True)
+        print(f"{plural(len(names), 'file')} of {os.fsdecode(root)}", flush=True)
         through_the_queue = _run_queue(crew, args, root, names)
-        print(f"now the same, directly, in {args.workers} processes", flush=True)
+        print(f"now the same, directly, in {plural(args.workers, 'process')}", flush=True)
         directly = _run_direct(crew, folder, args.workers, root, names)
     _compare(through_the_queue, directly)
 
@@ -80,7 +81,7 @@ def _compare(queue: dict[bytes, Count], direct: dict[bytes, Count]) -> None:
 def _run_queue(crew: Crew, args: Namespace, root: bytes, names: list[bytes]) -> dict[bytes, Count]:
     largest = max(os.path.getsize(os.path.join(root, name)) for name in names)
     url = crew.start_broker(max(largest + AROUND_BYTES, FRAME_BYTES))
-    print(f"broker on {url}, {args.workers} workers", flush=True)
+    print(f"broker on {url}, {plural(args.workers, 'worker')}", flush=True)
     began = time.monotonic()
     for _ in range(args.workers):
         crew.start_worker()
@@ -94,7 +95,8 @@ def _run_queue(crew: Crew, args: Namespace, root: bytes, names: list[bytes]) -> 
     print(f"through the queue: {totals(job.counts.values())} in {time.monotonic() - began:.1f} s")
     _tell_shares(job)
     if args.kill:
-        print(f"{len(job.redelivered):,} files were redelivered; {job.repeats:,} results came twice and count once")
+        again, twice = plural(len(job.redelivered), "file"), plural(job.repeats, "result")
+        print(f"redelivered: {again}; came twice and counted once: {twice}")
     crew.dismiss()
     return job.counts
 
@@ -104,7 +106,8 @@ def _tell_shares(job: Job) -> None:
         mine = [job.counts[name] for name, who in job.workers.items() if who == worker]
         share = 100 * len(mine) / len(job.counts)
         sums = totals(mine)
-        print(f"  worker {worker}: {sums.files:,} files ({share:.0f} %), {sums.size:,} bytes, {sums.tokens:,} tokens")
+        files, size, tokens = plural(sums.files, "file"), plural(sums.size, "byte"), plural(sums.tokens, "token")
+        print(f"  worker {worker}: {files} ({share:.0f} %), {size}, {tokens}")
 
 
 class Job:

@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .table import plural
+
 #: Folders of other people's packages.
 FOREIGN = (b"site-packages", b"dist-packages", b"__pycache__")
 #: Folders that ``--quick`` leaves out.
@@ -38,7 +40,7 @@ class Totals(NamedTuple):
     errors: int
 
     def __str__(self) -> str:
-        return f"{self.files:,} files, {self.size:,} bytes, {self.tokens:,} tokens, {self.errors:,} errors"
+        return ", ".join(map(plural, self, ("file", "byte", "token", "error")))
 
 
 def standard_library() -> str:
@@ -83,7 +85,7 @@ def totals(counts: Iterable[Count]) -> Totals:
     """Sum up.
 
     >>> print(totals([Count(10, 3, False), Count(5, 0, True)]))
-    2 files, 15 bytes, 3 tokens, 1 errors
+    2 files, 15 bytes, 3 tokens, 1 error
     """
     sums = [0, 0, 0, 0]
     for count in counts:
@@ -103,11 +105,11 @@ def differences(queue: dict[bytes, Count], direct: dict[bytes, Count]) -> list[s
             f"{os.fsdecode(name)}: {_tell(queue.get(name))} through the queue, {_tell(direct.get(name))} directly"
         )
     if len(wrong) > NAMED:
-        lines.append(f"and {len(wrong) - NAMED:,} more files")
+        lines.append(f"and {plural(len(wrong) - NAMED, 'more file')}")
     return lines
 
 
 def _tell(count: Count | None) -> str:
     if count is None:
         return "missing"
-    return f"{count.size:,} bytes, {'an error' if count.failed else f'{count.tokens:,} tokens'}"
+    return f"{plural(count.size, 'byte')}, {'an error' if count.failed else plural(count.tokens, 'token')}"

@@ -7,6 +7,8 @@ import shutil
 import sys
 import time
 
+from .table import plural
+
 #: Seconds between two drawings.
 PACE = 0.1
 #: Longest bar, in characters.
@@ -43,7 +45,7 @@ class Progress:
             print(f"{self.what}: {self._text()}", flush=True)
 
     def _text(self) -> str:
-        return f"{done_percent(self.done, self.total)} %, {self.done:,} of {self.total:,} files"
+        return f"{done_percent(self.done, self.total)} %, {self.done:,} of {plural(self.total, 'file')}"
 
     def _draw(self) -> None:
         text = f" {self._text()}"

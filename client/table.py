@@ -46,6 +46,16 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.1f} s"
 
 
+def plural(count: int, noun: str) -> str:
+    """So many of them.
+
+    >>> plural(1, "file"), plural(1234, "file"), plural(2, "process")
+    ('1 file', '1,234 files', '2 processes')
+    """
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
 #: Heading, field, how it is written. Large counters are exact: people compare them.
 COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("endpoint", "name", str),
@@ -71,17 +81,13 @@ def table(status: dict[str, Any], url: str) -> str:
     state = "draining, " if broker["draining"] else ""
     lines = [
         f"{broker['agent']} at {url}: {state}up {duration(broker['uptime'])}, "
-        f"{_plural(broker['connections'], 'connection')} (this is one), {_plural(broker['endpoints'], 'endpoint')}",
+        f"{plural(broker['connections'], 'connection')} (this is one), {plural(broker['endpoints'], 'endpoint')}",
         f"since its start: {broker['accepted']} accepted, {broker['acknowledged']} acknowledged, "
         f"{broker['dropped']} dropped, {broker['dead']} dead",
     ]
     if status["endpoints"]:
         lines += ["", *_rows(status["endpoints"])]
     return "\n".join(lines)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _rows(endpoints: list[dict[str, Any]]) -> list[str]:

@@ -123,6 +123,7 @@ def test_an_address_that_others_reach_is_one_line_and_status_1(url):
 def test_a_wrong_value_is_one_line_and_status_1(args):
     status, said = failure(*args)
     assert (status, said.count("\n")) == (1, 1)
+    assert (args[0] if args[0] != "--listen" else args[1]) in said
 
 
 def test_insecure_lets_it_listen_everywhere(h, start):

@@ -6,6 +6,7 @@ import contextvars
 import gc
 import importlib.util
 import os
+import re
 import signal
 import socket
 import sys
@@ -694,8 +695,7 @@ def test_stop_gives_up_on_a_task_that_never_ends(caplog):
     h.spawn(immortal)
     run(h)
     h.stop()
-    assert "1 tasks did not end" in caplog.text
-    assert "immortal" in caplog.text
+    assert re.search("stop: still there: task .*immortal", caplog.text)
 
 
 def test_stop_twice_does_nothing_and_a_stopped_hub_says_so():

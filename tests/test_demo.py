@@ -68,7 +68,7 @@ def test_the_standard_librarys_totals_match_though_a_worker_is_killed(scratch):
     assert files > 300
     assert sums(out, "through the queue") == sums(out, "directly")
     assert re.search(rf"worker 1 was killed at file {(files + 1) // 2:,} of {files:,}; worker 3 takes its place", out)
-    assert re.search(r"^[\d,]+ files were redelivered; [\d,]+ results came twice and count once$", out, re.M)
+    assert re.search(r"^redelivered: [\d,]+ files?; came twice and counted once: [\d,]+ results?$", out, re.M)
     assert out.endswith("\ntotals match\n")
 
 
@@ -82,6 +82,18 @@ def test_a_tree_of_ones_own(scratch, tree):
     assert [number for number, _ in workers] == ["1", "2"]
     assert sum(int(files) for _, files in workers) == FILES
     assert out.endswith("\ntotals match\n")
+
+
+def test_one_of_a_kind_is_told_as_one(scratch, tmp_path):
+    folder = tmp_path / "one"
+    folder.mkdir()
+    (folder / "a.py").write_text("1\n")
+    status, out, err = demo(scratch, "--path", str(folder), "--workers", "1", "--kill")
+    assert (status, err) == (0, ""), out
+    assert out.startswith("1 file of ")
+    assert ", 1 worker\n" in out
+    assert "in 1 process\n" in out
+    assert re.search(r"\b1 (files|workers|processes|results|errors|tokens|bytes)\b", out) is None
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])

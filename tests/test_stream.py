@@ -551,7 +551,7 @@ def test_the_end_of_the_hub_says_what_was_not_sent(peer, caplog):
         conn.send(BIG)
         conn.close()
     assert peer[1].fileno() == -1
-    assert "unix://test: closed with" in caplog.text
+    assert "unix://test: closed; bytes not sent: " in caplog.text
 
 
 def test_a_stopped_hub_lets_its_streams_be_closed(peer):

@@ -472,7 +472,7 @@ class Hub:
                     self.ready.append(task)
             self._come_back(me)
         if self.tasks:
-            log.warning("stop: %d tasks did not end: %s", len(self.tasks), ", ".join(map(str, self.tasks)))
+            log.warning("stop: still there: %s", ", ".join(map(str, self.tasks)))
         else:  # the loop's frame refers to this hub, and would keep it for ever
             self.runner.loop.parent = getcurrent()
             self.runner.loop.throw()

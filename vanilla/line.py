@@ -174,7 +174,7 @@ class Line:
             self.timer.cancel()
             self.hub.offstop(self.close)
         if self.output is not None and self.output.pending:
-            log.warning("%s: closed with %d bytes not sent", self.name, self.output.left())
+            log.warning("%s: closed; bytes not sent: %d", self.name, self.output.left())
         self._poll(0)
         if self.live:
             self.live = False
