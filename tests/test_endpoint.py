@@ -71,6 +71,21 @@ class Connection:
         self.frames += Keeper(1 << 30, data).received(len(data))
 
 
+# When a rule may run. Not lambdas: hypothesis 6.100 would parse the file at each look to quote them.
+
+
+def has_producers(machine):
+    return machine.pushers
+
+
+def has_consumers(machine):
+    return machine.pullers
+
+
+def has_deliveries(machine):
+    return any(puller.sent_n for puller in machine.pullers)
+
+
 class Endpoints(RuleBasedStateMachine):
     """Producers and consumers come, work, fail and go; at each step every message is in just one place."""
 
@@ -148,7 +163,7 @@ class Endpoints(RuleBasedStateMachine):
             pusher.data(Event(DATA, 1, pusher.quota.n, len(items), array))
         self.turn()
 
-    @precondition(lambda self: self.pushers)
+    @precondition(has_producers)
     @rule(data=st.data())
     def a_producer_goes(self, data):
         pusher = data.draw(st.sampled_from(self.pushers))
@@ -165,7 +180,7 @@ class Endpoints(RuleBasedStateMachine):
             self.held[puller] = {}
         self.turn()
 
-    @precondition(lambda self: self.pullers)
+    @precondition(has_consumers)
     @rule(n=st.integers(1, 10), b=st.integers(1, 30), data=st.data())
     def a_consumer_gives_credit(self, n, b, data):
         puller = data.draw(st.sampled_from(self.pullers))
@@ -178,7 +193,7 @@ class Endpoints(RuleBasedStateMachine):
         first = data.draw(st.integers(0, puller.sent_n - 1))
         return puller, first, data.draw(st.integers(1, puller.sent_n - first))
 
-    @precondition(lambda self: any(puller.sent_n for puller in self.pullers))
+    @precondition(has_deliveries)
     @rule(data=st.data())
     def a_consumer_acknowledges(self, data):
         puller, first, count = self.ranges(data)
@@ -190,7 +205,7 @@ class Endpoints(RuleBasedStateMachine):
                 self.acked.add(item)
         self.turn()
 
-    @precondition(lambda self: any(puller.sent_n for puller in self.pullers))
+    @precondition(has_deliveries)
     @rule(
         fields=st.sampled_from([{}, {"delay": 0}, {"delay": 500}, {"back": True}, {"dead": "UNDECODABLE"}]),
         data=st.data(),
@@ -204,7 +219,7 @@ class Endpoints(RuleBasedStateMachine):
         puller.nack(Event(NACK, 0, 0, 1, {"r": [first, count], **fields}))
         self.turn()
 
-    @precondition(lambda self: self.pullers)
+    @precondition(has_consumers)
     @rule(data=st.data(), crash=st.booleans())
     def a_consumer_goes(self, data, crash):
         puller = data.draw(st.sampled_from(self.pullers))
