@@ -22,8 +22,8 @@ EVERYTHING = [(0, 1 << 64)]
 
 
 class Sent(NamedTuple):
-    """Messages *low* to *high* (exclusive) of a batch; the first has the channel's number *seq*. *size* in bytes, in
-    proportion."""
+    """Messages *low* to *high* (exclusive) of a batch; the first has the channel's number *seq*. *size* in bytes; of
+    a part of a batch in proportion, but never less than a quarter of what it keeps in memory."""
 
     seq: int
     low: int
@@ -42,7 +42,8 @@ class Sent(NamedTuple):
         high = low + end - start
         size = self.size * (end - start) // (self.high - self.low)
         if size * 4 < self.batch.pinned:  # few are left: keep those, not the frame that they came in
-            return Sent(start, 0, high - low, self.batch.part(low, high), size)
+            part = self.batch.part(low, high)
+            return Sent(start, 0, high - low, part, part.size)
         return Sent(start, low, high, self.batch, size)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from vanilla.protocol.errors import BadMessage
 from vanilla.protocol.frames import ARRAY_HEAD_BYTES
 from vanilla.protocol.scan import check, scan
 
@@ -67,6 +68,8 @@ class Arrival:
         end = len(array)
         if count < self.left or end - start > PORTION_BYTES:
             count, end = scan(array, start, count, PORTION_BYTES)
+            if count == self.left and end < len(array):
+                raise BadMessage(f"{len(array) - end} bytes stand behind the last message")
         _ARRAY_HEAD.pack_into(array, start - ARRAY_HEAD_BYTES, _ARRAY32, count)
         try:
             items = unpack(array[start - ARRAY_HEAD_BYTES : end])

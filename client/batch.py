@@ -47,7 +47,7 @@ class Batch:
         self.count += 1
 
     def add_run(self, packed: bytes, count: int) -> None:
-        """*count* more messages, packed together: of `RUN_BYTES` at most, give or take one message."""
+        """*count* more messages, packed together: not many more than `RUN_BYTES`."""
         self._append((packed,), len(packed))
         self.count += count
 

@@ -17,6 +17,7 @@ import socket
 import threading
 import weakref
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from vanilla import __version__, tcp, unix
@@ -196,6 +197,9 @@ class Link:
             self.faulted(error)
         except OSError as error:
             self.lost(tcp.reason(error))
+        except BaseException as error:  # ctrl-C: frames that were read may be lost
+            self.lost(f"a read was interrupted: {error!r}")
+            raise
         finally:
             self._reading = False
 
@@ -209,7 +213,7 @@ class Link:
     def poll(self) -> None:
         """Send what there is and read what has come, without a turn of the loop."""
         self.flush()
-        if self.sock is not None and not self._reading:  # a closer may poll in the middle of a read
+        if self.sock is not None:
             self._read()
 
     def _receive(self, buffers: list[memoryview]) -> int:
@@ -347,6 +351,15 @@ class Link:
             text = f"{self.url}: {why}"
             self.end(lambda: ConnectionLost(text))
             self.notify("lost", text)
+
+    def call_closers(self, state: Any) -> None:
+        """*state* has ended. In the middle of a read its closers wait for the edge: what they do might read again."""
+        closers, state.closers = state.closers, []
+        for closer in closers:
+            if self._reading:
+                self.hub.at_edge(partial(self.hub.guard, closer))
+            else:
+                self.hub.guard(closer)
 
     def faulted(self, error: ProtocolError) -> None:
         """The broker broke the protocol."""

@@ -13,7 +13,9 @@ Invariants:
 2. A receiver is parked only while ``buffer`` and ``arrivals`` are empty and the broker has credit for it.
 3. ``done_b`` counts the bytes of messages that are acknowledged or given back; the broker may send ``window_bytes``
    beyond it.
-4. While something lies in ``buffer`` unacknowledged, the state is in the link's ``dirty``: acknowledgements leave at
+4. NACKs are put out before ACKs: a number that is in both, for it could not be decoded, is in flight no more when its
+   ACK comes.
+5. While something lies in ``buffer`` unacknowledged, the state is in the link's ``dirty``: acknowledgements leave at
    the edge.
 """
 
@@ -136,12 +138,13 @@ class PullState(Channel):
 
     def _fill(self, most: int) -> bool:
         """Load into the empty buffer, *most* items or as many as seem good: is there something in it now?"""
-        self._note_taken()
         self._check()
+        self._note_taken()
         if self.arrivals:
             self._load(most)
+            self._check()  # the broker may have broken the protocol...
             self._mind_age()
-            self._check()  # to write may have found the broker gone, and what was loaded is no longer ours
+            self._check()  # ...or be gone: what was loaded is then no longer ours
         return bool(self.buffer)
 
     def take_many(self, most: int) -> list[Any]:
@@ -284,6 +287,11 @@ class PullState(Channel):
             self.done_b += self._load_b
             self._load_b = 0
 
+    def begin_to_ack(self) -> None:
+        """From here on each item has to be settled."""
+        self._note_taken()
+        self.ack = True
+
     def settle(self, number: int, size: int) -> None:
         """A delivery is done."""
         self._check()
@@ -386,12 +394,16 @@ class PullState(Channel):
 
     def _forget_items(self) -> int:
         """Drop what has arrived and was not handed out: how many bytes that was."""
-        size = sum(arrival.size for arrival in self.arrivals)
+        size = 0
+        for arrival in self.arrivals:
+            size += arrival.size
+            arrival.left = 0  # nobody is to copy it
         if self.ack:
             size += sum(delivery._size for delivery in self.buffer)
         else:
             size += self._load_b
             self._load_b = 0
+        self.loaded = self._acked = self.taken
         self.buffer.clear()
         self.arrivals.clear()
         return size
@@ -419,9 +431,7 @@ class PullState(Channel):
             self._unclaimed.cancel()
         while self.recvers:
             self.fail(self.recvers.popleft(), error())
-        closers, self.closers = self.closers, []
-        for closer in closers:
-            self.hub.guard(closer)
+        self.link.call_closers(self)
 
     def close(self, halt: type[Halt] = Closed) -> None:
         """Detach: what was handed out is settled as it is now, the rest goes back."""
@@ -460,9 +470,9 @@ class PullRecver(Recver):
         :return: the task. It raises `ConnectionLost` when the broker is gone.
         """
         state: PullState = self._state
-        if state.owner is not None or state.loaded:
+        if state.owner is not None or state.recvers or state.buffer:
             raise Busy(f"this {state.kind} is in use already")
-        state.ack = True
+        state.begin_to_ack()
         self._buffer = deque()  # no fast path for others
         state.owner = self.hub.spawn(_consume, self, f)
         return state.owner

@@ -47,8 +47,8 @@ BATCH_AGE = 0.001
 #: What an item costs of ``slack`` beside its length.
 WEIGHT = RUN_BYTES // 64
 #: Items of a list that are packed at once, at first and at most.
-FIRST_RUN = 64
-RUN_ITEMS = 4096
+FIRST_STEP = 8
+MOST_STEP = 256
 #: What msgpack puts before a bytes item, at most.
 BIN_HEAD_BYTES = 5
 #: After so many ms without a send credit goes back.
@@ -74,8 +74,8 @@ class PushState(Channel):
         "_mark",
         "_refusal",
         "_rest",
-        "_run_n",
         "_since",
+        "_step",
         "_want",
         "batch",
         "id",
@@ -110,8 +110,8 @@ class PushState(Channel):
         self._given = self._counted = self._counted_b = 0
         #: The next number when it was last looked whether anything is sent.
         self._mark = -1
-        #: How many items `take_run` packs at once: what was `RUN_BYTES` the last time.
-        self._run_n = FIRST_RUN
+        #: How many items `take_run` packs at once: few until they are known to be small.
+        self._step = FIRST_STEP
         self._idle: Timer | None = None
         self._refusal: tuple[str, str] | None = None
         self.id = link.open("push", name, self)
@@ -120,7 +120,7 @@ class PushState(Channel):
 
     def push(self, item: Any, timeout: float) -> None:
         """All of `send` that is not its fast path."""
-        if item.__class__ is bytes and self._given and self._goes_on(len(item)):
+        if self._given and item.__class__ is bytes and len(item) < LARGE_BYTES and self._goes_on(len(item)):
             self.pending.append(item)
             return
         self.seal()
@@ -133,35 +133,40 @@ class PushState(Channel):
         self._decide()
 
     def take_run(self, items: Sequence[Any], start: int) -> int:
-        """Take as many of *items* from index *start* on as one call packs and as fit now: how many; 0 if one alone may.
+        """Take as many of *items* from index *start* on as fit now and make a run: how many; 0 if one alone may.
 
-        What one call cannot pack has something in it that `push` refuses.
+        They are packed some at a time, so that little is packed in vain where they turn out to be large, or one of them
+        to be nothing that can be sent. That one is left to `push`, which says so.
         """
         self.seal()
         self.check()
-        if not start:
-            self._run_n = max(self._run_n, FIRST_RUN)
-        count = min(self._run_n, self.quota.left_n - self.batch.count, len(items) - start)
-        if items[start].__class__ is bytes:
-            count = min(count, RUN_BYTES // (len(items[start]) + BIN_HEAD_BYTES))
-        if count < 2 or self.senders:
+        if self.senders or self.link.full:
             return 0
-        run = items[start : start + count]
-        try:
-            packed = pack_many(run)
-        except (TypeError, ValueError):
-            self._run_n = max(count // 2, 1)
-            return 0
-        size = len(packed)
-        self._run_n = min(max(RUN_BYTES * count // size, 1), RUN_ITEMS)
-        if size + COUNTED_BYTES > self.link.frame_limit or not self._fits(size):
-            self._run_n = max(count // 2, 1)
-            return 0
-        if self.batch.size + size + COUNTED_BYTES > self.link.frame_limit:
-            self._frame()
-        self.batch.add_run(packed, count)
-        self._decide()
-        return count
+        end = min(start + self.quota.left_n - self.batch.count, len(items))
+        most_b = min(self.quota.left_b - self.batch.size, self.link.frame_limit - COUNTED_BYTES)
+        at, size = start, 0
+        packed: list[bytes] = []
+        while at < end and size < RUN_BYTES:
+            if items[at].__class__ is bytes and len(items[at]) >= LARGE_BYTES:
+                break
+            count = min(self._step, end - at)
+            some = _pack_some(items[at : at + count])
+            if some is None or size + len(some) > most_b or (count > 1 and len(some) > RUN_BYTES):
+                if count == 1:
+                    break
+                self._step = max(count // 8, 1)
+                continue
+            if len(some) * 4 < RUN_BYTES:
+                self._step = min(self._step * 2, MOST_STEP)
+            packed.append(some)
+            size += len(some)
+            at += count
+        if packed:
+            if self.batch.size + size + COUNTED_BYTES > self.link.frame_limit:
+                self._frame()
+            self.batch.add_run(b"".join(packed), at - start)
+            self._decide()
+        return at - start
 
     def _pack(self, item: Any) -> Message:
         if type(item) is bytes and len(item) >= LARGE_BYTES:
@@ -204,6 +209,8 @@ class PushState(Channel):
         if self.link.fresh or self.batch.size >= BATCH_BYTES or now - self._since > BATCH_AGE:
             self._flush()
             self._since = now
+            if self.halt is not None:  # to write has found the broker gone: nothing more is taken
+                return
         self.link.dirty[self] = None
         self.slack = self._given = self._slack()
 
@@ -447,9 +454,7 @@ class PushState(Channel):
         for queue in self.senders, self.syncs:
             while queue:
                 self.fail(queue.popleft(), error())
-        closers, self.closers = self.closers, []
-        for closer in closers:
-            self.hub.guard(closer)
+        self.link.call_closers(self)
 
     def leave(self) -> None:
         """The last handle was dropped: close as soon as all is confirmed."""
@@ -477,3 +482,11 @@ class PushState(Channel):
 
     def describe(self, waiter: Any) -> str:
         return f"{'sync' if waiter in self.syncs else 'send'} on a {self.kind}"
+
+
+def _pack_some(items: Sequence[Any]) -> bytes | None:
+    """Several messages; None if one of them cannot be packed."""
+    try:
+        return pack_many(items)
+    except (TypeError, ValueError):
+        return None

@@ -31,7 +31,7 @@ class Detached:
     def check(self, *_: Any) -> None:
         raise Closed(f"cannot send: this {self.kind} was closed")
 
-    push = has_room = room_by_poll = sync = flush = check
+    push = take_run = has_room = room_by_poll = watch_send = sync = flush = check
 
     def close(self) -> None:
         """It is."""

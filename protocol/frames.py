@@ -179,7 +179,7 @@ class Reader:
         self.filled = False
 
     def buffers(self) -> list[memoryview]:
-        """Where the next bytes are to be put."""
+        """Where the next bytes are to be put. Let go of them before the next call."""
         raise NotImplementedError
 
     def received(self, n: int) -> list[Frame]:
@@ -313,7 +313,7 @@ class Lender(Reader):
     """A reader for who is done with the arrays before the next read: they are writable views of the scratch buffer.
 
     The buffer belongs to this reader alone. Where a frame is longer it is replaced by a larger one, which grows with
-    what has come; one of more than `MOST` is given up as soon as it can be.
+    what has come; one of more than `MOST` is given up at the next read that has no need of it.
     """
 
     __slots__ = ("_at", "_have", "_need")
@@ -329,11 +329,12 @@ class Lender(Reader):
         self._at = self._have = self._need = 0
 
     def buffers(self) -> list[memoryview]:
-        begun = bytes(memoryview(self.scratch)[self._at : self._at + self._have])
+        before = self.scratch
         self._make_room()
         view = memoryview(self.scratch)
-        view[: self._have] = begun
-        self._at = 0
+        if self._at or self.scratch is not before:
+            view[: self._have] = bytes(memoryview(before)[self._at : self._at + self._have])
+            self._at = 0
         # Of a large frame no more than its end is read, and the next head: what follows would have to be moved.
         return [view[self._have : self._need + NEXT_BYTES if self._need >= LARGE_BYTES else None]]
 

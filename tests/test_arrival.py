@@ -82,3 +82,8 @@ def test_a_count_that_lies_is_the_broker_s_fault(count, most):
 def test_a_message_that_is_none_is_the_broker_s_fault():
     with pytest.raises(BadMessage):
         drain(arrived([b"\x01", b"\xc1"]), iter(lambda: 9, None))
+
+
+def test_bytes_behind_a_large_last_message_are_the_broker_s_fault_too():
+    with pytest.raises(BadMessage):
+        drain(arrived([msgpack.packb(bytes(PORTION_BYTES)), b"\x01"], 1), iter(lambda: 9, None))

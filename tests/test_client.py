@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import socket
 import subprocess
 import sys
 import textwrap
@@ -766,6 +767,78 @@ def test_a_cancelled_consumer_gives_its_item_back(h, broker, remote):
     task.cancel()
     delivery = remote.pull("jobs", ack=True).recv(timeout=PATIENCE)
     assert (delivery.item, delivery.redelivered) == ("job", True)
+
+
+def test_a_receive_after_close_tells_the_broker_nothing(h, broker, remote):
+    jobs = remote.push("jobs")
+    jobs.send_many(range(50))
+    jobs.sync()
+    back = remote.pull("jobs", prefetch=20)
+    for number in back:
+        if number == 1:
+            back.close()
+    with pytest.raises(vanilla.Closed):
+        back.recv()
+    remote.ping(PATIENCE)
+    assert accounts(broker).acknowledged == 2
+    assert remote.pull("jobs").recv(timeout=PATIENCE) == 2
+
+
+def test_what_one_end_has_not_loaded_survives_that_another_end_reads(h, broker, remote):
+    first, second = remote.pull("first", prefetch=1000), remote.pull("second")
+    items = [f"item {number}" for number in range(1000)]
+    with h.client.connect(broker.urls[0]) as other:
+        other.push("first").send_many(items)
+        found = [first.recv(timeout=PATIENCE)]
+        other.push("second").send("x" * 50_000)
+        assert second.recv(timeout=PATIENCE)
+        found += [first.recv(timeout=PATIENCE) for _ in items[1:]]
+    assert found == items
+
+
+def test_closers_run_when_the_read_is_over_that_ended_their_channel(h, broker, remote):
+    jobs, link = remote.push("jobs"), remote._link
+    seen = []
+    jobs.onclose(lambda: seen.append(link._reading))
+    broker.close()
+    until(h, lambda: seen)
+    assert seen == [False]
+
+
+def test_nothing_is_taken_once_a_write_has_found_the_broker_gone(h, broker, remote):
+    jobs = remote.push("jobs")
+    jobs.send(b"first")
+    jobs.sync()
+    h.sleep(10)
+    remote._link.sock.shutdown(socket.SHUT_WR)  # the next write is EPIPE
+    sent = 0
+    with pytest.raises(vanilla.ConnectionLost):
+        while True:
+            jobs.send(b"item")
+            sent += 1
+    assert jobs.unconfirmed == sent == 1
+
+
+def test_an_end_on_which_a_task_waits_cannot_be_consumed(h, broker, remote):
+    back = remote.pull("jobs")
+    task = h.spawn(back.recv)
+    h.sleep(10)
+    with pytest.raises(vanilla.exception.Busy, match="in use already"):
+        back.consume(print)
+    remote.push("jobs").send("plain")
+    assert task.join() == "plain"
+
+
+def test_an_end_that_has_received_before_may_be_consumed(h, broker, remote):
+    back = remote.pull("jobs")
+    remote.push("jobs").send(1)
+    assert back.recv(timeout=PATIENCE) == 1
+    got = []
+    task = back.consume(got.append)
+    remote.push("jobs").send(2)
+    until(h, lambda: accounts(broker).acknowledged == 2)
+    assert got == [2]
+    task.cancel()
 
 
 BAD_UTF8 = b"\xa2\xff\xff"

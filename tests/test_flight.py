@@ -92,3 +92,11 @@ def test_few_messages_of_a_frame_do_not_keep_it_in_memory():
     made.add(700, second)
     made.take([(10, 650), (750, 250)])
     assert [entry.batch.pinned for entry in made._entries] == [10, 40, 50]
+
+
+def test_a_large_message_that_is_kept_counts_as_large_among_small_ones():
+    large = b"\xc5" + (1000).to_bytes(2, "big") + bytes(1000)
+    made = Flight()
+    made.add(0, Batch(0, 1001, b"\x01" * 500 + large + b"\x01" * 500, 0.0))
+    made.take([(0, 500), (501, 500)])
+    assert (made.count, made.size) == (1, len(large))

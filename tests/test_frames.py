@@ -234,6 +234,18 @@ def test_behind_a_large_frame_a_lender_reads_no_more_than_the_next_head():
     assert len(view) == len(large) - 100 + frames.NEXT_BYTES
 
 
+def test_a_lender_moves_nothing_that_stands_in_front_already():
+    tracemalloc = pytest.importorskip("tracemalloc")  # PyPy has none
+    reader = Lender(frames.MAX_FRAME_LIMIT, bytearray(8 << 20))
+    put(reader, whole(frames.DATA, 1, 0, [b"x" * (7 << 20)])[:-9])
+    tracemalloc.start()
+    try:
+        reader.buffers()
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_lender_gives_a_very_large_buffer_up():
     small, large = whole(frames.DATA, 1, 0, [1]), whole(frames.DATA, 1, 0, [b"x" * 3_000_000])
     reader = Lender(frames.MAX_FRAME_LIMIT, bytearray(frames.SCRATCH_BYTES))

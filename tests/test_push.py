@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import msgpack
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import vanilla
 from vanilla.client import push
+from vanilla.client.packing import pack_many
 from vanilla.client.sender import PushSender
 from vanilla.exception import Timeout
 from vanilla.protocol.connection import Event
@@ -67,6 +69,9 @@ class Link:
         self.fresh = False
 
     poll = flush
+
+    def call_closers(self, state):
+        assert not state.closers
 
     def edge(self):
         self.fresh = True
@@ -171,3 +176,25 @@ class Producer(RuleBasedStateMachine):
 
 Producer.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestProducer = Producer.TestCase
+
+
+@pytest.mark.parametrize("large", [b"x" * 100_000, "x" * 100_000, ["x" * 100_000]], ids=["bytes", "text", "list"])
+def test_a_list_is_packed_some_at_a_time(monkeypatch, large):
+    """Small items before large ones do not make it pack thousands of those, nor do large ones make small ones slow."""
+    calls = []
+    monkeypatch.setattr(push, "pack_many", lambda items: calls.append(len(items)) or pack_many(items))
+    hub = vanilla.Hub()
+    link = Link(hub, FRAME_LIMIT)
+    link.quota.raise_to(1 << 40, 1 << 40)
+    state = push.PushState(link, "jobs")
+    state.quota.raise_to(1 << 40, 1 << 40)
+    sender = PushSender(state, 0)
+    items = [*range(5000), *[large] * 50, *range(5000)]
+    sender.send_many(items)
+    sender.flush()
+    assert link.bodies == items
+    assert max(calls) <= push.MOST_STEP
+    assert sum(calls) < len(items) + 2 * push.MOST_STEP
+    assert len(calls) < 250
+    link.ended = True
+    hub.stop()

@@ -157,24 +157,30 @@ class Channel:
         """
         buffer = self.buffer
         items = [buffer.popleft() for _ in range(min(most, len(buffer)))]
-        if items and self.senders:
-            self.admit()
-        while len(items) < most:  # what stands in parked senders
-            try:
-                item = self.take_nowait()
-            except Halt:
-                if items:
-                    break
-                raise
-            if item is EMPTY:
-                break
-            items.append(item)
         for index, item in enumerate(items):
             if isinstance(item, BaseException):
-                end = max(index, 1)
-                buffer.extendleft(reversed(items[end:]))
-                return items[:end]
+                most = max(index, 1)
+                buffer.extendleft(reversed(items[most:]))
+                del items[most:]
+                break
+        if items and self.senders:
+            self.admit()
+        while len(items) < most and self._has_item(bool(items)):
+            items.append(self.take_nowait())
+            if isinstance(items[0], BaseException):
+                break
         return items
+
+    def _has_item(self, no_exception: bool) -> bool:
+        """Is there an item, and if so asked, one that is no exception?
+
+        :raises Halt: the channel has ended and is drained, and an exception would do.
+        """
+        for item in self.buffer or (sender.value for sender in self.senders if sender.selection is None):
+            return not (no_exception and isinstance(item, BaseException))
+        if self.halt is not None and not no_exception:
+            raise self.halt(self._ended("receive"))
+        return False
 
     def wait_item(self, timeout: float) -> Any:
         """Wait until there is an item and take it.
@@ -523,9 +529,9 @@ class Sender(End):
         :param timeout: ms to wait for all of them together, -1 for ever, 0 not at all.
         :raises: what `send` raises, or *items*; the exception's ``sent`` says how many were sent before.
         """
-        deadline = Deadline(timeout)
         sent = 0
         try:
+            deadline = Deadline(timeout)
             if isinstance(items, (list, tuple)):
                 while sent < len(items):
                     sent += self._send_run(items, sent) or self._send_one(items[sent], deadline)

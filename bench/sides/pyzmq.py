@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
 
-from plan import BLOCK, Plan, check, stamp
+from plan import Plan
 
 from .side import Side
 
@@ -75,30 +75,12 @@ class Batched(Pyzmq):
     def produce(self, send: Callable[[bytes], Any], plan: Plan) -> None:
         from msgpack import packb
 
-        payload = bytes(plan.size)
-        most = max(BATCH_BYTES // plan.size, 1)
-        batch: list[bytes] = []
-        for number in range(plan.blocks):
-            for place in range(BLOCK):
-                batch.append(payload if place else stamp(number, plan.size))
-                if len(batch) >= most:
-                    send(packb(batch))
-                    batch = []
-        batch.append(stamp(plan.blocks, plan.size))
-        send(packb(batch))
+        self.produce_lists(lambda batch: send(packb(batch)), plan, max(BATCH_BYTES // plan.size, 1))
 
     def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> None:
         from msgpack import unpackb
 
-        start = plan.warm_blocks * BLOCK
-        count = 0
-        while count < plan.all_messages:
-            for message in unpackb(recv()):
-                if not count % BLOCK:
-                    if count == start:
-                        mark()
-                    check(message, count // BLOCK, plan.size)
-                count += 1
+        self.consume_lists(lambda: unpackb(recv()), plan, mark)
 
 
 SIDES = {"pyzmq": Pyzmq(), "pyzmq-hwm": HighWater(), "pyzmq-batched": Batched()}

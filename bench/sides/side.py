@@ -53,6 +53,31 @@ class Side:
         """Connect; gives the bound method that receives one message."""
         raise NotImplementedError
 
+    def produce_lists(self, send: Callable[[list[bytes]], Any], plan: Plan, most: int) -> None:
+        """Send all messages of *plan*, in lists of *most*, which are made a message at a time."""
+        payload = bytes(plan.size)
+        batch: list[bytes] = []
+        for number in range(plan.blocks):
+            for place in range(BLOCK):
+                batch.append(payload if place else stamp(number, plan.size))
+                if len(batch) >= most:
+                    send(batch)
+                    batch = []
+        batch.append(stamp(plan.blocks, plan.size))
+        send(batch)
+
+    def consume_lists(self, recv: Callable[[], list[bytes]], plan: Plan, mark: Callable[[], object]) -> None:
+        """Receive all messages of *plan* in lists, and look at each message."""
+        start = plan.warm_blocks * BLOCK
+        count = 0
+        while count < plan.all_messages:
+            for message in recv():
+                if not count % BLOCK:
+                    if count == start:
+                        mark()
+                    check(message, count // BLOCK, plan.size)
+                count += 1
+
     def produce(self, send: Callable[[bytes], Any], plan: Plan) -> None:
         """Send all messages of *plan*, a call each."""
         payload = bytes(plan.size)

@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
 
+from plan import Plan
+
 from .side import Side
+
+#: The lists of `Many` are of so many bytes, as those that `pyzmq` batches by hand.
+BATCH_BYTES = 64 << 10
 
 
 class Vanilla(Side):
@@ -40,4 +45,35 @@ class Vanilla(Side):
             yield remote.pull("bench").recv
 
 
-SIDES = {"vanilla": Vanilla()}
+class Many(Vanilla):
+    """Lists of messages at both ends, for programs that have many at hand."""
+
+    title = "vanilla, many at a call"
+    payload = "lists of bytes, packed and unpacked by the library"
+    batching = f"by the library: send_many of lists of {BATCH_BYTES >> 10} KiB, recv_many of up to as much"
+
+    @contextmanager
+    def sender(self, address: str, size: int) -> Iterator[Callable[[Any], Any]]:
+        import vanilla
+
+        with vanilla.Hub() as h, h.client.connect(address) as remote:
+            jobs = remote.push("bench")
+            yield jobs.send_many
+            jobs.sync()
+
+    @contextmanager
+    def recver(self, address: str, size: int) -> Iterator[Callable[[], Any]]:
+        import vanilla
+
+        with vanilla.Hub() as h, h.client.connect(address) as remote:
+            recv_many, most = remote.pull("bench").recv_many, max(BATCH_BYTES // size, 1)
+            yield lambda: recv_many(most)
+
+    def produce(self, send: Callable[[Any], Any], plan: Plan) -> None:
+        self.produce_lists(send, plan, max(BATCH_BYTES // plan.size, 1))
+
+    def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> None:
+        self.consume_lists(recv, plan, mark)
+
+
+SIDES = {"vanilla": Vanilla(), "vanilla-many": Many()}

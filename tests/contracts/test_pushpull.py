@@ -190,6 +190,15 @@ def test_what_the_iterable_of_send_many_raises_comes_out_behind_what_it_gave(h, 
     assert receive(recver, 2) == [1, 2]
 
 
+def test_send_many_on_a_closed_end_is_closed(h, place):
+    sender, _ = place()
+    sender.close()
+    for items in [1, 2], iter([1, 2]):
+        with pytest.raises(vanilla.Closed) as caught:
+            sender.send_many(items)
+        assert caught.value.sent == 0
+
+
 def test_nothing_at_all_may_be_sent(h, place):
     sender, recver = place()
     sender.send_many([])
@@ -610,6 +619,20 @@ def test_an_exception_among_many_is_raised_when_its_turn_comes(h, local_place):
     with pytest.raises(KeyError, match="sent"):
         recver.recv_many(10)
     assert recver.recv_many(10) == [3]
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 2, 10])
+def test_recv_many_takes_nothing_behind_an_exception(h, capacity):
+    sender, recver = h.channel(capacity)
+    items = [1, KeyError("sent"), 3, 4]
+    tasks = [h.spawn(sender.send, item) for item in items]
+    h.sleep(10)
+    assert recver.recv_many(10) == [1]
+    h.sleep(10)
+    assert sum(task.done for task in tasks) == min(1 + capacity, 4)
+    with pytest.raises(KeyError):
+        recver.recv_many(10)
+    assert receive(recver, 2) == [3, 4]
 
 
 def test_recv_many_with_ack_gives_deliveries_to_settle_one_by_one(h, remote_place):
