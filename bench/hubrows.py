@@ -47,9 +47,8 @@ def row(found: dict[str, Any]) -> dict[str, Any]:
         "messages": None,
         "sides": sides,
         "ratios": {"gevent": ratio},
-        "against": None if ratio is None else "gevent",
         "goal": found["goal"],
-        "met": None if ratio is None else median >= found["goal"],
+        "met": {"gevent": None if ratio is None else median >= found["goal"]},
     }
 
 

@@ -28,9 +28,9 @@ class OneWay:
     """A row.
 
     :ivar size: of a message, in bytes.
-    :ivar goal: how many times the best of *rivals* we want to be.
+    :ivar goal: how many times each of *rivals* we want to be.
     :ivar rough: messages a second that nobody is much below, for the pilot.
-    :ivar rivals: the sides that the goal is about: one peer, set up in more than one way, of which its best counts.
+    :ivar rivals: the sides that the goal is about: one peer, with its defaults and set up otherwise.
     :ivar others: sides to compare with all the same.
     """
 
@@ -55,7 +55,7 @@ class OneWay:
                 measure(name, plan, settings.seconds, about[name], samples[name])
         row = self._row(plan, about, samples)
         if settings.quick:
-            row["met"] = None  # too few messages to tell
+            row["met"] = dict.fromkeys(self.rivals)  # too few messages to tell
         return [row]
 
     def _pilot(self, present: list[str], about: dict[str, Any], settings: Settings) -> Plan:
@@ -72,8 +72,6 @@ class OneWay:
     def _row(self, plan: Plan, about: dict[str, Any], samples: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         sides = {name: {**about[name], **summary(samples.get(name, []))} for name in about}
         ratios = {name: ratio(sides[OURS], side) for name, side in sides.items() if name != OURS}
-        measured = [name for name in self.rivals if ratios[name]]
-        against = max(measured, key=lambda name: sides[name]["rate"]) if measured else None
         return {
             "name": self.name,
             "title": self.title,
@@ -81,9 +79,10 @@ class OneWay:
             "messages": plan.messages,
             "sides": sides,
             "ratios": ratios,
-            "against": against,
             "goal": self.goal,
-            "met": None if against is None else ratios[against]["median"] >= self.goal,
+            "met": {
+                name: None if (found := ratios[name]) is None else found["median"] >= self.goal for name in self.rivals
+            },
         }
 
 

@@ -59,7 +59,7 @@ def lines_of(row: dict[str, Any]) -> list[list[str]]:
             spread(side),
             cpu(side["cpu"]),
             compared(row["ratios"].get(name)),
-            goal(row) if name == row["against"] else "",
+            goal(row, name) if name in row["met"] and not side["missing"] else "",
         ]
         for place, (name, side) in enumerate(row["sides"].items())
     ]
@@ -76,9 +76,9 @@ def cpu(used: dict[str, float] | None) -> str:
     return " / ".join(f"{used[role]:.3f}" for role in ROLES) if used else ""
 
 
-def goal(row: dict[str, Any]) -> str:
+def goal(row: dict[str, Any], name: str) -> str:
     verdicts = {True: ": met", False: ": not met", None: ""}
-    return f"{row['goal']:g}x{verdicts[row['met']]}"
+    return f"{row['goal']:g}x{verdicts[row['met'][name]]}"
 
 
 def compared(ratio: dict[str, Any] | None) -> str:
