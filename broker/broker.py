@@ -157,7 +157,14 @@ class Broker:
             self.hub.at_edge(self._edge)
 
     def _edge(self) -> None:
-        self._awake = False
+        try:
+            self._do_edge()
+        finally:
+            self._awake = False
+            if self._touched or self.emitters or self.writers:  # the work itself has made more
+                self.wake()
+
+    def _do_edge(self) -> None:
         guard = self.hub.guard  # a fault at one endpoint or session is logged, and is no other's
         touched, self._touched = self._touched, {}
         for endpoint in touched:
