@@ -42,6 +42,7 @@ run: .venv/.installed ## start a broker here, in the foreground
 	@echo "In a second terminal, from this folder, try:"
 	@echo
 	@echo "    . .venv/bin/activate"
+	@[ '$(LISTEN)' = tcp://127.0.0.1:8264 ] || echo "    export VANILLA_URL=$(LISTEN)"
 	@echo "    echo '{\"id\": 1}' | vanilla push jobs"
 	@echo "    vanilla pull jobs -n 1"
 	@echo "    vanilla status"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from vanilla.outbox import Outbox
@@ -83,7 +82,7 @@ class Session:
         self.channels: dict[int, Pusher | Puller] = {}
         self.out = Outbox()
         #: Status requests: number, and behind which name.
-        self.questions: deque[tuple[int, str]] = deque()
+        self.questions: list[tuple[int, str]] = []
         self.closing = self.dirty = self.answering = False
         self.starved: set[Puller] = set()
         #: Bytes of memory that the unsettled deliveries of all its consumers keep.
@@ -193,7 +192,7 @@ class Session:
         if self.answering:
             self.broker.hub.after(1, self._answer)
             if not self.full:
-                self.put(self.broker.status(*self.questions.popleft()))
+                self.put(self.broker.status(*self.questions.pop(0)))
 
     def _ping(self, event: Event) -> None:
         self.put(pack_control(PONG, 0, event.seq))

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 class Delivery:
     """One item that has to be settled: `ack`, `nack`, or a ``with`` block, which does the one or the other.
 
-    ``item`` is what was sent, ``redelivered`` says whether somebody may have seen it before, ``attempts`` the
-    how-manieth delivery this is. It belongs to the Recver that it came from: when that is closed, or dropped, the item
-    goes back.
+    ``item`` is what was sent, ``redelivered`` says whether somebody may have seen it before, ``attempts`` which
+    try this is: 1 and how many have failed. It belongs to the Recver that it came from: when that is closed, or
+    dropped, the item goes back.
     """
 
     __slots__ = ("_number", "_size", "_state", "attempts", "item", "redelivered")

@@ -205,13 +205,22 @@ _remotes: weakref.WeakSet[Remote] = weakref.WeakSet()
 
 
 def _close_all() -> None:
-    """At the interpreter's exit: what was sent is to arrive, as if each connection had been closed."""
+    """At the interpreter's exit: what was sent is to arrive, as if each connection had been closed.
+
+    Only here: what another thread's hub still holds, nobody else can send.
+    """
     for remote in list(_remotes):
-        if remote._link.is_here and not remote.hub.stopping and not remote.hub.forked:
-            try:
-                remote.close()
-            except Timeout as error:
-                log.warning("%s: %s", remote.url, error)
+        if remote.hub.stopping or remote.hub.forked:
+            continue
+        if not remote._link.is_here:
+            left = sum(state.unconfirmed for state in list(remote._pushes.values()))
+            if left:
+                log.warning("%s: never closed by its thread; unconfirmed messages: %d", remote.url, left)
+            continue
+        try:
+            remote.close()
+        except Timeout as error:
+            log.warning("%s: %s", remote.url, error)
 
 
 atexit.register(_close_all)

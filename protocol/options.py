@@ -26,7 +26,7 @@ OPTIONS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "broker": {},
     "client": {
         "redelivered": _flag,  # a consumer may have seen these messages before
-        "attempts": _attempt,  # the how-manieth delivery this is
+        "attempts": _attempt,  # 1 and how many deliveries have failed
     },
 }
 

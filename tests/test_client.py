@@ -769,6 +769,25 @@ def test_a_cancelled_consumer_gives_its_item_back(h, broker, remote):
     assert (delivery.item, delivery.redelivered) == ("job", True)
 
 
+def test_what_another_thread_never_closed_is_told_at_exit(broker):
+    program = """
+        import threading, vanilla
+        def work():
+            global jobs
+            jobs = vanilla.Hub().client.connect(URL).push("jobs")
+            for number in range(5000):
+                jobs.send({"id": number})
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    """
+    program = textwrap.dedent(program).replace("URL", repr(broker.urls[0]))
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    until(broker.hub, lambda: process.poll() is not None)
+    with process.stderr as stderr:
+        assert "never closed by its thread; unconfirmed messages: " in stderr.read()
+
+
 def test_a_receive_after_close_tells_the_broker_nothing(h, broker, remote):
     jobs = remote.push("jobs")
     jobs.send_many(range(50))

@@ -44,6 +44,12 @@ def test_the_broker_takes_the_place_of_its_shell(tree):
     assert "exec .venv/bin/vanilla-broker --listen tcp://127.0.0.1:8264" in dry_run(tree, "run")
 
 
+def test_another_address_is_told_to_the_second_terminal(tree):
+    nowhere = f"unix://{tree}/no/such/folder"
+    told = subprocess.run(["make", "run", f"LISTEN={nowhere}"], cwd=tree, capture_output=True, text=True).stdout
+    assert f"    export VANILLA_URL={nowhere}" in told.splitlines()
+
+
 @pytest.mark.parametrize("lacks", ["venv", "python"])
 def test_a_missing_package_is_named_in_one_line(tree, lacks):
     shutil.rmtree(tree / ".venv")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import platform
+import resource
+import socket
 import struct
 import termios
 from contextlib import ExitStack, contextmanager
@@ -28,6 +30,7 @@ from vanilla.protocol.frames import (
     HELLO,
     HELLO_LIMIT,
     MORE,
+    OPEN,
     pack_control,
     pack_head,
 )
@@ -385,3 +388,50 @@ def test_who_keeps_a_part_of_a_part_of_each_frame_takes_no_more_than_may_be_unse
         except vanilla.Timeout:
             pass  # it is given no more
         assert it.grown <= bound(4 * unsettled + frame, connections=2)
+
+
+# -- what things cost that do nothing
+
+HI = pack_control(HELLO, 0, 0, {"v": 1, "id": b"p" * 16})
+PULLER = pack_control(OPEN, 1, 0, {"kind": "pull", "name": "jobs"}) + pack_control(CREDIT, 1, 0, {"n": 1, "b": 1000})
+PUSHER = pack_control(OPEN, 1, 0, {"kind": "push", "name": "jobs"})
+
+
+@pytest.fixture
+def descriptors():
+    """More of them than a shell mostly allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(6_000, hard), hard))
+    yield min(6_000, hard) - 1_000
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("first_words", "each"), [(b"", 3_000), (PULLER, 5_000), (PUSHER, 5_000)], ids=["idle", "puller", "pusher"]
+)
+def test_what_a_connection_costs(unix, descriptors, first_words, each):
+    """In bytes of the broker's memory; what the kernel takes is not in it."""
+    few, many = descriptors // 5, descriptors
+    with broker(listen=unix) as it, ExitStack() as stack:
+        grown = []
+        for number in range(many):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.connect(it.url.partition("://")[2])
+            sock.sendall(HI + first_words)
+            assert sock.recv(4096)
+            if number + 1 in (few, many):
+                grown.append(it.grown)
+        assert (grown[1] - grown[0]) / (many - few) <= each
+
+
+def test_what_an_endpoint_costs(h, unix):
+    """With the channel of the one consumer that keeps it."""
+    few, many = 1_000, 5_000
+    with broker("--channels", many, listen=unix) as it, crowd(h, it.url, 1) as (peer,):
+        grown = []
+        for number in range(1, many + 1):
+            peer.open(number, "pull", f"jobs{number}")
+            if number in (few, many):
+                peer.status()
+                grown.append(it.grown)
+        assert (grown[1] - grown[0]) / (many - few) <= 3_000

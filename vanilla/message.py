@@ -23,6 +23,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any, Callable
 
 from .deadline import Deadline
@@ -157,9 +158,9 @@ class Channel:
         """
         buffer = self.buffer
         items = [buffer.popleft() for _ in range(min(most, len(buffer)))]
-        for index, item in enumerate(items):
+        for place, item in enumerate(items):
             if isinstance(item, BaseException):
-                most = max(index, 1)
+                most = max(place, 1)
                 buffer.extendleft(reversed(items[most:]))
                 del items[most:]
                 break
@@ -527,7 +528,8 @@ class Sender(End):
 
         :param items: a list or tuple goes as fast as can be; of another iterable each item is sent as it comes.
         :param timeout: ms to wait for all of them together, -1 for ever, 0 not at all.
-        :raises: what `send` raises, or *items*; the exception's ``sent`` says how many were sent before.
+        :raises: what `send` raises, or *items*; the exception's ``sent`` says how many were sent before. (Of one that
+            a signal handler raised in the middle, how many at least.)
         """
         sent = 0
         try:
@@ -619,15 +621,18 @@ class Recver(End):
     def recv_many(self, most: int, timeout: float = -1) -> list[Any]:
         """The next items: at least one, for which it waits, and up to *most* if more are there.
 
+        All of them are handed out at once: what a plain `recv` from a broker's endpoint acknowledges is here the list.
+
         :param most: 1 or more.
         :param timeout: ms to wait, -1 for ever, 0 not at all.
         :raises Timeout: nothing came; nothing is lost.
         :raises Halt: the channel has ended and is drained.
         :raises Exception: whatever exception the other end sent, when it is its turn.
         """
-        if most < 1:
+        count = index(most)
+        if count < 1:
             raise ValueError("recv_many receives one item or more")
-        items = self._state.wait_many(most, timeout)
+        items = self._state.wait_many(count, timeout)
         if not isinstance(items[0], BaseException):
             return items
         try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections import deque
 from typing import Union
 
 Buffer = Union[bytes, bytearray, memoryview]
@@ -26,7 +25,8 @@ class Outbox:
     __slots__ = ("_buffers", "blocked", "unsent")
 
     def __init__(self) -> None:
-        self._buffers: deque[Buffer] = deque()
+        #: A list, not a deque: an empty one takes a tenth of the memory, and there are as many as connections.
+        self._buffers: list[Buffer] = []
         self.unsent = 0
         self.blocked = False
 
@@ -43,7 +43,8 @@ class Outbox:
         """
         buffers = self._buffers
         while buffers and not self.blocked:
-            parts = [buffers.popleft() for _ in range(min(len(buffers), IOV_MAX))]
+            parts = buffers[:IOV_MAX]
+            del buffers[:IOV_MAX]
             try:
                 sent = sock.sendmsg(parts)
             except BlockingIOError:
@@ -56,7 +57,7 @@ class Outbox:
         for index, part in enumerate(parts):
             if sent < len(part):
                 parts[index] = memoryview(part)[sent:]
-                self._buffers.extendleft(reversed(parts[index:]))
+                self._buffers[:0] = parts[index:]
                 self.blocked = True
                 return
             sent -= len(part)

@@ -176,6 +176,15 @@ def test_recv_many_receives_one_or_more(h, place):
             recver.recv_many(most)
 
 
+@pytest.mark.parametrize("most", [1.5, float("nan"), "3", None])
+def test_a_wrong_number_of_items_takes_none(h, place, most):
+    sender, recver = place()
+    sender.send_many([1, 2, 3])
+    with pytest.raises(TypeError):
+        recver.recv_many(most, timeout=PATIENCE)
+    assert receive(recver, 3) == [1, 2, 3]
+
+
 def test_what_the_iterable_of_send_many_raises_comes_out_behind_what_it_gave(h, place):
     sender, recver = place()
 
