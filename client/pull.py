@@ -26,8 +26,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable
 
+from vanilla.channel import Channel
 from vanilla.exception import Busy, Closed, ConnectionLost, Halt, Timeout
-from vanilla.message import EMPTY, Channel, Recver
+from vanilla.message import Recver
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Window
 from vanilla.protocol.errors import BadMessage, ProtocolError, Refused
@@ -45,6 +46,7 @@ from vanilla.protocol.frames import (
 from vanilla.protocol.options import read_options
 from vanilla.protocol.ranges import Ranges
 from vanilla.protocol.scan import scan
+from vanilla.selection import EMPTY
 
 from .arrival import Arrival
 from .delivery import Delivery

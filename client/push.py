@@ -25,8 +25,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
+from vanilla.channel import Channel
 from vanilla.exception import Closed, Halt, Timeout
-from vanilla.message import Channel
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Quota
 from vanilla.protocol.errors import ProtocolError, Refused

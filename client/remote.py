@@ -8,9 +8,10 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vanilla.channel import Channel, State
 from vanilla.deadline import Deadline
 from vanilla.exception import Timeout
-from vanilla.message import Channel, Recver, Sender, State
+from vanilla.message import Recver, Sender
 from vanilla.protocol.frames import COUNTED_BYTES, PING, STATUS
 from vanilla.protocol.urls import check_name
 from vanilla.timers import seconds

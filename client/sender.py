@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any, Callable
 
 from vanilla.exception import Closed
-from vanilla.message import EMPTY, Sender
+from vanilla.message import Sender
+from vanilla.selection import EMPTY
 
 from .push import WEIGHT, PushState
 

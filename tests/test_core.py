@@ -20,8 +20,8 @@ from types import ModuleType
 import pytest
 
 from vanilla import Abandoned, Cancelled, Closed, Forked, Halt, Hub, Stop, Timeout
-from vanilla.message import EMPTY
 from vanilla.poll import IN
+from vanilla.selection import EMPTY
 
 
 @pytest.fixture

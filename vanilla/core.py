@@ -36,9 +36,11 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
+from .channel import Channel, State
 from .exception import Forked, Halt, Stop
-from .message import Channel, Pair, Recver, Sender, State, select
+from .message import Pair, Recver, Sender
 from .poll import Poll
+from .selection import select
 from .task import BUDGET, Outsider, Runner, Task, lost, throw_from
 from .timers import DUE, INFINITY, Timer, Timers, seconds
 

@@ -30,9 +30,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Callable
 
 from .exception import Abandoned, Busy, Closed, ConnectionLost, Forked, Halt, Stop, Timeout
-from .message import EMPTY, Case
 from .outbox import IOV_MAX
 from .poll import GONE, IN, OUT
+from .selection import EMPTY, Case
 
 if TYPE_CHECKING:
     from .core import Hub

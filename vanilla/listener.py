@@ -12,8 +12,9 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
+from .channel import Channel
 from .exception import ConnectionLost, Halt
-from .message import Channel, Recver
+from .message import Recver
 from .poll import IN
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
-from .message import Channel, Recver
+from .channel import Channel
+from .message import Recver
 from .thread import Waker
 
 if TYPE_CHECKING:
