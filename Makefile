@@ -35,7 +35,7 @@ define install
 	"Python (slower; for the C one: apt-get install gcc python3-dev, make clean)"}[s.KIND])'
 endef
 
-.PHONY: run test lint demo bench test-pypy clean help
+.PHONY: run test lint demo bench bench-check test-pypy clean help
 
 run: .venv/.installed ## start a broker here, in the foreground
 	@echo
@@ -65,6 +65,9 @@ demo: .venv/.installed ## a tour: a broker and its clients in one terminal
 
 bench: .venv-bench/.installed ## the benchmarks, beside other brokers' clients (ROWS="...")
 	@.venv-bench/bin/python bench/run.py $(ROWS)
+
+bench-check: .venv-bench/.installed ## has it got slower than the stored run? (STORE=1 stores this one)
+	@.venv-bench/bin/python bench/check.py $(if $(STORE),--store)
 
 test-pypy: .venv-pypy/.installed ## the tests on PyPy
 	@.venv-pypy/bin/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)

@@ -203,5 +203,22 @@ def test_a_row_of_the_hub_shows_no_more_than_is_known(load):
     assert theirs == ["", "gevent", "gevent is not installed", "", "", "", ""]
 
 
+def test_what_got_slower_is_named(load):
+    check = load("check")
+    then = {"a": 1.0, "b": 1.0, "c": 1.0, "gone": 1.0}
+    text, slower = check.compare(then, {"a": 1.09, "b": 1.11, "c": 0.8, "new": 5.0})
+    assert slower == ["b"]
+    assert [line.split("|")[-2].strip() for line in text.splitlines()[2:]] == ["", "slower", "faster", ""]
+
+
+def test_the_least_of_several_rounds_counts(load, monkeypatch):
+    check = load("check")
+    samples = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(check, "ONE_WAY", check.ONE_WAY[:1])
+    monkeypatch.setattr(check.hub, "WORKS", {})
+    monkeypatch.setattr(check.processes, "measure", lambda *_: dict.fromkeys(check.processes.ROLES, next(samples)))
+    assert check.measure(3) == {f"one way, 16 B: {role}": 1.0 for role in check.processes.ROLES}
+
+
 def test_its_examples_run(load):
     assert doctest.testmod(load("table")) == (0, 1)
