@@ -152,9 +152,9 @@ class Pusher:
             room_b = least_b
         if endpoint.broker.draining or room_n < max(left_n, 1) or room_b < least_b:
             return not (self.want_n or self.want_b or self.spent)  # who has something left may ask again
-        # Half of what is free at most: whoever holds credit and stands still is not to stop the others.
-        n = max(left_n, min(goal_n, max(room_n // 2, 1), share_n + self.held_n))
-        b = max(least_b, min(goal_b, room_b // 2, share_b + self.held_b))
+        # Three quarters of what is free at most: whoever holds credit and stands still is not to stop the others.
+        n = max(left_n, min(goal_n, max(room_n - room_n // 4, 1), share_n + self.held_n))
+        b = max(least_b, min(goal_b, room_b - room_b // 4, share_b + self.held_b))
         self._give(n - left_n, b - left_b)
         return True
 
