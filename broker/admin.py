@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,7 @@ def describe_broker(broker: Broker) -> dict[str, Any]:
     return {
         "agent": broker.agent,
         "uptime": round(broker.now() - broker.started, 3),
+        "cpu": round(time.process_time(), 3),
         "connections": len(broker.sessions),
         "endpoints": len(broker.endpoints),
         "draining": broker.draining,
