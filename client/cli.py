@@ -1,4 +1,4 @@
-"""``vanilla``: messages from and to the shell, a broker's status, and the demo.
+"""``vanilla``: messages from and to the shell, a broker's status, load for it, and the demo.
 
 Whatever goes wrong is one line on stderr and a status that is not 0. 130 is ctrl-C, 141 that nobody reads the output
 any more.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 from typing import Any, Callable
@@ -19,6 +20,7 @@ from vanilla.protocol.errors import Refused
 from vanilla.protocol.scan import KIND
 from vanilla.protocol.urls import check_name, parse
 
+from .benchcmd import bench
 from .commands import INTERRUPTED, NO_READER, pull, push, status
 from .demo import WORKERS, demo
 from .failed import Failed
@@ -26,6 +28,8 @@ from .failed import Failed
 log = logging.getLogger("vanilla.client")
 
 DEFAULT_URL = "tcp://127.0.0.1:8264"
+#: What `bench` tries unless told otherwise, in bytes.
+SIZES = "16,256,4096,65536"
 
 PUSH = """\
 Each line of stdin is a JSON value, and becomes a message; blank lines are passed over. A line leaves as soon as it is
@@ -46,6 +50,17 @@ STATUS = """\
 Endpoints exist while somebody is connected to them or something is in them; the second line counts for all, also those
 that are gone. Rates are messages a second since the last status; bytes are those of ready, delayed and unsettled
 messages; oldest is the age of the oldest that waits. In JSON times are in seconds."""
+BENCH = """\
+Pushers and pullers, processes of their own on this machine, move messages through the queue as fast as they can, or at
+a rate. After each size the pushers stop, and the queue is emptied: what was received must be what was sent, else the
+status is 1. Whatever ends it, the queue is left empty. ctrl-C ends it at once, with the figures so far.
+
+msgs/s are those received while the pushers sent, 1 MB is a million bytes. CPU s/M are seconds of CPU time for a million
+messages; the broker's is that of its process, whoever else it works for meanwhile. Latency is the time from just before
+a send to the end of its recv, so what waits in the queue counts: without --rate that is most of it. To tell, every
+100th message carries the time, with --rate below 1,000 each, with --many above 100 the first of a list; those below 16
+bytes do not. It is right because all pushers and pullers run on this machine and read one clock, wherever the broker
+is."""
 DEMO = """\
 It starts a broker and worker processes, pushes every .py file of this Python's standard library (site-packages aside)
 through a work queue, has the workers count their tokens, and gets the results through a second queue. Then it counts
@@ -83,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="one JSON value instead of a table")
     _add_url(sub)
 
+    _add_bench(commands)
     _add_demo(commands)
     return p
 
@@ -104,6 +120,43 @@ def _add_url(sub: argparse.ArgumentParser) -> None:
         default=os.environ.get("VANILLA_URL", DEFAULT_URL),
         help=f"the broker: tcp://HOST:PORT or unix:///PATH (default: $VANILLA_URL, or {DEFAULT_URL})",
     )
+
+
+def _add_bench(commands: Any) -> None:
+    sub = _command(commands, "bench", bench, "put load on a broker and measure what goes through", BENCH)
+    sub.add_argument(
+        "--size",
+        metavar="BYTES",
+        type=_sizes,
+        default=_sizes(SIZES),
+        help=f"of a message; several, with commas between, one after the other (default {SIZES})",
+    )
+    sub.add_argument("--pushers", metavar="N", type=_positive, default=1, help="pushing processes (default 1)")
+    sub.add_argument("--pullers", metavar="N", type=_positive, default=1, help="pulling processes (default 1)")
+    sub.add_argument(
+        "--rate",
+        metavar="N",
+        type=_measure,
+        default=math.inf,
+        help="messages a second of each pusher (default: as fast as it goes)",
+    )
+    sub.add_argument(
+        "--seconds", metavar="S", type=_measure, default=5.0, help="how long to send, for each size (default 5)"
+    )
+    sub.add_argument(
+        "--many",
+        metavar="N",
+        type=_positive,
+        help="send_many and recv_many with lists of N messages (default: a message a call)",
+    )
+    sub.add_argument(
+        "--name",
+        metavar="NAME",
+        type=_checked(check_name),
+        help="the endpoint, which nobody else may use (default: a new one, bench. and something random)",
+    )
+    sub.add_argument("--json", action="store_true", help="one JSON value at the end instead of a table")
+    _add_url(sub)
 
 
 def _add_demo(commands: Any) -> None:
@@ -141,6 +194,20 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return number
+
+
+def _sizes(text: str) -> list[int]:
+    return [_positive(part) for part in text.split(",")]
+
+
+def _measure(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
 
 
 def _milliseconds(text: str) -> float:

@@ -39,8 +39,8 @@ INTERRUPTED, NO_READER = 130, 141
 def push(args: Namespace) -> None:
     """A JSON value a line, from stdin to an endpoint."""
     fd = _descriptor(sys.stdin, "stdin")
-    with Hub() as hub, _connect(hub, args.url) as remote:
-        _interrupt_waits(hub)
+    with Hub() as hub, connect(hub, args.url) as remote:
+        interrupt_waits(hub)
         jobs = remote.push(args.name)
         longest = remote.message_limit * EXPANSION
         source = chunks(hub, fd, remote.events, lambda: _check(jobs))
@@ -137,8 +137,8 @@ class _Push:
 def pull(args: Namespace) -> None:
     """Items of an endpoint to stdout, a line each."""
     fd = _descriptor(sys.stdout, "stdout")
-    with Hub() as hub, _connect(hub, args.url) as remote, remote.pull(args.name, ack=True) as jobs:
-        _interrupt_waits(hub)
+    with Hub() as hub, connect(hub, args.url) as remote, remote.pull(args.name, ack=True) as jobs:
+        interrupt_waits(hub)
         _Pull(remote, jobs, Output(hub, fd, jobs.close)).run(args.count, args.timeout)
 
 
@@ -207,12 +207,13 @@ class _Pull:
 
 def status(args: Namespace) -> None:
     """What the broker says of itself."""
-    with Hub() as hub, _connect(hub, args.url) as remote:
+    with Hub() as hub, connect(hub, args.url) as remote:
         said = remote.status()
     print(json.dumps(said, ensure_ascii=False) if args.json else table(said, args.url))
 
 
-def _connect(hub: Hub, url: str) -> Remote:
+def connect(hub: Hub, url: str) -> Remote:
+    """The broker at *url*. If none is there, the error says how to start one."""
     try:
         return hub.client.connect(url)
     except ConnectionLost as error:
@@ -225,7 +226,7 @@ def _advice(error: ConnectionLost, url: str) -> str:
     return f" (to start a broker: vanilla-broker --listen {url})" if nobody and parse(url).is_local else ""
 
 
-def _interrupt_waits(hub: Hub) -> None:
+def interrupt_waits(hub: Hub) -> None:
     """From here on ctrl-C ends a wait, and never comes in the middle of something else: what is counted is exact."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in the background
         subscribe(hub, signal.SIGINT, lambda: hub.interrupt_main(KeyboardInterrupt()))

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import os
 import selectors
-import signal
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from vanilla.core import Hub
 from vanilla.exception import ConnectionLost, Halt, Timeout
@@ -27,7 +25,7 @@ from vanilla.unix import LONGEST
 from .demofiles import Count, differences, find_files, read_file, standard_library, totals
 from .demowork import FILES, RESULTS
 from .failed import Failed
-from .family import GRACE, Child
+from .family import GRACE, Child, ended_by_signals, undisturbed_end
 from .progress import Progress
 from .remote import Remote
 from .table import plural
@@ -42,8 +40,6 @@ SETTLE_MS = 10
 FRAME_BYTES = 1 << 20
 #: What a job's frame has besides the file's bytes at most: heads, and a name.
 AROUND_BYTES = 8 << 10
-#: What may end it.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def demo(args: Namespace) -> None:
@@ -324,34 +320,3 @@ def _address(folder: Path) -> str:
     except ValueError:
         pass
     return "tcp://127.0.0.1:0"
-
-
-# -- the end
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as ctrl-C does, so that it can clean up. Afterwards all is as it was."""
-
-    def end(signum: int, frame: Any) -> NoReturn:
-        raise SystemExit(128 + signum)
-
-    previous = {signum: signal.getsignal(signum) for signum in SIGNALS}
-    for signum in signal.SIGTERM, signal.SIGHUP:
-        if previous[signum] is not signal.SIG_IGN:  # as under nohup
-            signal.signal(signum, end)
-    try:
-        yield
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
-
-
-@contextmanager
-def undisturbed_end() -> Iterator[None]:
-    """From its end to that of `ended_by_signals` they are ignored: what follows is short, and must be done."""
-    try:
-        yield
-    finally:
-        for signum in SIGNALS:
-            signal.signal(signum, signal.SIG_IGN)

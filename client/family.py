@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, whatever ends it."""
+"""Child processes that end with their parent, whatever ends it, and how signals end a parent that has some."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, NoReturn
 
 from .failed import Failed
 
@@ -17,6 +19,8 @@ from .failed import Failed
 _PR_SET_PDEATHSIG = 1
 #: How long a child that is told to end may take, in seconds.
 GRACE = 5
+#: What may end a parent.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _libc = ctypes.CDLL(None)
 
@@ -37,16 +41,17 @@ class Child:
 
     :param what: its name, for people.
     :param folder: where it runs: not where the user is, whose files could shadow modules that it imports.
+    :param listens: it reads what it is told (`tell`); else its standard input is empty.
     """
 
-    def __init__(self, what: str, folder: Path, module: str, *arguments: str) -> None:
+    def __init__(self, what: str, folder: Path, module: str, *arguments: str, listens: bool = False) -> None:
         self.what = what
         #: A file, and no pipe, which would have to be read.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed in `end`
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=folder,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if listens else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             start_new_session=True,
@@ -57,6 +62,22 @@ class Child:
     def stdout(self) -> Any:
         """Its standard output, in bytes."""
         return self.process.stdout
+
+    def tell(self, line: str) -> None:
+        """A line to its standard input. One that has ended is not told; who hears from it finds that out."""
+        try:
+            os.write(self._stdin.fileno(), f"{line}\n".encode())
+        except BrokenPipeError:
+            pass
+
+    def hang_up(self) -> None:
+        """That was all there is to tell it. Twice does nothing."""
+        if self._stdin is not None:
+            self._stdin.close()
+
+    @property
+    def _stdin(self) -> Any:
+        return self.process.stdin
 
     def check(self, patience: float = 0) -> None:
         """Does it run?
@@ -91,5 +112,34 @@ class Child:
             pass
         finally:
             self.kill()
+            self.hang_up()
             self.stdout.close()
             self._errors.close()
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as ctrl-C does, so that it can clean up. Afterwards all is as it was."""
+
+    def end(signum: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    previous = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    for signum in signal.SIGTERM, signal.SIGHUP:
+        if previous[signum] is not signal.SIG_IGN:  # as under nohup
+            signal.signal(signum, end)
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def undisturbed_end() -> Iterator[None]:
+    """From its end to that of `ended_by_signals` they are ignored: what follows is short, and must be done."""
+    try:
+        yield
+    finally:
+        for signum in SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal; elsewhere a line for each quarter of the way."""
+"""What comes of long work while it goes on: on a terminal a line that is drawn anew, elsewhere little or nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from typing import Callable
 
 from .table import plural
 
@@ -15,8 +16,37 @@ PACE = 0.1
 LONGEST = 40
 
 
+class Line:
+    """A line on stderr that is drawn over and over, if that is a terminal; else nothing.
+
+    :ivar live: it is.
+    """
+
+    def __init__(self) -> None:
+        self.live = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._drawn = 0.0
+
+    def show(self, text: Callable[[], str]) -> None:
+        """Draw what *text* returns, unless something was drawn a moment ago."""
+        now = time.monotonic()
+        if self.live and now - self._drawn >= PACE:
+            self._drawn = now
+            print(f"\r{text()}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Take it away; the next `show` draws it anew."""
+        if self.live:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._drawn = 0.0
+
+
+def width() -> int:
+    """Of the terminal, in characters."""
+    return shutil.get_terminal_size().columns or 80
+
+
 class Progress:
-    """How far something has come.
+    """How far something has come: a bar on a terminal, elsewhere a line for each quarter of the way.
 
     The bar is drawn on stderr if that is a terminal; lines go to stdout.
 
@@ -28,18 +58,14 @@ class Progress:
         self.what = what
         self.total = total
         self.done = 0
-        self._bar = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._line = Line()
         self._quarter = 0
-        self._drawn = 0.0
 
     def show(self, done: int) -> None:
         """*done* of the total is done."""
         self.done = done
-        if self._bar:
-            now = time.monotonic()
-            if now - self._drawn >= PACE:
-                self._drawn = now
-                self._draw()
+        if self._line.live:
+            self._line.show(self._bar)
         elif done * 4 // self.total > self._quarter:
             self._quarter = done * 4 // self.total
             print(f"{self.what}: {self._text()}", flush=True)
@@ -47,12 +73,12 @@ class Progress:
     def _text(self) -> str:
         return f"{done_percent(self.done, self.total)} %, {self.done:,} of {plural(self.total, 'file')}"
 
-    def _draw(self) -> None:
+    def _bar(self) -> str:
         text = f" {self._text()}"
-        width = min((shutil.get_terminal_size().columns or 80) - len(self.what) - len(text) - 4, LONGEST)
-        full = width * self.done // self.total
-        bar = f" [{'#' * full}{'-' * (width - full)}]" if width > 0 else ""
-        print(f"\r{self.what}{bar}{text}\x1b[K", end="", file=sys.stderr, flush=True)
+        length = min(width() - len(self.what) - len(text) - 4, LONGEST)
+        full = length * self.done // self.total
+        bar = f" [{'#' * full}{'-' * (length - full)}]" if length > 0 else ""
+        return f"{self.what}{bar}{text}"
 
     def say(self, text: str) -> None:
         """A line for people, which does not disturb the bar."""
@@ -61,9 +87,7 @@ class Progress:
 
     def clear(self) -> None:
         """Take the bar away; the next `show` draws it anew."""
-        if self._bar:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-            self._drawn = 0.0
+        self._line.clear()
 
 
 def done_percent(done: int, total: int) -> int:

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, Callable
 
 #: No test waits longer than this for a process, in seconds.
 PATIENCE = 60
@@ -112,3 +114,37 @@ def running(*args: str, **popen: Any) -> Iterator[Running]:
         popen = {"stdin": subprocess.PIPE, "bufsize": 0, **popen}
         with started([*VANILLA, *args], stderr, **popen) as process:
             yield Running(process, stderr)
+
+
+def group(leader: int) -> list[tuple[int, str]]:
+    """The children of a process: [(pid, command line)]."""
+    found = []
+    for pid in Path(f"/proc/{leader}/task/{leader}/children").read_text().split():
+        found.append((int(pid), Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()))
+    return found
+
+
+def gone(pid: int) -> bool:
+    """Is the process gone, or only waiting to be waited for?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for what no hub has a part in."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def read_all(fd: int) -> str:
+    """What comes from a terminal until its end, which Linux reports as EIO."""
+    parts = []
+    while True:
+        try:
+            parts.append(os.read(fd, 65536))
+        except OSError:
+            return b"".join(parts).decode()

@@ -562,6 +562,7 @@ def test_status_is_json_for_programs(url, remote, name):
     assert (status, err, out.count("\n")) == (0, "", 1)
     said = json.loads(out)
     assert said["broker"]["connections"] >= 2
+    assert said["broker"]["cpu"] > 0
     (mine,) = [each for each in said["endpoints"] if each["name"] == name]
     assert set(mine) >= {"ready", "delayed", "in_flight", "accepted", "acknowledged", "dropped", "dead", "bytes"}
     assert set(mine) >= {"rate_in", "rate_out", "oldest", "pushers", "pullers"}
@@ -586,7 +587,7 @@ def test_version_says_which_scanner_is_in_use():
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ((), ("push", "pull", "status", "demo", "--version")),
+        ((), ("push", "pull", "status", "bench", "demo", "--version")),
         (("push",), ("NAME", "--url", "default: $VANILLA_URL, or tcp://127.0.0.1:8264", "$bytes", "NaN", "64 bits")),
         (("pull",), ("-n N", "--timeout MS", "ms", "$bytes", "NaN", "ISO 8601", "default: wait for ever")),
         (("status",), ("--json", "--url")),

@@ -7,11 +7,10 @@ import pty
 import re
 import signal
 import sysconfig
-import time
 from pathlib import Path
 
 import pytest
-from programs import PATIENCE, environment, running, vanilla
+from programs import environment, gone, group, read_all, running, vanilla, wait_until
 
 from vanilla.client.demo import _address
 from vanilla.client.demofiles import Count, count_tokens, differences, find_files, totals
@@ -161,40 +160,7 @@ def test_on_a_terminal_there_is_a_bar(scratch, tree):
     assert shown.endswith("totals match\r\n")
 
 
-def read_all(fd):
-    """What comes from a terminal until its end, which Linux reports as EIO."""
-    parts = []
-    while True:
-        try:
-            parts.append(os.read(fd, 65536))
-        except OSError:
-            return b"".join(parts).decode()
-
-
 # -- the end
-
-
-def group(leader):
-    """The children of a process: [(pid, command line)]."""
-    found = []
-    for pid in Path(f"/proc/{leader}/task/{leader}/children").read_text().split():
-        found.append((int(pid), Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()))
-    return found
-
-
-def gone(pid):
-    """Is the process gone, or only waiting to be waited for?"""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
