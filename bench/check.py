@@ -17,7 +17,6 @@ from typing import Any
 import hub
 import machine
 import processes
-from oneway import OURS
 from plan import plan_for
 from run import ONE_WAY, show
 from table import table
@@ -41,12 +40,12 @@ def measure(rounds: int, share: float = 1.0) -> Figures:
         for row in ONE_WAY:
             show(f"round {number + 1} of {rounds}: {row.title}")
             plan = plan_for(row.size, round(row.rough * SECONDS * share))
-            sample = processes.measure(OURS, plan, SECONDS)
+            sample = processes.measure(row.ours, plan, SECONDS)
             _keep_least(figures, {f"{row.title}: {role}": sample[role] for role in processes.ROLES})
         for work, (_, _, messages, _) in hub.WORKS.items():
             show(f"round {number + 1} of {rounds}: hub, {work}")
             before = _children()
-            hub.measure(OURS, work)
+            hub.measure("vanilla", work)
             _keep_least(figures, {f"hub: {work}": (_children() - before) / messages * 1e6})
     show("")
     return figures

@@ -10,8 +10,6 @@ import processes
 from plan import Plan, plan_for
 from sides import find
 
-OURS = "vanilla"
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -32,6 +30,7 @@ class OneWay:
     :ivar rough: messages a second that nobody is much below, for the pilot.
     :ivar rivals: the sides that the goal is about: one peer, with its defaults and set up otherwise.
     :ivar others: sides to compare with all the same.
+    :ivar ours: the side that the others are compared with.
     """
 
     name: str
@@ -41,10 +40,11 @@ class OneWay:
     rough: int
     rivals: tuple[str, ...]
     others: tuple[str, ...] = ()
+    ours: str = "vanilla"
 
     def rows(self, settings: Settings) -> list[dict[str, Any]]:
         """Measure it: a list of one row."""
-        names = (OURS, *self.rivals, *self.others)
+        names = (self.ours, *self.rivals, *self.others)
         about = {name: processes.describe(find(name)) for name in names}
         present = [name for name in names if not about[name]["missing"]]
         samples: dict[str, list[dict[str, float]]] = {name: [] for name in present}
@@ -71,7 +71,7 @@ class OneWay:
 
     def _row(self, plan: Plan, about: dict[str, Any], samples: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         sides = {name: {**about[name], **summary(samples.get(name, []))} for name in about}
-        ratios = {name: ratio(sides[OURS], side) for name, side in sides.items() if name != OURS}
+        ratios = {name: ratio(sides[self.ours], side) for name, side in sides.items() if name != self.ours}
         return {
             "name": self.name,
             "title": self.title,

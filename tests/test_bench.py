@@ -113,7 +113,7 @@ def test_a_side_that_fails_has_no_figures_and_is_named(load, monkeypatch):
     assert load("run").failures([row]) == ["b: vanilla: failed: the broker of vanilla was silent"]
 
 
-@pytest.mark.parametrize("name", ["vanilla", "pyzmq-batched"])
+@pytest.mark.parametrize("name", ["vanilla", "vanilla-many", "pyzmq-batched"])
 def test_what_was_sent_is_received_and_counted(load, name):
     plan = load("plan").Plan(16, 1, 2)
     side = load("sides").find(name)
@@ -144,6 +144,7 @@ def test_rows_are_chosen_by_name_or_by_how_they_begin(load):
     assert run.chosen([]) == list(run.ROWS)
     assert run.chosen(["oneway"]) == [name for name in run.ROWS if name.startswith("oneway-")]
     assert run.chosen(["hub", "oneway-16"]) == ["oneway-16", "hub"]
+    assert run.chosen(["oneway-16-many"]) == ["oneway-16-many"]
     ran = bench("oneway-1")
     assert ran.returncode == 2
     assert "no row is called 'oneway-1'; there are oneway-16" in ran.stderr
