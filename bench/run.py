@@ -34,7 +34,7 @@ ONE_WAY = (
     OneWay("oneway-256", "one way, 256 B", 256, 2.0, 700_000, _PYZMQ, ("pyzmq-batched",)),
     OneWay("oneway-4k", "one way, 4 KiB", 4096, 1.75, 100_000, _PYZMQ),
     # Here the raised high water mark would be the default.
-    OneWay("oneway-64k", "one way, 64 KiB", 65536, 1.1, 10_000, ("pyzmq",), ("relay",)),
+    OneWay("oneway-64k", "one way, 64 KiB", 65536, 1.1, 10_000, ("pyzmq",), ("relay", "relay-c")),
 )
 
 #: Name: what measures it and gives a list of rows for the table.

@@ -1,15 +1,23 @@
-"""A floor: a Python process that copies bytes from one TCP connection to another, and knows no messages at all."""
+"""Floors: a process that copies bytes from one TCP connection to another and knows no messages, in Python and in C."""
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Callable
 
+from .program import find_program, version_of
 from .side import Side
 
 BUFFER_BYTES = 256 << 10
+SOURCE = Path(__file__).with_name("relay.c")
+COMPILER = "cc"
+OPTIONS = ("-O2", "-std=c99")
 
 
 def connect(address: str, role: bytes) -> socket.socket:
@@ -20,6 +28,22 @@ def connect(address: str, role: bytes) -> socket.socket:
     return sock
 
 
+def copy(source: socket.socket, target: socket.socket) -> None:
+    """Copy bytes until *source* ends."""
+    buffer = bytearray(BUFFER_BYTES)
+    view = memoryview(buffer)
+    while n := source.recv_into(buffer):
+        target.sendall(view[:n])
+
+
+def compiled() -> int:
+    """relay.c as a program, open to be executed; there is no file of it any more."""
+    with tempfile.TemporaryDirectory(prefix="vanilla-bench-") as scratch:
+        path = os.path.join(scratch, "relay")
+        subprocess.run([find_program(COMPILER), *OPTIONS, "-o", path, str(SOURCE)], check=True)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
 class Relay(Side):
     title = "Python byte relay"
     guarantee = "none: no messages, no queue, no names, one producer and one consumer"
@@ -27,20 +51,17 @@ class Relay(Side):
     batching = "none: one sendall and one recv a message"
 
     def broker(self, size: int) -> None:
-        ends = {}
+        copy(*self.accept())
+
+    def accept(self) -> tuple[socket.socket, socket.socket]:
+        """The connections to the producer and to the consumer."""
+        ends: dict[bytes, socket.socket] = {}
         with socket.create_server(("127.0.0.1", 0)) as server:
             print("listening on {}:{}".format(*server.getsockname()), flush=True)
             while len(ends) < 2:
                 sock = server.accept()[0]
                 ends[sock.recv(1)] = sock
-        buffer = bytearray(BUFFER_BYTES)
-        view = memoryview(buffer)
-        source, target = ends[b"P"], ends[b"C"]
-        while True:
-            n = source.recv_into(buffer)
-            if not n:
-                break
-            target.sendall(view[:n])
+        return ends[b"P"], ends[b"C"]
 
     @contextmanager
     def sender(self, address: str, size: int) -> Iterator[Callable[[bytes], Any]]:
@@ -54,4 +75,21 @@ class Relay(Side):
             yield lambda: recv(size, socket.MSG_WAITALL)
 
 
-SIDES = {"relay": Relay()}
+class Compiled(Relay):
+    """The same with a loop in C, in the place of the process that has accepted the connections."""
+
+    title = "C byte relay"
+    settings = f"relay.c, compiled with {' '.join((COMPILER, *OPTIONS))}"
+
+    def version(self) -> str:
+        return f"{COMPILER} {version_of(COMPILER)}"
+
+    def broker(self, size: int) -> None:
+        program = compiled()
+        ends = [end.detach() for end in self.accept()]
+        for end in ends:
+            os.set_inheritable(end, True)
+        os.execve(program, ["relay", *map(str, ends)], os.environ)
+
+
+SIDES = {"relay": Relay(), "relay-c": Compiled()}
