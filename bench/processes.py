@@ -7,6 +7,7 @@ then ends them; if it is killed, the kernel ends them (`worker.end_with_the_pare
 from __future__ import annotations
 
 import json
+import os
 import select
 import subprocess
 import sys
@@ -39,7 +40,7 @@ class Process:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         sizes = map(str, (plan.size, plan.warm_blocks, plan.timed_blocks))
         self.popen = subprocess.Popen(
-            [sys.executable, str(WORKER), name, role, *sizes, *address],
+            [sys.executable, str(WORKER), str(os.getpid()), name, role, *sizes, *address],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,11 +1,12 @@
 """One measured process: a side's broker, producer or consumer. Started by `processes`, with which it talks in lines.
 
-    python worker.py SIDE broker SIZE WARM TIMED              says "listening on ADDRESS"
-    python worker.py SIDE consumer SIZE WARM TIMED ADDRESS    says "ready", receives, says its figures
-    python worker.py SIDE producer SIZE WARM TIMED ADDRESS    says "ready", waits for a line, sends, says its figures
+    python worker.py PARENT SIDE broker SIZE WARM TIMED              says "listening on ADDRESS"
+    python worker.py PARENT SIDE consumer SIZE WARM TIMED ADDRESS    says "ready", receives, says its figures
+    python worker.py PARENT SIDE producer SIZE WARM TIMED ADDRESS    says "ready", waits for a line, sends, says its own
 
-SIZE is that of a message, WARM and TIMED are the blocks of a `Plan`. Figures are JSON: ``cpu``, seconds of user and
-system time for all messages; the consumer's ``seconds``, from the first to the last message that counts.
+PARENT is the process without which this one is not to live. SIZE is that of a message, WARM and TIMED are the blocks of
+a `Plan`. Figures are JSON: ``cpu``, seconds of user and system time for all messages; the consumer's ``seconds``, from
+the first to the last message that counts.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ from sides import Side, find
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_the_parent() -> None:
+def end_with_the_parent(parent: int) -> None:
     """Not even a parent that is killed leaves this process behind, or the program that takes its place."""
-    parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise SystemExit("the parent is gone")
@@ -62,6 +62,6 @@ def consumer(side: Side, plan: Plan, address: str) -> None:
 ROLES = {"broker": broker, "producer": producer, "consumer": consumer}
 
 if __name__ == "__main__":
-    end_with_the_parent()
-    name, role, size, warm, timed, *address = sys.argv[1:]
+    end_with_the_parent(int(sys.argv[1]))
+    name, role, size, warm, timed, *address = sys.argv[2:]
     ROLES[role](find(name), Plan(int(size), int(warm), int(timed)), *address)
