@@ -10,6 +10,12 @@ import processes
 from plan import Plan, plan_for
 from sides import find
 
+#: A side that is not a rival moves as many messages as the rivals, unless that would take so many times the asked time.
+#: Then it moves as many as it can in the asked time.
+TOO_LONG = 3
+#: How many it moves at most to find that out.
+FEW = 10_000
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -48,35 +54,50 @@ class OneWay:
         about = {name: processes.describe(find(name)) for name in names}
         present = [name for name in names if not about[name]["missing"]]
         samples: dict[str, list[dict[str, float]]] = {name: [] for name in present}
-        plan = plan_for(self.size, 1000) if settings.quick else self._pilot(present, about, settings)
+        if settings.quick:
+            plans = dict.fromkeys(present, plan_for(self.size, 1000))
+        else:
+            plans = self._pilot(present, about, settings)
         for i in range(settings.rounds):
             for name in present:
                 settings.progress(f"{self.name}: {about[name]['title']}, round {i + 1} of {settings.rounds}")
-                measure(name, plan, settings.seconds, about[name], samples[name])
-        row = self._row(plan, about, samples)
+                measure(name, plans[name], settings.seconds, about[name], samples[name])
+        row = self._row(plans, about, samples)
         if settings.quick:
             row["met"] = dict.fromkeys(self.rivals)  # too few messages to tell
         return [row]
 
-    def _pilot(self, present: list[str], about: dict[str, Any], settings: Settings) -> Plan:
-        """The same number of messages for all: the asked time is between what the fastest and the slowest take."""
-        plan = plan_for(self.size, round(self.rough * min(settings.seconds, 0.3)))
-        found: list[dict[str, float]] = []
-        for name in present:
-            if name not in self.others:
-                settings.progress(f"{self.name}: {about[name]['title']}, pilot")
-                measure(name, plan, settings.seconds, about[name], found)
-        rates = [sample["rate"] for sample in found] or [self.rough]
-        return plan_for(self.size, round(settings.seconds * (min(rates) * max(rates)) ** 0.5))
+    def _pilot(self, present: list[str], about: dict[str, Any], settings: Settings) -> dict[str, Plan]:
+        """How much to measure of each side.
 
-    def _row(self, plan: Plan, about: dict[str, Any], samples: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-        sides = {name: {**about[name], **summary(samples.get(name, []))} for name in about}
+        Ours and the rivals get the same number of messages: the asked time is between what the fastest and the slowest
+        of them take. So do the others, but for those that would take much longer.
+        """
+        usual = round(self.rough * min(settings.seconds, 0.3))
+        rates: dict[str, float] = {}
+        for name in present:
+            settings.progress(f"{self.name}: {about[name]['title']}, pilot")
+            found: list[dict[str, float]] = []
+            few = min(usual, FEW) if name in self.others else usual
+            measure(name, plan_for(self.size, few), settings.seconds, about[name], found)
+            rates.update((name, sample["rate"]) for sample in found)
+        compared = [rate for name, rate in rates.items() if name not in self.others] or [self.rough]
+        same = plan_for(self.size, round(settings.seconds * (min(compared) * max(compared)) ** 0.5))
+        most = {name: round(settings.seconds * rate) for name, rate in rates.items() if name in self.others}
+        fewer = {name: plan_for(self.size, n) for name, n in most.items() if n * TOO_LONG < same.messages}
+        return {**dict.fromkeys(present, same), **fewer}
+
+    def _row(
+        self, plans: dict[str, Plan], about: dict[str, Any], samples: dict[str, list[dict[str, float]]]
+    ) -> dict[str, Any]:
+        moved = {name: plan.messages for name, plan in plans.items()}
+        sides = {name: {**about[name], **summary(samples.get(name, [])), "messages": moved.get(name)} for name in about}
         ratios = {name: ratio(sides[self.ours], side) for name, side in sides.items() if name != self.ours}
         return {
             "name": self.name,
             "title": self.title,
             "size": self.size,
-            "messages": plan.messages,
+            "messages": max(moved.values(), default=None),
             "sides": sides,
             "ratios": ratios,
             "goal": self.goal,

@@ -24,14 +24,15 @@ from oneway import OneWay, Settings
 RESULTS = Path(__file__).with_name("results")
 
 _PYZMQ = ("pyzmq", "pyzmq-hwm")
+_OTHERS = ("pyzmq-batched", "redis", "redis-batched")
 
 ONE_WAY = (
-    OneWay("oneway-16", "one way, 16 B", 16, 2.5, 1_000_000, _PYZMQ, ("pyzmq-batched",)),
+    OneWay("oneway-16", "one way, 16 B", 16, 2.5, 1_000_000, _PYZMQ, _OTHERS),
     # What a user can write who has many messages at hand, of either.
     OneWay(
         "oneway-16-many", "one way, 16 B, many at a call", 16, 1.0, 4_000_000, ("pyzmq-batched",), ours="vanilla-many"
     ),
-    OneWay("oneway-256", "one way, 256 B", 256, 2.0, 700_000, _PYZMQ, ("pyzmq-batched",)),
+    OneWay("oneway-256", "one way, 256 B", 256, 2.0, 700_000, _PYZMQ, _OTHERS),
     OneWay("oneway-4k", "one way, 4 KiB", 4096, 1.75, 100_000, _PYZMQ),
     # Here the raised high water mark would be the default.
     OneWay("oneway-64k", "one way, 64 KiB", 65536, 1.1, 10_000, ("pyzmq",), ("relay", "relay-c")),

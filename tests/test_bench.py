@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,6 +102,33 @@ def test_the_goal_is_held_against_each_of_two_settings(load, monkeypatch):
     assert row["ratios"]["pyzmq-hwm"] == {"median": 2.0, "low": 2.0, "high": 2.0}
 
 
+def test_a_side_that_would_take_much_too_long_moves_fewer_messages(load, monkeypatch):
+    oneway = load("oneway")
+    rates = {"vanilla": 4e6, "pyzmq": 1e6, "pyzmq-batched": 7e5, "redis": 2e5}
+    moved = {}
+
+    def measure(name, plan, _):
+        moved.setdefault(name, []).append(plan.messages)
+        return {**dict.fromkeys(oneway.processes.ROLES, 1.0), "rate": rates[name]}
+
+    monkeypatch.setattr(oneway.processes, "describe", lambda side: {"title": side.title, "missing": ""})
+    monkeypatch.setattr(oneway.processes, "measure", measure)
+    (row,) = oneway.OneWay("a", "b", 16, 2.5, 1_000_000, ("pyzmq",), ("pyzmq-batched", "redis")).rows(
+        oneway.Settings(2, 3.0, False, lambda _: None)
+    )
+    same, fewer = 6_000_000, 600_000
+    assert moved == {
+        "vanilla": [300_000, same, same],
+        "pyzmq": [300_000, same, same],
+        "pyzmq-batched": [10_000, same, same],
+        "redis": [10_000, fewer, fewer],
+    }
+    assert {name: side["messages"] for name, side in row["sides"].items()} == {
+        name: each[-1] for name, each in moved.items()
+    }
+    assert row["messages"] == same
+
+
 def test_a_side_that_fails_has_no_figures_and_is_named(load, monkeypatch):
     oneway = load("oneway")
 
@@ -113,7 +142,7 @@ def test_a_side_that_fails_has_no_figures_and_is_named(load, monkeypatch):
     assert load("run").failures([row]) == ["b: vanilla: failed: the broker of vanilla was silent"]
 
 
-@pytest.mark.parametrize("name", ["vanilla", "vanilla-many", "pyzmq-batched"])
+@pytest.mark.parametrize("name", ["vanilla", "vanilla-many", "pyzmq-batched", "redis-batched"])
 def test_what_was_sent_is_received_and_counted(load, name):
     plan = load("plan").Plan(16, 1, 2)
     side = load("sides").find(name)
@@ -163,14 +192,71 @@ def test_a_run_that_is_ended_leaves_no_process_behind(signum):
         wait_until_gone(pid)
 
 
+def names_of_sides() -> list[str]:
+    """All in bench/sides/, by the tables at the ends of its files."""
+    tables = [re.findall(r"^SIDES = {(.*)}", path.read_text(), re.MULTILINE) for path in BENCH.glob("sides/*.py")]
+    return sorted(name for table in tables for line in table for name in re.findall(r'"([^"]+)":', line))
+
+
+def skip_without(load, name: str) -> None:
+    """Skip the test if a side is not installed here."""
+    missing = load("processes").describe(load("sides").find(name))["missing"]
+    if missing:
+        pytest.skip(missing)
+
+
+@pytest.mark.parametrize("name", names_of_sides())
+def test_each_side_that_is_installed_moves_messages(load, name):
+    skip_without(load, name)
+    assert load("processes").measure(name, load("plan").plan_for(16, 1000), 1.0)["rate"] > 0
+
+
+MEASURE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import plan, processes
+processes.measure(sys.argv[2], plan.plan_for(16, 100_000_000), 60.0)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("name", ["redis", "relay-c"])
+def test_a_server_that_took_the_place_of_a_process_ends_with_the_run(load, name, signum):
+    skip_without(load, name)
+    with subprocess.Popen([sys.executable, "-c", MEASURE, str(BENCH), name], stderr=subprocess.DEVNULL) as run:
+        try:
+            workers = wait_for_workers(run.pid)
+            wait_until_replaced(workers[0])
+            run.send_signal(signum)
+            run.wait(30)
+        finally:
+            run.kill()
+    for pid in workers:
+        wait_until_gone(pid)
+
+
+def wait_until_replaced(pid: int) -> None:
+    """Until a process is no longer Python."""
+    for _ in range(1000):
+        if os.readlink(f"/proc/{pid}/exe") != os.path.realpath(sys.executable):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"process {pid} is still Python")
+
+
 def wait_for_workers(pid: int) -> list[int]:
     """The three measured processes of a run."""
     for _ in range(3000):
-        found = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+        found = children(pid)
         if len(found) == 3:
             return found
         time.sleep(0.01)
     raise AssertionError("it did not start")
+
+
+def children(pid: int) -> list[int]:
+    """The processes that it started and that are still there, the first first."""
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def wait_until_gone(pid: int) -> None:

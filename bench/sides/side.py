@@ -12,6 +12,17 @@ from typing import Any, Callable
 from plan import BLOCK, Plan, check, stamp
 
 
+def installed(package: str) -> str:
+    """The version of a distribution.
+
+    :raises LookupError: it is not installed; the text says so.
+    """
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        raise LookupError(f"{package} is not installed") from None
+
+
 class Side:
     """One side. The texts are what a reader must know before comparing its figures with others."""
 
@@ -33,10 +44,7 @@ class Side:
 
         :raises LookupError: it is not installed; the text says so.
         """
-        try:
-            return version(self.package) if self.package else ""
-        except PackageNotFoundError:
-            raise LookupError(f"{self.package} is not installed") from None
+        return installed(self.package) if self.package else ""
 
     def broker(self, size: int) -> None:
         """Be the broker, in this process, until killed; print ``listening on ADDRESS`` once ready.
