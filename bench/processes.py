@@ -58,8 +58,17 @@ class Process:
             raise Failed(f"{self.what} was silent for {patience:.0f} s{self._complaint()}")
         line: str = stdout.readline().decode().strip()
         if not line:
-            raise Failed(f"{self.what} ended with status {self.popen.wait()}{self._complaint()}")
+            self.popen.wait()
+            self.check()
         return line
+
+    def check(self) -> None:
+        """
+        :raises Failed: it has ended.
+        """
+        status = self.popen.poll()
+        if status is not None:
+            raise Failed(f"{self.what} ended with status {status}{self._complaint()}")
 
     def say(self, line: str) -> None:
         """Tell it something; one that has ended is found out by who listens to it."""
@@ -105,15 +114,19 @@ def measure(name: str, plan: Plan, seconds: float) -> dict[str, float]:
     with ExitStack() as stack:
         broker = stack.enter_context(Process(name, "broker", plan))
         address = broker.hear().partition("listening on ")[2]
-        consumer = stack.enter_context(Process(name, "consumer", plan, address))
-        consumer.hear()
-        producer = stack.enter_context(Process(name, "producer", plan, address))
-        producer.hear()
-        before = broker.cpu()
-        producer.say("go")
-        received = json.loads(consumer.hear(PATIENCE + 10 * seconds))
-        sent = json.loads(producer.hear())
-        cpu = {"broker": broker.cpu() - before, "producer": sent["cpu"], "consumer": received["cpu"]}
+        try:
+            consumer = stack.enter_context(Process(name, "consumer", plan, address))
+            consumer.hear()
+            producer = stack.enter_context(Process(name, "producer", plan, address))
+            producer.hear()
+            before = broker.cpu()
+            producer.say("go")
+            received = json.loads(consumer.hear(PATIENCE + 10 * seconds))
+            sent = json.loads(producer.hear())
+            cpu = {"broker": broker.cpu() - before, "producer": sent["cpu"], "consumer": received["cpu"]}
+        except Failed:
+            broker.check()  # if that has ended, the others could but fail
+            raise
     millions = plan.all_messages / 1e6
     return {"rate": plan.messages / received["seconds"], **{role: used / millions for role, used in cpu.items()}}
 
