@@ -24,7 +24,7 @@ from oneway import OneWay, Settings
 RESULTS = Path(__file__).with_name("results")
 
 _PYZMQ = ("pyzmq", "pyzmq-hwm")
-_OTHERS = ("pyzmq-batched", "redis", "redis-batched")
+_OTHERS = ("pyzmq-batched", "redis", "redis-batched", "nats")
 
 ONE_WAY = (
     OneWay("oneway-16", "one way, 16 B", 16, 2.5, 1_000_000, _PYZMQ, _OTHERS),

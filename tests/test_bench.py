@@ -220,7 +220,7 @@ processes.measure(sys.argv[2], plan.plan_for(16, 100_000_000), 60.0)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("name", ["redis", "relay-c"])
+@pytest.mark.parametrize("name", ["redis", "nats", "relay-c"])
 def test_a_server_that_took_the_place_of_a_process_ends_with_the_run(load, name, signum):
     skip_without(load, name)
     with subprocess.Popen([sys.executable, "-c", MEASURE, str(BENCH), name], stderr=subprocess.DEVNULL) as run:
