@@ -18,7 +18,8 @@ import hub
 import machine
 import processes
 from plan import plan_for
-from run import ONE_WAY, show
+from progress import Progress
+from run import ONE_WAY
 from table import table
 
 STORED = Path(__file__).with_name("results") / "check.json"
@@ -36,18 +37,20 @@ Figures = dict[str, float]
 def measure(rounds: int, share: float = 1.0) -> Figures:
     """The least of *rounds* rounds of each; *share* of the messages, for tests."""
     figures: Figures = {}
+    progress = Progress()
+    progress.total = rounds * (len(ONE_WAY) + len(hub.WORKS))
     for number in range(rounds):
         for row in ONE_WAY:
-            show(f"round {number + 1} of {rounds}: {row.title}")
+            progress(f"{row.title}, round {number + 1} of {rounds}")
             plan = plan_for(row.size, round(row.rough * SECONDS * share))
             sample = processes.measure(row.ours, plan, SECONDS)
             _keep_least(figures, {f"{row.title}: {role}": sample[role] for role in processes.ROLES})
         for work, (_, _, messages, _) in hub.WORKS.items():
-            show(f"round {number + 1} of {rounds}: hub, {work}")
+            progress(f"hub: {work}, round {number + 1} of {rounds}")
             before = _children()
             hub.measure("vanilla", work)
             _keep_least(figures, {f"hub: {work}": (_children() - before) / messages * 1e6})
-    show("")
+    progress.end()
     return figures
 
 

@@ -101,7 +101,7 @@ def rows(rounds: int = 5, progress: Callable[[str], object] | None = None) -> li
     """Measure everything.
 
     :param rounds: measurements of each kind, of which the median counts.
-    :param progress: called with a line of text as it goes on.
+    :param progress: called before each measurement with what it is.
     :return: a row for each kind of work: ``work``, ``goal``; ``ours`` and ``theirs``, the medians in messages a second,
         with ``ours_spread`` and ``theirs_spread``, from the least to the most, as a share of the median; ``ratio``;
         ``peer``, its name and version; ``note``. Without gevent, ``theirs``, ``theirs_spread`` and ``ratio`` are None
@@ -116,9 +116,9 @@ def rows(rounds: int = 5, progress: Callable[[str], object] | None = None) -> li
         rates: dict[str, list[float]] = {"vanilla": [], "gevent": []}
         for i in range(rounds):
             for subject in ["vanilla"] if note else rates:
-                rates[subject].append(measure(subject, work))
                 if progress is not None:
-                    progress(f"{work}, {subject}, round {i + 1} of {rounds}: {rates[subject][-1]:,.0f}/s")
+                    progress(f"{work}, {subject}, round {i + 1} of {rounds}")
+                rates[subject].append(measure(subject, work))
         found.append(row(work, goal, peer, note, rates))
     return found
 

@@ -19,7 +19,10 @@ FEW = 10_000
 
 @dataclass(frozen=True)
 class Settings:
-    """How much to measure: rounds, of which the median counts; about how many seconds each; quick is for tests only."""
+    """How much to measure: rounds, of which the median counts; about how many seconds each; quick is for tests only.
+
+    :ivar progress: called before each measurement with what it is.
+    """
 
     rounds: int
     seconds: float
@@ -48,11 +51,19 @@ class OneWay:
     others: tuple[str, ...] = ()
     ours: str = "vanilla"
 
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """What a reader must know of each side."""
+        return {name: processes.describe(find(name)) for name in (self.ours, *self.rivals, *self.others)}
+
+    def measurements(self, settings: Settings) -> int:
+        """How often `rows` will call ``settings.progress``."""
+        present = [side for side in self.describe().values() if not side["missing"]]
+        return len(present) * (settings.rounds + (not settings.quick))
+
     def rows(self, settings: Settings) -> list[dict[str, Any]]:
         """Measure it: a list of one row."""
-        names = (self.ours, *self.rivals, *self.others)
-        about = {name: processes.describe(find(name)) for name in names}
-        present = [name for name in names if not about[name]["missing"]]
+        about = self.describe()
+        present = [name for name in about if not about[name]["missing"]]
         samples: dict[str, list[dict[str, float]]] = {name: [] for name in present}
         if settings.quick:
             plans = dict.fromkeys(present, plan_for(self.size, 1000))

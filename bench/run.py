@@ -14,12 +14,13 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Callable, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import hubrows
 import machine
 import table
 from oneway import OneWay, Settings
+from progress import Progress
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -38,11 +39,18 @@ ONE_WAY = (
     OneWay("oneway-64k", "one way, 64 KiB", 65536, 1.1, 10_000, ("pyzmq",), ("relay", "relay-c")),
 )
 
-#: Name: what measures it and gives a list of rows for the table.
-ROWS: dict[str, Callable[[Settings], list[dict[str, Any]]]] = {
-    **{row.name: row.rows for row in ONE_WAY},
-    "hub": hubrows.rows,
-}
+
+class Rows(Protocol):
+    """Some rows of the table, which are measured together; `hubrows` is a module of this kind."""
+
+    def rows(self, settings: Settings) -> list[dict[str, Any]]:
+        """Measure them."""
+
+    def measurements(self, settings: Settings) -> int:
+        """How often `rows` will call ``settings.progress``."""
+
+
+ROWS: dict[str, Rows] = {**{row.name: row for row in ONE_WAY}, "hub": hubrows}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,12 +81,6 @@ def named(row: str, word: str) -> bool:
     return row == word or (word not in ROWS and row.startswith(f"{word}-"))
 
 
-def show(line: str) -> None:
-    """One line of progress, which the next one overwrites, where somebody watches."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-
-
 def keep(results: dict[str, Any], args: argparse.Namespace) -> None:
     """Write *results* where they belong; a quick run's are kept only where --json says."""
     text = json.dumps(results, indent=1) + "\n"
@@ -102,6 +104,16 @@ def end(signum: int, _: object) -> NoReturn:
     raise SystemExit(128 + signum)
 
 
+def measure(chosen: list[Rows], args: argparse.Namespace) -> tuple[Settings, list[dict[str, Any]]]:
+    """Measure it all, and show how far it is."""
+    progress = Progress()
+    settings = Settings(args.rounds or (1 if args.quick else 5), args.seconds, args.quick, progress)
+    progress.total = sum(each.measurements(settings) for each in chosen)
+    rows = [row for each in chosen for row in each.rows(settings)]
+    progress.end()
+    return settings, rows
+
+
 def main() -> int:
     """The program. Exits with 1 if a measurement failed; a goal that is not met is no failure."""
     p = parser()
@@ -113,10 +125,8 @@ def main() -> int:
         names = chosen(args.rows)
     except ValueError as error:
         p.error(str(error))
-    settings = Settings(args.rounds or (1 if args.quick else 5), args.seconds, args.quick, show)
     about = machine.describe()
-    rows = [row for name in names for row in ROWS[name](settings)]
-    show("")
+    settings, rows = measure([ROWS[name] for name in names], args)
     results = {
         "about": about,
         "settings": {"rounds": settings.rounds, "seconds": settings.seconds, "quick": settings.quick},

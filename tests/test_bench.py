@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import io
 import json
 import os
 import re
@@ -307,5 +308,35 @@ def test_the_least_of_several_rounds_counts(load, monkeypatch):
     assert check.measure(3) == {f"one way, 16 B: {role}": 1.0 for role in check.processes.ROLES}
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_what_is_done_and_what_is_measured(load, monkeypatch):
+    oneway, hub = load("oneway"), load("hub")
+    progress = load("progress").Progress(Terminal())
+    monkeypatch.setattr(oneway.processes, "describe", lambda side: {"title": side.title, "missing": ""})
+    monkeypatch.setattr(
+        oneway.processes, "measure", lambda *_: dict.fromkeys(("rate", *oneway.processes.ROLES), 1000.0)
+    )
+    monkeypatch.setattr(hub, "measure", lambda *_: 1.0)
+    monkeypatch.setattr(hub, "version", lambda _: "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    settings = oneway.Settings(2, 1.0, False, progress)
+    rows = oneway.OneWay("a", "b", 16, 2.5, 1000, ("pyzmq",), ("relay",)), load("hubrows")
+    progress.total = sum(each.measurements(settings) for each in rows)
+    for each in rows:
+        each.rows(settings)
+    progress.end()
+    shown = progress.stream.getvalue().split("\r\033[K")[1:]
+    assert progress.done == progress.total == len(shown) - 1
+    assert f"] 0/{progress.total} a: vanilla, pilot" in shown[0]
+    assert f"] 5/{progress.total} a: Python byte relay, round 1 of 2" in shown[5]
+    assert f"] {progress.total - 1}/{progress.total} hub: " in shown[-2]
+    assert shown[-1] == ""
+
+
 def test_its_examples_run(load):
     assert doctest.testmod(load("table")) == (0, 1)
+    assert doctest.testmod(load("progress")) == (0, 1)
