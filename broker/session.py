@@ -94,12 +94,16 @@ class Session:
     # -- input
 
     def ready(self, events: int) -> None:
-        """The socket is ready."""
-        if events & OUT:
-            self.out.blocked = False
-            self.flush()
-        if events & ~OUT and self.sock.fileno() >= 0:
-            self._read()
+        """The socket is ready. Whatever goes wrong here ends this session: the socket would be ready again at once."""
+        try:
+            if events & OUT:
+                self.out.blocked = False
+                self.flush()
+            if events & ~OUT and self.sock.fileno() >= 0:
+                self._read()
+        except Exception:
+            log.exception("session %s: internal error", self.peer)
+            self.drop("")
 
     def _read(self) -> None:
         try:

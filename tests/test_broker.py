@@ -643,6 +643,23 @@ def test_a_consumer_that_never_settles_is_given_no_more_than_the_broker_bears(h)
         peer.close()
 
 
+def test_a_fault_in_a_session_s_last_words_ends_it(h, broker, peer, caplog, monkeypatch):
+    def broken(self):
+        raise RuntimeError("a fault of ours")
+
+    bystander = Peer(h, broker.urls[0])
+    pushing(peer)
+    until(h, lambda: len(broker.sessions) == 2)
+    (session,) = (session for session in broker.sessions if session.channels)
+    monkeypatch.setattr(type(session), "_confirm", broken)
+    peer.close()
+    until(h, lambda: len(broker.sessions) == 1)
+    monkeypatch.undo()
+    assert [record.getMessage() for record in caplog.records].count(f"session {session.peer}: internal error") == 1
+    assert bystander.status()[""]
+    bystander.close()
+
+
 # -- the end
 
 
