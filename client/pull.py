@@ -243,13 +243,7 @@ class PullState(Channel):
                     self._load(1)
                 if not self.buffer:
                     return
-            recver = self.recvers.popleft()
-            item = self.buffer.popleft()
-            if recver.selection is None:
-                recver.value = item
-                self.hub.ready.append(recver)
-            else:
-                recver.selection.fire(recver, item)
+            self.hand(self.recvers.popleft(), self.buffer.popleft())
 
     # -- asking for more
 

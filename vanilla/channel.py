@@ -193,12 +193,7 @@ class Channel:
         :raises Halt: the channel has ended.
         """
         if self.recvers:
-            recver = self.recvers.popleft()
-            if recver.selection is None:
-                recver.value = item
-                self.hub.ready.append(recver)
-            else:
-                recver.selection.fire(recver, item)
+            self.hand(self.recvers.popleft(), item)
             return True
         if len(self.buffer) < self.capacity:
             self.buffer.append(item)
@@ -276,6 +271,14 @@ class Channel:
         else:
             closer()
 
+    def hand(self, waiter: Waiter, item: Any) -> None:
+        """Give *item* to a waiter that was taken out of its queue."""
+        if waiter.selection is None:
+            waiter.value = item
+            self.hub.ready.append(waiter)
+        else:
+            waiter.selection.fire(waiter, item)
+
     def fail(self, waiter: Waiter, error: Exception) -> None:
         """Raise *error* at a waiter that was taken out of its queue."""
         if waiter.selection is None:
@@ -352,12 +355,7 @@ class State(Channel):
         if isinstance(item, BaseException):
             self.traceback = item.__traceback__
         while self.readers:
-            reader = self.readers.popleft()
-            if reader.selection is None:
-                reader.value = item
-                self.hub.ready.append(reader)
-            else:
-                reader.selection.fire(reader, item)
+            self.hand(self.readers.popleft(), item)
         return True
 
     def has_room(self) -> bool:
