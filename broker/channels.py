@@ -50,7 +50,6 @@ class Pusher:
     """
 
     __slots__ = (
-        "asking",
         "confirmed",
         "dirty",
         "endpoint",
@@ -78,7 +77,7 @@ class Pusher:
         self._first_window()
         self.want_n = self.want_b = 0
         self.held_n = self.held_b = 0
-        self.asking = self.dirty = False
+        self.dirty = False
         endpoint.pushers.add(self)
         self.ask()
 
@@ -130,9 +129,7 @@ class Pusher:
 
     def ask(self) -> None:
         """Stand in line for credit."""
-        if not self.asking:
-            self.asking = True
-            self.endpoint.asking[self] = None
+        self.endpoint.asking.setdefault(self)  # who stands in line keeps its place
         self.endpoint.broker.touch(self.endpoint)
 
     def grant(self, share_n: int, share_b: int) -> bool:
@@ -221,16 +218,14 @@ class Pusher:
         endpoint.granted_n -= self.held_n
         endpoint.granted_b -= self.held_b
         endpoint.pushers.discard(self)
-        if self.asking:
-            self.asking = False
-            del endpoint.asking[self]
+        endpoint.asking.pop(self, None)
         endpoint.broker.touch(endpoint)
 
 
 class Puller:
     """A consumer of one endpoint."""
 
-    __slots__ = ("endpoint", "flight", "held", "hungry", "id", "limit_b", "limit_n", "sent_b", "sent_n", "session")
+    __slots__ = ("endpoint", "flight", "held", "id", "limit_b", "limit_n", "sent_b", "sent_n", "session")
 
     kind = "pull"
 
@@ -244,7 +239,6 @@ class Puller:
         #: Credit: numbers below, and bytes in all.
         self.limit_n = self.limit_b = 0
         self.sent_n = self.sent_b = 0
-        self.hungry = False
         endpoint.pullers.add(self)
 
     # -- frames
@@ -315,13 +309,12 @@ class Puller:
 
     def line_up(self) -> None:
         """Stand in line for messages, if it can take any; or wait for the connection, if that is what it lacks."""
-        if self.hungry:
+        if self in self.endpoint.hungry:
             return
         if not self.can_take or self.session.full:
             if self.limit_n > self.sent_n and self.limit_b > self.sent_b:
                 self.session.starved.add(self)
             return
-        self.hungry = True
         self.endpoint.hungry[self] = None
         if self.endpoint.ready_n:
             self.endpoint.broker.touch(self.endpoint)
@@ -375,9 +368,7 @@ class Puller:
         """
         endpoint = self.endpoint
         endpoint.pullers.discard(self)
-        if self.hungry:
-            self.hungry = False
-            del endpoint.hungry[self]
+        endpoint.hungry.pop(self, None)
         self.session.starved.discard(self)
         pieces = self._left_flight(EVERYTHING)
         endpoint.returned(pieces, self.sent_n if seen is None else seen, crashed=seen is None)

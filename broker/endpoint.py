@@ -146,7 +146,6 @@ class Endpoint:
                 if not self.ready:
                     break
                 puller = hungry.popitem(last=False)[0]
-                puller.hungry = False
                 puller.deliver(share)
                 puller.line_up()
 
@@ -264,7 +263,6 @@ class Endpoint:
             if not pusher.grant(max(self.room_n // len(asking), 1), max(self.room_b // len(asking), 1)):
                 return  # whoever waits longest is not passed over
             del asking[pusher]
-            pusher.asking = False
 
     def _pauses(self) -> bool:
         """Was credit given just now, and is there little to give?"""
