@@ -29,12 +29,12 @@ class Vanilla(Side):
         os.execv(sys.executable, [sys.executable, "-m", "vanilla.broker", "--listen", "tcp://127.0.0.1:0"])
 
     @contextmanager
-    def sender(self, address: str, size: int) -> Iterator[Callable[[bytes], Any]]:
+    def sender(self, address: str, size: int) -> Iterator[Callable[[Any], Any]]:
         import vanilla
 
         with vanilla.Hub() as h, h.client.connect(address) as remote:
             jobs = remote.push("bench")
-            yield jobs.send
+            yield self.send_of(jobs)
             jobs.sync()
 
     @contextmanager
@@ -42,7 +42,13 @@ class Vanilla(Side):
         import vanilla
 
         with vanilla.Hub() as h, h.client.connect(address) as remote:
-            yield remote.pull("bench").recv
+            yield self.recv_of(remote.pull("bench"), size)
+
+    def send_of(self, jobs: Any) -> Callable[[Any], Any]:
+        return jobs.send  # type: ignore[no-any-return]
+
+    def recv_of(self, jobs: Any, size: int) -> Callable[[], Any]:
+        return jobs.recv  # type: ignore[no-any-return]
 
 
 class Many(Vanilla):
@@ -52,22 +58,12 @@ class Many(Vanilla):
     payload = "lists of bytes, packed and unpacked by the library"
     batching = f"by the library: send_many of lists of {BATCH_BYTES >> 10} KiB, recv_many of up to as much"
 
-    @contextmanager
-    def sender(self, address: str, size: int) -> Iterator[Callable[[Any], Any]]:
-        import vanilla
+    def send_of(self, jobs: Any) -> Callable[[Any], Any]:
+        return jobs.send_many  # type: ignore[no-any-return]
 
-        with vanilla.Hub() as h, h.client.connect(address) as remote:
-            jobs = remote.push("bench")
-            yield jobs.send_many
-            jobs.sync()
-
-    @contextmanager
-    def recver(self, address: str, size: int) -> Iterator[Callable[[], Any]]:
-        import vanilla
-
-        with vanilla.Hub() as h, h.client.connect(address) as remote:
-            recv_many, most = remote.pull("bench").recv_many, max(BATCH_BYTES // size, 1)
-            yield lambda: recv_many(most)
+    def recv_of(self, jobs: Any, size: int) -> Callable[[], Any]:
+        recv_many, most = jobs.recv_many, max(BATCH_BYTES // size, 1)
+        return lambda: recv_many(most)
 
     def produce(self, send: Callable[[Any], Any], plan: Plan) -> None:
         self.produce_lists(send, plan, max(BATCH_BYTES // plan.size, 1))
