@@ -102,3 +102,18 @@ def _every_class_is_there_once():
     yield
     copies = second_copies()
     assert not copies, f"imported by a bare name: {copies}. Import vanilla.{copies[0]}, or there are two of every class"
+
+
+@pytest.fixture
+def h():
+    """A hub, which has ended when its test has."""
+    import vanilla  # here, so that the check for second copies comes before
+
+    with vanilla.Hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def name(request):
+    """An endpoint of the test's own."""
+    return re.sub(r"\W+", ".", request.node.name)[:200]

@@ -14,7 +14,6 @@ import pytest
 from peers import PATIENCE, until
 from programs import broker, environment, gone, group, read_all, running, vanilla, wait_until
 
-import vanilla as package
 from vanilla.client.benchresult import Result, heading
 from vanilla.client.benchtrial import empty, look_at
 from vanilla.client.histogram import Histogram
@@ -31,21 +30,9 @@ def url():
 
 
 @pytest.fixture
-def h():
-    with package.Hub() as hub:
-        yield hub
-
-
-@pytest.fixture
 def remote(h, url):
     with h.client.connect(url) as remote:
         yield remote
-
-
-@pytest.fixture
-def name(request):
-    """An endpoint of the test's own."""
-    return re.sub(r"\W+", ".", request.node.name)[:200]
 
 
 def bench(url, *args):

@@ -26,12 +26,6 @@ from vanilla.protocol.frames import (
 
 
 @pytest.fixture
-def h():
-    with vanilla.Hub() as hub:
-        yield hub
-
-
-@pytest.fixture
 def broker(h):
     with h.broker.listen("tcp://127.0.0.1:0", backoff_ms=20) as broker:
         yield broker

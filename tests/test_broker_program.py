@@ -58,12 +58,6 @@ def start(tmp_path):
         program.end()
 
 
-@pytest.fixture
-def h():
-    with vanilla.Hub() as hub:
-        yield hub
-
-
 def exit_status(h, program):
     """Wait for its end, while the hub goes on."""
     until(h, lambda: program.process.poll() is not None)

@@ -32,21 +32,9 @@ def url():
 
 
 @pytest.fixture
-def h():
-    with package.Hub() as hub:
-        yield hub
-
-
-@pytest.fixture
 def remote(h, url):
     with h.client.connect(url) as remote:
         yield remote
-
-
-@pytest.fixture
-def name(request):
-    """An endpoint of the test's own."""
-    return re.sub(r"\W+", ".", request.node.name)[:200]
 
 
 def endpoint(remote, name):

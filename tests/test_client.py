@@ -20,12 +20,6 @@ from vanilla.protocol.frames import CREDIT, OPEN
 
 
 @pytest.fixture
-def h():
-    with vanilla.Hub() as hub:
-        yield hub
-
-
-@pytest.fixture
 def broker(h):
     with h.broker.listen("tcp://127.0.0.1:0", backoff_ms=10) as broker:
         yield broker

@@ -24,12 +24,6 @@ from vanilla.poll import IN
 from vanilla.selection import EMPTY
 
 
-@pytest.fixture
-def h():
-    with Hub() as h:
-        yield h
-
-
 def run(h):
     """Let every task run until it waits."""
     h.sleep(0)

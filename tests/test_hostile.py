@@ -28,12 +28,6 @@ HI = pack_control(HELLO, 0, 0, {"v": 1, "id": b"p" * 16})
 
 
 @pytest.fixture
-def h():
-    with vanilla.Hub() as hub:
-        yield hub
-
-
-@pytest.fixture
 def broker(h):
     with h.broker.listen("tcp://127.0.0.1:0", hello_ms=200) as broker:
         yield broker

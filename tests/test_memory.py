@@ -53,12 +53,6 @@ def bound(held=0, frames=0, connections=0):
     return held + frames * KIB + connections * 4 * KIB + SLACK
 
 
-@pytest.fixture
-def h():
-    with vanilla.Hub() as hub:
-        yield hub
-
-
 class Broker:
     """A broker's process, and how far its RSS has grown at most, in bytes, since it listens."""
 

@@ -19,12 +19,6 @@ KINDS = ["pipe", "queue", "dealer", "router", "channel", "buffered"]
 FALSY = [0, None, "", False, [], 0.0]
 
 
-@pytest.fixture
-def h():
-    with Hub() as h:
-        yield h
-
-
 def make(h, kind):
     return {"queue": lambda: h.queue(2), "buffered": lambda: h.channel(2)}.get(kind, lambda: getattr(h, kind)())()
 

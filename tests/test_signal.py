@@ -15,12 +15,6 @@ import vanilla
 from vanilla.signal import subscribe
 
 
-@pytest.fixture
-def h():
-    with vanilla.Hub() as hub:
-        yield hub
-
-
 @pytest.fixture(autouse=True)
 def _as_it_was():
     numbers = signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT

@@ -25,12 +25,6 @@ BIG = b"0123456789abcdef" * (1 << 18)  # 4 MiB: more than a socket takes at once
 
 
 @pytest.fixture
-def h():
-    with vanilla.Hub() as hub:
-        yield hub
-
-
-@pytest.fixture
 def peer():
     """The other side's socket, blocking, and ours."""
     ours, theirs = socket.socketpair()

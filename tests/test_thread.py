@@ -13,12 +13,6 @@ import vanilla
 from vanilla.thread import Workers
 
 
-@pytest.fixture
-def h():
-    with vanilla.Hub() as hub:
-        yield hub
-
-
 def open_descriptors() -> int:
     gc.collect()
     return len(os.listdir("/proc/self/fd"))

@@ -23,12 +23,6 @@ by_reference_count = pytest.mark.skipif(platform.python_implementation() == "PyP
 
 
 @pytest.fixture
-def h():
-    with vanilla.Hub() as hub:
-        yield hub
-
-
-@pytest.fixture
 def path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # pytest's own paths may be too long for a socket
     return "test.sock"

@@ -312,12 +312,6 @@ def test_the_session_is_in_order_for_both_of_its_sides():
     assert sides["broker"].channels == sides["client"].channels == {}
 
 
-@pytest.fixture
-def h():
-    with vanilla.Hub() as hub:
-        yield hub
-
-
 def test_what_comes_behind_a_refused_open_is_passed_over(h):
     """A client need not wait for the answer to OPEN before it uses the channel."""
     with h.broker.listen("tcp://127.0.0.1:0", endpoints=1) as broker:

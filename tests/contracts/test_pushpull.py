@@ -15,12 +15,6 @@ CAPACITY = 4
 PATIENCE = 10_000
 
 
-@pytest.fixture
-def h():
-    with vanilla.Hub() as hub:
-        yield hub
-
-
 class Local:
     """Both ends of an ``h.channel``."""
 
