@@ -17,10 +17,10 @@ from typing import Any
 import hub
 import machine
 import processes
+from cells import table
 from plan import plan_for
 from progress import Progress
 from run import ONE_WAY
-from table import table
 
 STORED = Path(__file__).with_name("results") / "check.json"
 #: How much more is slower; 1 is no more.

@@ -48,6 +48,7 @@ def row(found: dict[str, Any]) -> dict[str, Any]:
     ratio = None if median is None else {"median": median, "low": None, "high": None}
     return {
         "name": "hub",
+        "kind": "rate",
         "title": f"hub: {found['work']}",
         "size": None,
         "messages": None,

@@ -106,6 +106,7 @@ class OneWay:
         ratios = {name: ratio(sides[self.ours], side) for name, side in sides.items() if name != self.ours}
         return {
             "name": self.name,
+            "kind": "rate",
             "title": self.title,
             "size": self.size,
             "messages": max(moved.values(), default=None),

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, NamedTuple
 
-from processes import ROLES
+import rates
+from cells import table
 
 LATEST = Path(__file__).with_name("results") / "latest.json"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -21,21 +23,47 @@ README = Path(__file__).parents[1] / "README.md"
 BEGIN = "<!-- from bench/results/latest.json by bench/table.py -->\n"
 END = "<!-- end -->\n"
 
-FIGURES = ("work", "side", "msgs/s", "lowest–highest", "CPU s/M: broker / producer / consumer", "vanilla is", "goal")
+
+class Layout(NamedTuple):
+    """How the rows of one kind are shown.
+
+    :ivar title: stands above the table.
+    :ivar lines: the lines of a row.
+    :ivar in_readme: are they shown there too?
+    """
+
+    title: str
+    head: tuple[str, ...]
+    lines: Callable[[dict[str, Any]], list[list[str]]]
+    in_readme: bool = False
+
+
+#: The ``kind`` of a row -> its layout, in the order of the page.
+LAYOUTS = {
+    "rate": Layout("Throughput", rates.HEAD, rates.lines_of, in_readme=True),
+}
 SIDES = ("side", "version", "when a process dies", "payload", "batching", "settings")
 
 
 def render(results: dict[str, Any]) -> str:
     """All of a run, as Markdown that can be read as it stands."""
-    about = "; ".join(described(results["about"], results["settings"]))
-    figures = table(FIGURES, [line for row in results["rows"] for line in lines_of(row)])
-    return f"{about}.\n\n{figures}\n{table(SIDES, sides_of(results['rows']))}"
+    parts = [*shown(results, LAYOUTS), f"**Sides**\n\n{table(SIDES, sides_of(results['rows']))}"]
+    return "\n".join(parts)
 
 
 def short(results: dict[str, Any]) -> str:
-    """The figures alone, as the README has them."""
-    about = "; ".join(described(results["about"], results["settings"]))
-    return f"{about}.\n\n{table(FIGURES, [line for row in results['rows'] for line in lines_of(row)])}"
+    """The figures that the README has."""
+    return "\n".join(shown(results, [kind for kind, layout in LAYOUTS.items() if layout.in_readme]))
+
+
+def shown(results: dict[str, Any], kinds: Iterable[str]) -> Iterator[str]:
+    """What was run where, and a table for each of *kinds* that has rows."""
+    yield "; ".join(described(results["about"], results["settings"])) + ".\n"
+    for kind in kinds:
+        layout = LAYOUTS[kind]
+        rows = [row for row in results["rows"] if row["kind"] == kind]
+        if rows:
+            yield f"**{layout.title}**\n\n{table(layout.head, [line for row in rows for line in layout.lines(row)])}"
 
 
 def described(about: dict[str, Any], settings: dict[str, Any]) -> list[str]:
@@ -49,59 +77,6 @@ def described(about: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     ]
 
 
-def lines_of(row: dict[str, Any]) -> list[list[str]]:
-    """A line for each side of a row."""
-    return [
-        [
-            "" if place else row["title"],
-            side["title"],
-            side["missing"] or rate(side["rate"]),
-            spread(side),
-            cpu(side["cpu"]),
-            compared(row["ratios"].get(name)),
-            goal(row, name) if name in row["met"] and not side["missing"] else "",
-        ]
-        for place, (name, side) in enumerate(row["sides"].items())
-    ]
-
-
-def spread(side: dict[str, Any]) -> str:
-    """The lowest and the highest, or where only that is known, how far they are apart."""
-    if side.get("spread") is not None:
-        return f"{side['spread']:.0%} apart"
-    return span(side["low"], side["high"], rate)
-
-
-def cpu(used: dict[str, float] | None) -> str:
-    return " / ".join(f"{used[role]:.3f}" for role in ROLES) if used else ""
-
-
-def goal(row: dict[str, Any], name: str) -> str:
-    verdicts = {True: ": met", False: ": not met", None: ""}
-    return f"{row['goal']:g}x{verdicts[row['met'][name]]}"
-
-
-def compared(ratio: dict[str, Any] | None) -> str:
-    if ratio is None:
-        return ""
-    between = span(ratio["low"], ratio["high"], "{:.2f}".format)
-    return f"{ratio['median']:.2f}x" + (f" ({between})" if between else "")
-
-
-def rate(value: float | None) -> str:
-    """
-    >>> rate(1_234_567), rate(12_345), rate(None)
-    ('1.23M', '12.3k', '')
-    """
-    if value is None:
-        return ""
-    return f"{value / 1e6:.2f}M" if value >= 1e6 else f"{value / 1e3:.1f}k"
-
-
-def span(low: float | None, high: float | None, form: Any) -> str:
-    return "" if low is None or high is None else f"{form(low)}–{form(high)}"
-
-
 def sides_of(rows: list[dict[str, Any]]) -> list[list[str]]:
     """A line for each side that occurs, however often."""
     found = {}
@@ -110,14 +85,6 @@ def sides_of(rows: list[dict[str, Any]]) -> list[list[str]]:
             line = [side[key] for key in ("title", "version", "guarantee", "payload", "batching", "settings")]
             found[tuple(line)] = line
     return list(found.values())
-
-
-def table(head: tuple[str, ...], lines: list[list[str]]) -> str:
-    """A Markdown table with straight columns, for those who read it in a terminal."""
-    grid = [list(head), *lines]
-    widths = [max(len(line[i]) for line in grid) for i in range(len(head))]
-    grid.insert(1, ["-" * width for width in widths])
-    return "".join(f"| {' | '.join(map(str.ljust, line, widths))} |\n" for line in grid)
 
 
 def in_page(page: str, rendered: str) -> str:

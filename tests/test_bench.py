@@ -84,7 +84,7 @@ def test_a_peer_that_is_not_installed_has_no_figures(load, monkeypatch):
     assert row["sides"]["vanilla"]["rate"] == 1.0
     assert (theirs["missing"], theirs["rate"], theirs["rates"]) == ("pyzmq is not installed", None, [])
     assert (row["met"], row["ratios"]["pyzmq"]) == ({"pyzmq": None, "pyzmq-hwm": None}, None)
-    assert any("pyzmq is not installed" in line for line in load("table").lines_of(row))
+    assert any("pyzmq is not installed" in line for line in load("rates").lines_of(row))
 
 
 def test_the_goal_is_held_against_each_of_two_settings(load, monkeypatch):
@@ -286,7 +286,7 @@ def test_a_row_of_the_hub_shows_no_more_than_is_known(load):
     found = {"work": "w", "goal": 2.0, "ours": 3e6, "ours_spread": 0.1, "peer": "gevent"}
     absent = {"theirs": None, "theirs_spread": None, "ratio": None, "note": "gevent is not installed"}
     row = load("hubrows").row({**found, **absent})
-    ours, theirs = load("table").lines_of(row)
+    ours, theirs = load("rates").lines_of(row)
     assert ours == ["hub: w", "vanilla", "3.00M", "10% apart", "", "", ""]
     assert theirs == ["", "gevent", "gevent is not installed", "", "", "", ""]
 
@@ -338,5 +338,5 @@ def test_a_terminal_shows_what_is_done_and_what_is_measured(load, monkeypatch):
 
 
 def test_its_examples_run(load):
-    assert doctest.testmod(load("table")) == (0, 1)
+    assert doctest.testmod(load("cells")) == (0, 1)
     assert doctest.testmod(load("progress")) == (0, 1)

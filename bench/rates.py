@@ -1,0 +1,49 @@
+"""The lines of rows that compare messages a second: a line for each side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cells import rate, span
+from processes import ROLES
+
+HEAD = ("work", "side", "msgs/s", "lowest–highest", "CPU s/M: broker / producer / consumer", "vanilla is", "goal")
+
+
+def lines_of(row: dict[str, Any]) -> list[list[str]]:
+    """A line for each side of a row."""
+    return [
+        [
+            "" if place else row["title"],
+            side["title"],
+            side["missing"] or rate(side["rate"]),
+            spread(side),
+            cpu(side["cpu"]),
+            compared(row["ratios"].get(name)),
+            goal(row, name) if name in row["met"] and not side["missing"] else "",
+        ]
+        for place, (name, side) in enumerate(row["sides"].items())
+    ]
+
+
+def spread(side: dict[str, Any]) -> str:
+    """The lowest and the highest, or where only that is known, how far they are apart."""
+    if side.get("spread") is not None:
+        return f"{side['spread']:.0%} apart"
+    return span(side["low"], side["high"], rate)
+
+
+def cpu(used: dict[str, float] | None) -> str:
+    return " / ".join(f"{used[role]:.3f}" for role in ROLES) if used else ""
+
+
+def goal(row: dict[str, Any], name: str) -> str:
+    verdicts = {True: ": met", False: ": not met", None: ""}
+    return f"{row['goal']:g}x{verdicts[row['met'][name]]}"
+
+
+def compared(ratio: dict[str, Any] | None) -> str:
+    if ratio is None:
+        return ""
+    between = span(ratio["low"], ratio["high"], "{:.2f}".format)
+    return f"{ratio['median']:.2f}x" + (f" ({between})" if between else "")
