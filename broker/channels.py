@@ -182,7 +182,9 @@ class Pusher:
 
     def _recount(self) -> None:
         """Keep the endpoint's sums. Credit of one kind without the other cannot be used and takes no room."""
-        n, b = (0, 0) if self.spent else (self.quota.left_n, self.quota.left_b)
+        n, b = self.quota.left_n, self.quota.left_b
+        if n <= 0 or b <= 0:
+            n = b = 0
         self.endpoint.granted_n += n - self.held_n
         self.endpoint.granted_b += b - self.held_b
         self.held_n, self.held_b = n, b
@@ -251,13 +253,16 @@ class Puller:
 
     def ack(self, event: Event) -> None:
         """It has handled these."""
-        pieces = self._land(event)
-        self.endpoint.settle(sum(piece.high - piece.low for piece in pieces))
+        ranges = self._delivered(event)
+        before_b = self.flight.size
+        count = self.flight.settle(ranges)
+        self._landed(count, before_b - self.flight.size)
+        self.endpoint.settle(count)
         self.line_up()
 
     def nack(self, event: Event) -> None:
         """It gives these back, for one of three reasons."""
-        batches = [piece.batch.part(piece.low, piece.high) for piece in self._land(event)]
+        batches = [piece.batch.part(piece.low, piece.high) for piece in self._take(self._delivered(event))]
         self._give_back(batches, event.payload)
         self.line_up()
 
@@ -273,28 +278,34 @@ class Puller:
                 endpoint.failed(batch, fields.get("delay"))
         endpoint.broker.touch(endpoint)
 
-    def _land(self, event: Event) -> list[Sent]:
-        """Take what an ACK or NACK settles out of flight."""
+    def _delivered(self, event: Event) -> list[tuple[int, int]]:
+        """The ranges of an ACK or NACK."""
         ranges = pairs(event.payload["r"])
         first, count = ranges[-1]
         if first + count > self.sent_n:
             raise ProtocolError("BAD_SEQUENCE", f"number {first + count - 1} is settled and was never delivered")
-        return self._left_flight(ranges)
+        return ranges
 
-    def _left_flight(self, ranges: list[tuple[int, int]]) -> list[Sent]:
-        flight, endpoint = self.flight, self.endpoint
-        count, size = flight.count, flight.size
-        pieces = flight.take(ranges)
-        endpoint.flight_n -= count - flight.count
-        endpoint.flight_b -= size - flight.size
-        self._weigh()
-        self.session.relieve()
+    def _take(self, ranges: list[tuple[int, int]]) -> list[Sent]:
+        """Take them out of flight: those that were still in."""
+        count, size = self.flight.count, self.flight.size
+        pieces = self.flight.take(ranges)
+        self._landed(count - self.flight.count, size - self.flight.size)
         return pieces
+
+    def _landed(self, count: int, size: int) -> None:
+        """*count* messages, *size* bytes, are in flight no more."""
+        self.endpoint.flight_n -= count
+        self.endpoint.flight_b -= size
+        self._weigh()
+        if self.session.starved:
+            self.session.relieve()
 
     def _weigh(self) -> None:
         """Keep the session's sum of what its consumers hold."""
-        self.session.held += self.flight.cost - self.held
-        self.held = self.flight.cost
+        cost = self.flight.cost
+        self.session.held += cost - self.held
+        self.held = cost
 
     # -- deliveries
 
@@ -323,19 +334,20 @@ class Puller:
         """Send up to *most* messages of the endpoint."""
         endpoint, session = self.endpoint, self.session
         frame: list[Batch] = []
-        size, largest = 0, min(FRAME_BYTES, session.broker.options.frame_bytes - COUNTED_BYTES)
+        count, size, largest = 0, 0, min(FRAME_BYTES, session.broker.options.frame_bytes - COUNTED_BYTES)
         while most > 0 and endpoint.ready and self.can_take and not session.full:
             batch = endpoint.pop(min(most, self.limit_n - self.sent_n), self.limit_b - self.sent_b)
             most -= batch.count
             if frame and (size + batch.size > largest or batch.history != frame[0].history):
-                self._send(frame, size, 0)
-                frame, size = [], 0
+                self._send(frame, count, size, 0)
+                frame, count, size = [], 0, 0
             self._fly(batch)
             frame.append(batch)
+            count += batch.count
             size += batch.size
         if frame:
             cut = endpoint.ready and (self.limit_n <= self.sent_n or self.limit_b <= self.sent_b)
-            self._send(frame, size, MORE if cut else 0)
+            self._send(frame, count, size, MORE if cut else 0)
 
     def _fly(self, batch: Batch) -> None:
         self.flight.add(self.sent_n, batch)
@@ -345,10 +357,9 @@ class Puller:
         self.endpoint.flight_n += batch.count
         self.endpoint.flight_b += batch.size
 
-    def _send(self, frame: list[Batch], size: int, more: int) -> None:
-        """One frame of the batches that were just counted as sent."""
+    def _send(self, frame: list[Batch], count: int, size: int, more: int) -> None:
+        """One frame of the batches, *count* messages of *size* bytes, that were just counted as sent."""
         first = frame[0]
-        count = sum(batch.count for batch in frame)
         seq = self.sent_n - count
         parts: list[Buffer] = [batch.body for batch in frame]
         if first.redelivered:
@@ -370,7 +381,7 @@ class Puller:
         endpoint.pullers.discard(self)
         endpoint.hungry.pop(self, None)
         self.session.starved.discard(self)
-        pieces = self._left_flight(EVERYTHING)
+        pieces = self._take(EVERYTHING)
         endpoint.returned(pieces, self.sent_n if seen is None else seen, crashed=seen is None)
         endpoint.broker.touch(endpoint)
 

@@ -167,9 +167,10 @@ class Endpoint:
     # -- messages come back
 
     def settle(self, count: int) -> None:
-        """*count* deliveries are acknowledged."""
+        """*count* deliveries are acknowledged: that makes no room, and only a broker that ends waits for it."""
         self.acknowledged += count
-        self.broker.touch(self)
+        if self.broker.draining:
+            self.broker.touch(self)
 
     def returned(self, pieces: list[Sent], seen: int, crashed: bool) -> None:
         """A consumer is gone: its unsettled deliveries go back to the front, in order.

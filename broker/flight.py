@@ -72,6 +72,33 @@ class Flight:
         self.count += batch.count
         self.size += batch.size
 
+    def settle(self, ranges: list[tuple[int, int]]) -> int:
+        """Take out the numbers of *ranges*, which nobody wants back: how many of them were still in."""
+        (first, count), entries = ranges[0], self._entries
+        if len(ranges) == 1 and entries and first <= entries[0].seq:
+            return self._settle_to(first + count)
+        return sum(piece.high - piece.low for piece in self.take(ranges))
+
+    def _settle_to(self, end: int) -> int:
+        """Take out all numbers below *end*: the common case, in which no message is looked at."""
+        firsts, entries = self._firsts, self._entries
+        before = self.count
+        done = 0
+        for entry in entries:
+            if entry.end > end:
+                break
+            self.count -= entry.high - entry.low
+            self.size -= entry.size
+            done += 1
+        del firsts[:done], entries[:done]
+        if entries and firsts[0] < end:
+            entry = entries[0]
+            rest = entries[0] = entry.part(end, entry.end)
+            self.count -= end - firsts[0]
+            self.size -= entry.size - rest.size
+            firsts[0] = end
+        return before - self.count
+
     def take(self, ranges: list[tuple[int, int]]) -> list[Sent]:
         """Take out the numbers of *ranges*: those that were still in, in order. Numbers that are not in do no harm.
 

@@ -114,7 +114,7 @@ class Session:
             for _ in range(READS):
                 for event in self.connection.read(self._receive):
                     _HANDLERS[event.kind](self, event)
-                if self.full or not self.connection.reader.filled:
+                if not self.connection.reader.filled or self.full:
                     break
         except BlockingIOError:
             pass
@@ -239,10 +239,11 @@ class Session:
     def _drained(self) -> None:
         if self.sock.fileno() < 0:
             return
-        self.relieve()
+        if self.starved:
+            self.relieve()
         if self.closing and not self.out:
             self._shut()
-        interest = (OUT if self.out.blocked else 0) | (0 if self.full and self.out.blocked else IN)
+        interest = IN if not self.out.blocked else OUT if self.full else IN | OUT
         if interest != self.interest:
             self.interest = interest
             self.broker.hub.poll.modify(self.sock.fileno(), interest)
@@ -250,7 +251,7 @@ class Session:
     def relieve(self) -> None:
         """Let the consumers stand in line again that waited for this connection: for its output, or for settlements."""
         options = self.broker.options
-        if self.starved and self.out.unsent * 2 < options.output_bytes and self.held < options.unsettled_bytes:
+        if self.out.unsent * 2 < options.output_bytes and self.held < options.unsettled_bytes:
             starved, self.starved = self.starved, set()
             for puller in starved:
                 puller.line_up()

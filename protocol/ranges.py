@@ -62,21 +62,23 @@ class Ranges:
         return len(self._firsts)
 
 
-def pairs(flat: Any) -> list[tuple[int, int]]:
-    """Check ranges that came from a peer: [(first, count), ...].
+def pairs(flat: list[int]) -> list[tuple[int, int]]:
+    """Ranges as the wire has them, which were checked: [(first, count), ...]."""
+    return list(zip(flat[::2], flat[1::2]))
+
+
+def check_ranges(flat: Any) -> None:
+    """Check ranges that came from a peer.
 
     :raises ProtocolError: BAD_MAP, unless *flat* is a list of ascending, disjoint ranges up to `MAX_SEQ`, each of 1 or
         more.
     """
-    if not isinstance(flat, list) or len(flat) % 2 or not flat:
+    if type(flat) is not list or len(flat) % 2 or not flat:
         raise ProtocolError("BAD_MAP", "ranges are a list [first, count, ...]")
-    checked: list[tuple[int, int]] = []
     free = 0
     for first, count in zip(flat[::2], flat[1::2]):
         if type(first) is not int or type(count) is not int or first < free or count < 1 or first + count - 1 > MAX_SEQ:
             raise ProtocolError(
                 "BAD_MAP", f"ranges are ascending, disjoint, of 1 or more: [{first!r}, {count!r}] is not"
             )
-        checked.append((first, count))
         free = first + count
-    return checked

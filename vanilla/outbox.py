@@ -43,24 +43,30 @@ class Outbox:
         """
         buffers = self._buffers
         while buffers and not self.blocked:
-            parts = buffers[:IOV_MAX]
-            del buffers[:IOV_MAX]
+            parts = buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX]
             try:
                 sent = sock.sendmsg(parts)
             except BlockingIOError:
                 sent = 0
             self.unsent -= sent
-            self._keep(parts, sent)
+            self.blocked = sent < sum(map(len, parts))
+            self._drop(sent)
 
-    def _keep(self, parts: list[Buffer], sent: int) -> None:
-        """Put what was not sent back to the front."""
-        for index, part in enumerate(parts):
+    def _drop(self, sent: int) -> None:
+        """The first *sent* bytes are gone."""
+        buffers = self._buffers
+        if not self.unsent:
+            buffers.clear()
+            return
+        whole = 0
+        for part in buffers:
             if sent < len(part):
-                parts[index] = memoryview(part)[sent:]
-                self._buffers[:0] = parts[index:]
-                self.blocked = True
-                return
+                break
             sent -= len(part)
+            whole += 1
+        del buffers[:whole]
+        if sent:
+            buffers[0] = memoryview(buffers[0])[sent:]
 
     def clear(self) -> None:
         """Forget what is unsent."""
