@@ -48,7 +48,7 @@ BATCH_AGE = 0.001
 WEIGHT = RUN_BYTES // 64
 #: Items of a list that are packed at once, at first and at most.
 FIRST_STEP = 8
-MOST_STEP = 256
+MOST_STEP = 2048
 #: What msgpack puts before a bytes item, at most.
 BIN_HEAD_BYTES = 5
 #: After so many ms without a send credit goes back.
