@@ -64,7 +64,7 @@ class OneWay:
         """Measure it: a list of one row."""
         about = self.describe()
         present = [name for name in about if not about[name]["missing"]]
-        samples: dict[str, list[dict[str, float]]] = {name: [] for name in present}
+        samples: dict[str, list[dict[str, Any]]] = {name: [] for name in present}
         if settings.quick:
             plans = dict.fromkeys(present, plan_for(self.size, 1000))
         else:
@@ -88,7 +88,7 @@ class OneWay:
         rates: dict[str, float] = {}
         for name in present:
             settings.progress(f"{self.name}: {about[name]['title']}, pilot")
-            found: list[dict[str, float]] = []
+            found: list[dict[str, Any]] = []
             few = min(usual, FEW) if name in self.others else usual
             measure(name, plan_for(self.size, few), settings.seconds, about[name], found)
             rates.update((name, sample["rate"]) for sample in found)
@@ -99,7 +99,7 @@ class OneWay:
         return {**dict.fromkeys(present, same), **fewer}
 
     def _row(
-        self, plans: dict[str, Plan], about: dict[str, Any], samples: dict[str, list[dict[str, float]]]
+        self, plans: dict[str, Plan], about: dict[str, Any], samples: dict[str, list[dict[str, Any]]]
     ) -> dict[str, Any]:
         moved = {name: plan.messages for name, plan in plans.items()}
         sides = {name: {**about[name], **summary(samples.get(name, [])), "messages": moved.get(name)} for name in about}
@@ -119,7 +119,7 @@ class OneWay:
         }
 
 
-def measure(name: str, plan: Plan, seconds: float, about: dict[str, Any], samples: list[dict[str, float]]) -> None:
+def measure(name: str, plan: Plan, seconds: float, about: dict[str, Any], samples: list[dict[str, Any]]) -> None:
     """Add one sample. A side that fails is not tried again, and has no figures."""
     if about["missing"]:
         return
@@ -130,13 +130,25 @@ def measure(name: str, plan: Plan, seconds: float, about: dict[str, Any], sample
         samples.clear()
 
 
-def summary(samples: list[dict[str, float]]) -> dict[str, Any]:
-    """Medians: ``rate``, with the least, the most and each round's; ``cpu``, seconds a million messages."""
+def summary(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians: ``rate``, with the least, the most and each round's; ``cpu``, seconds a million messages; ``latency``,
+    in ms."""
     if not samples:
-        return {"rate": None, "low": None, "high": None, "rates": [], "cpu": None}
+        return {"rate": None, "low": None, "high": None, "rates": [], "cpu": None, "latency": None}
     rates = [sample["rate"] for sample in samples]
-    cpu = {role: statistics.median(sample[role] for sample in samples) for role in processes.ROLES}
-    return {"rate": statistics.median(rates), "low": min(rates), "high": max(rates), "rates": rates, "cpu": cpu}
+    return {
+        "rate": statistics.median(rates),
+        "low": min(rates),
+        "high": max(rates),
+        "rates": rates,
+        "cpu": medians([{role: sample[role] for role in processes.ROLES} for sample in samples]),
+        "latency": medians([sample["latency"] for sample in samples]),
+    }
+
+
+def medians(samples: list[dict[str, float]]) -> dict[str, float]:
+    """Of each figure in *samples*."""
+    return {key: statistics.median(sample[key] for sample in samples) for key in samples[0]}
 
 
 def ratio(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float] | None:

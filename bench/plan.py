@@ -1,16 +1,24 @@
 """How many messages of what size go one way, and how it is proved that all of them came, in order.
 
-Messages go in blocks: the first of each carries the block's number, and one more message ends the last block. The
-receiver looks at these only: a message lost or doubled shifts all that follow, so the next number is not in its place.
+Messages go in blocks: the first of each carries a stamp, and one more message ends the last block. The receiver looks
+at these only: a message lost or doubled shifts all that follow, so the next number is not in its place.
+
+    | number, u64 | when it was made, u64: CLOCK_MONOTONIC, ns | zeros |
+
+All processes of a machine share that clock, so a stamp also tells how long its message was on its way.
 """
 
 from __future__ import annotations
 
+import struct
+import time
 from dataclasses import dataclass
 
 #: Messages between one stamp and the next.
 BLOCK = 100
-STAMP_BYTES = 8
+STAMP = struct.Struct(">QQ")
+
+now = time.monotonic_ns
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,17 @@ def plan_for(size: int, messages: int) -> Plan:
 
 
 def stamp(number: int, size: int) -> bytes:
-    """The first message of block *number*."""
-    return number.to_bytes(STAMP_BYTES, "big") + bytes(size - STAMP_BYTES)
+    """The first message of block *number*, to be sent now."""
+    return STAMP.pack(number, now()) + bytes(size - STAMP.size)
 
 
-def check(message: bytes, number: int, size: int) -> None:
-    """Is this the first message of block *number*? It is a failure of the measurement if not."""
-    if len(message) != size or message[:STAMP_BYTES] != number.to_bytes(STAMP_BYTES, "big"):
-        raise AssertionError(f"a message was lost, doubled or overtaken before number {number * BLOCK}")
+def check(message: bytes, number: int, size: int) -> int:
+    """Is this the first message of block *number*? It is a failure of the measurement if not.
+
+    :return: how long it was on its way, if it has come just now, in ns.
+    """
+    came = now()
+    found, made = STAMP.unpack_from(message) if len(message) == size else (-1, 0)
+    if found != number:
+        raise AssertionError(f"a message was lost, doubled or overtaken before stamp {number}")
+    return came - int(made)

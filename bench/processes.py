@@ -103,12 +103,13 @@ class Process:
                 file.close()  # type: ignore[union-attr]
 
 
-def measure(name: str, plan: Plan, seconds: float) -> dict[str, float]:
+def measure(name: str, plan: Plan, seconds: float) -> dict[str, Any]:
     """One measurement of one side, with fresh processes.
 
     :param name: of the side.
     :param seconds: what it should take about.
-    :return: ``rate`` in messages a second; for each of `ROLES` its CPU seconds a million messages.
+    :return: ``rate`` in messages a second; for each of `ROLES` its CPU seconds a million messages; ``latency``, median
+        and p99 in ms.
     :raises Failed: a process died or was silent too long, or messages were lost.
     """
     with ExitStack() as stack:
@@ -128,7 +129,11 @@ def measure(name: str, plan: Plan, seconds: float) -> dict[str, float]:
             broker.check()  # if that has ended, the others could but fail
             raise
     millions = plan.all_messages / 1e6
-    return {"rate": plan.messages / received["seconds"], **{role: used / millions for role, used in cpu.items()}}
+    return {
+        "rate": plan.messages / received["seconds"],
+        **{role: used / millions for role, used in cpu.items()},
+        "latency": received["latency"],
+    }
 
 
 def describe(side: Side) -> dict[str, Any]:

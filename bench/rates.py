@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from cells import rate, span
+from cells import ms, rate, span
 from processes import ROLES
 
-HEAD = ("work", "side", "msgs/s", "lowest–highest", "CPU s/M: broker / producer / consumer", "vanilla is", "goal")
+HEAD = (
+    "work",
+    "side",
+    "msgs/s",
+    "lowest–highest",
+    "CPU s/M: broker / producer / consumer",
+    "latency at that rate, ms: median / p99",
+    "vanilla is",
+    "goal",
+)
 
 
 def lines_of(row: dict[str, Any]) -> list[list[str]]:
@@ -19,6 +28,7 @@ def lines_of(row: dict[str, Any]) -> list[list[str]]:
             side["missing"] or rate(side["rate"]),
             spread(side),
             cpu(side["cpu"]),
+            latency(side.get("latency")),
             compared(row["ratios"].get(name)),
             goal(row, name) if name in row["met"] and not side["missing"] else "",
         ]
@@ -35,6 +45,10 @@ def spread(side: dict[str, Any]) -> str:
 
 def cpu(used: dict[str, float] | None) -> str:
     return " / ".join(f"{used[role]:.3f}" for role in ROLES) if used else ""
+
+
+def latency(waits: dict[str, float] | None) -> str:
+    return f"{ms(waits['median'])} / {ms(waits['p99'])}" if waits else ""
 
 
 def goal(row: dict[str, Any], name: str) -> str:

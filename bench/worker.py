@@ -6,7 +6,7 @@
 
 PARENT is the process without which this one is not to live. SIZE is that of a message, WARM and TIMED are the blocks of
 a `Plan`. Figures are JSON: ``cpu``, seconds of user and system time for all messages; the consumer's ``seconds``, from
-the first to the last message that counts.
+the first to the last message that counts, and ``latency`` of those of them that carry a stamp, in ms.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import time
 from typing import Any
 
+from percentile import percentiles
 from plan import Plan
 from sides import Side, find
 
@@ -54,9 +55,9 @@ def consumer(side: Side, plan: Plan, address: str) -> None:
     with side.recver(address, plan.size) as recv:
         say("ready")
         begin = time.process_time()
-        side.consume(recv, plan, lambda: marks.append(time.monotonic()))
+        waits = side.consume(recv, plan, lambda: marks.append(time.monotonic()))
         end = time.monotonic()
-    say({"cpu": time.process_time() - begin, "seconds": end - marks[0]})
+    say({"cpu": time.process_time() - begin, "seconds": end - marks[0], "latency": percentiles(waits)})
 
 
 ROLES = {"broker": broker, "producer": producer, "consumer": consumer}

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,9 +63,15 @@ def test_a_row_has_figures_of_ours_and_says_what_they_mean(quick):
     assert ours["low"] == ours["rate"] == ours["high"] > 0
     assert sorted(ours["cpu"]) == ["broker", "consumer", "producer"]
     assert all(seconds > 0 for seconds in ours["cpu"].values())
+    assert 0 < ours["latency"]["median"] <= ours["latency"]["p99"]
     assert all(ours[text] for text in ("guarantee", "payload", "batching", "settings", "version"))
     assert "one way, 16 B" in ran.stdout
     assert ours["guarantee"] in ran.stdout
+
+
+def sample(rate: float) -> dict[str, Any]:
+    """What a measurement gives, at *rate* messages a second."""
+    return {"rate": rate, "broker": 1.0, "producer": 1.0, "consumer": 1.0, "latency": {"median": 1.0, "p99": 20.0}}
 
 
 def test_a_peer_that_is_not_installed_has_no_figures(load, monkeypatch):
@@ -76,7 +83,7 @@ def test_a_peer_that_is_not_installed_has_no_figures(load, monkeypatch):
         raise LookupError("pyzmq is not installed")
 
     monkeypatch.setattr(type(sides.find("pyzmq")), "version", version)
-    monkeypatch.setattr(processes, "measure", lambda *_: dict.fromkeys(("rate", *oneway.processes.ROLES), 1.0))
+    monkeypatch.setattr(processes, "measure", lambda *_: sample(1.0))
     (row,) = oneway.OneWay("a", "b", 16, 2.0, 1000, ("pyzmq", "pyzmq-hwm")).rows(
         oneway.Settings(1, 1.0, False, lambda _: None)
     )
@@ -91,11 +98,7 @@ def test_the_goal_is_held_against_each_of_two_settings(load, monkeypatch):
     oneway = load("oneway")
     rates = {"vanilla": 4.0, "pyzmq": 1.0, "pyzmq-hwm": 2.0}
     monkeypatch.setattr(oneway.processes, "describe", lambda side: {"title": side.title, "missing": ""})
-    monkeypatch.setattr(
-        oneway.processes,
-        "measure",
-        lambda name, *_: {**dict.fromkeys(oneway.processes.ROLES, 1.0), "rate": rates[name]},
-    )
+    monkeypatch.setattr(oneway.processes, "measure", lambda name, *_: sample(rates[name]))
     (row,) = oneway.OneWay("a", "b", 16, 2.5, 1000, ("pyzmq", "pyzmq-hwm")).rows(
         oneway.Settings(3, 1.0, False, lambda _: None)
     )
@@ -110,7 +113,7 @@ def test_a_side_that_would_take_much_too_long_moves_fewer_messages(load, monkeyp
 
     def measure(name, plan, _):
         moved.setdefault(name, []).append(plan.messages)
-        return {**dict.fromkeys(oneway.processes.ROLES, 1.0), "rate": rates[name]}
+        return sample(rates[name])
 
     monkeypatch.setattr(oneway.processes, "describe", lambda side: {"title": side.title, "missing": ""})
     monkeypatch.setattr(oneway.processes, "measure", measure)
@@ -150,9 +153,18 @@ def test_what_was_sent_is_received_and_counted(load, name):
     sent, marks = [], []
     side.produce(sent.append, plan)
     received = iter(sent)
-    side.consume(received.__next__, plan, lambda: marks.append(True))
+    waits = side.consume(received.__next__, plan, lambda: marks.append(True))
     assert marks == [True]
     assert list(received) == []
+    assert len(waits) == 3
+    assert all(wait >= 0 for wait in waits)
+
+
+def test_a_stamp_tells_how_long_its_message_was_on_its_way(load, monkeypatch):
+    plan = load("plan")
+    times = iter([1_000, 251_000])
+    monkeypatch.setattr(plan, "now", times.__next__)
+    assert plan.check(plan.stamp(7, 16), 7, 16) == 250_000
 
 
 @pytest.mark.parametrize("place", [0, 1, 150, 200])
@@ -287,8 +299,20 @@ def test_a_row_of_the_hub_shows_no_more_than_is_known(load):
     absent = {"theirs": None, "theirs_spread": None, "ratio": None, "note": "gevent is not installed"}
     row = load("hubrows").row({**found, **absent})
     ours, theirs = load("rates").lines_of(row)
-    assert ours == ["hub: w", "vanilla", "3.00M", "10% apart", "", "", ""]
-    assert theirs == ["", "gevent", "gevent is not installed", "", "", "", ""]
+    assert ours == ["hub: w", "vanilla", "3.00M", "10% apart", "", "", "", ""]
+    assert theirs == ["", "gevent", "gevent is not installed", "", "", "", "", ""]
+
+
+def test_a_column_that_no_row_has_figures_for_is_not_shown(load):
+    (row,) = (
+        load("oneway").OneWay("a", "b", 16, 2.0, 1000, ()).rows(load("oneway").Settings(0, 1.0, True, lambda _: None))
+    )
+    table, rates = load("table"), load("rates")
+    (column,) = [title for title in rates.HEAD if title.startswith("latency")]
+    assert column not in table.table(rates.HEAD, rates.lines_of(row))
+    row["sides"]["vanilla"].update(load("oneway").summary([sample(1e6)]))
+    assert column in table.table(rates.HEAD, rates.lines_of(row))
+    assert "1.00 / 20" in table.table(rates.HEAD, rates.lines_of(row))
 
 
 def test_what_got_slower_is_named(load):
@@ -317,9 +341,7 @@ def test_a_terminal_shows_what_is_done_and_what_is_measured(load, monkeypatch):
     oneway, hub = load("oneway"), load("hub")
     progress = load("progress").Progress(Terminal())
     monkeypatch.setattr(oneway.processes, "describe", lambda side: {"title": side.title, "missing": ""})
-    monkeypatch.setattr(
-        oneway.processes, "measure", lambda *_: dict.fromkeys(("rate", *oneway.processes.ROLES), 1000.0)
-    )
+    monkeypatch.setattr(oneway.processes, "measure", lambda *_: sample(1000.0))
     monkeypatch.setattr(hub, "measure", lambda *_: 1.0)
     monkeypatch.setattr(hub, "version", lambda _: "1")
     monkeypatch.setenv("COLUMNS", "80")
@@ -338,5 +360,5 @@ def test_a_terminal_shows_what_is_done_and_what_is_measured(load, monkeypatch):
 
 
 def test_its_examples_run(load):
-    assert doctest.testmod(load("cells")) == (0, 1)
-    assert doctest.testmod(load("progress")) == (0, 1)
+    for name, examples in {"cells": 3, "percentile": 2, "progress": 1}.items():
+        assert doctest.testmod(load(name)) == (0, examples)

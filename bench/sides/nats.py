@@ -36,13 +36,14 @@ class Taker:
         self.count = 0
         self.plan = Plan(0, 0, 0)
         self.mark: Callable[[], object] = list
+        self.waits: list[int] = []
 
     async def take(self, message: Any) -> None:
         if not self.count % BLOCK:
             number = self.count // BLOCK
             if number == self.plan.warm_blocks:
                 self.mark()
-            check(message.data, number, self.plan.size)
+            self.waits.append(check(message.data, number, self.plan.size))
             if number == self.plan.blocks:
                 self.done.set_result(None)
         self.count += 1
@@ -117,9 +118,11 @@ class Nats(Side):
 
         self.loop.run_until_complete(produce())
 
-    def consume(self, recv: Any, plan: Plan, mark: Callable[[], object]) -> None:
-        recv.plan, recv.mark = plan, mark
-        self.loop.run_until_complete(recv.done)
+    def consume(self, recv: Any, plan: Plan, mark: Callable[[], object]) -> list[int]:
+        taker: Taker = recv
+        taker.plan, taker.mark = plan, mark
+        self.loop.run_until_complete(taker.done)
+        return taker.waits[plan.warm_blocks :]
 
 
 SIDES = {"nats": Nats()}

@@ -77,10 +77,10 @@ class Batched(Pyzmq):
 
         self.produce_lists(lambda batch: send(packb(batch)), plan, max(BATCH_BYTES // plan.size, 1))
 
-    def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> None:
+    def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> list[int]:
         from msgpack import unpackb
 
-        self.consume_lists(lambda: unpackb(recv()), plan, mark)
+        return self.consume_lists(lambda: unpackb(recv()), plan, mark)
 
 
 SIDES = {"pyzmq": Pyzmq(), "pyzmq-hwm": HighWater(), "pyzmq-batched": Batched()}

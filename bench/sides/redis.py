@@ -103,8 +103,8 @@ class Many(Redis):
     def produce(self, send: Callable[[Any], Any], plan: Plan) -> None:
         self.produce_lists(send, plan, max(BATCH_BYTES // plan.size, 1))
 
-    def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> None:
-        self.consume_lists(recv, plan, mark)
+    def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> list[int]:
+        return self.consume_lists(recv, plan, mark)
 
 
 SIDES = {"redis": Redis(), "redis-batched": Many()}

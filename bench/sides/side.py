@@ -74,17 +74,19 @@ class Side:
         batch.append(stamp(plan.blocks, plan.size))
         send(batch)
 
-    def consume_lists(self, recv: Callable[[], list[bytes]], plan: Plan, mark: Callable[[], object]) -> None:
-        """Receive all messages of *plan* in lists, and look at each message."""
+    def consume_lists(self, recv: Callable[[], list[bytes]], plan: Plan, mark: Callable[[], object]) -> list[int]:
+        """Receive all messages of *plan* in lists, and look at each message; see `consume`."""
         start = plan.warm_blocks * BLOCK
+        waits: list[int] = []
         count = 0
         while count < plan.all_messages:
             for message in recv():
                 if not count % BLOCK:
                     if count == start:
                         mark()
-                    check(message, count // BLOCK, plan.size)
+                    waits.append(check(message, count // BLOCK, plan.size))
                 count += 1
+        return waits[plan.warm_blocks :]
 
     def produce(self, send: Callable[[bytes], Any], plan: Plan) -> None:
         """Send all messages of *plan*, a call each."""
@@ -95,12 +97,17 @@ class Side:
                 send(payload)
         send(stamp(plan.blocks, plan.size))
 
-    def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> None:
-        """Receive all messages of *plan*, a call each, and call *mark* between the warm-up and the rest."""
+    def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> list[int]:
+        """Receive all messages of *plan*, a call each, and call *mark* between the warm-up and the rest.
+
+        :return: how long each stamp of that rest was on its way, in ns.
+        """
+        waits = []
         for number in range(plan.blocks):
             if number == plan.warm_blocks:
                 mark()
-            check(recv(), number, plan.size)
+            waits.append(check(recv(), number, plan.size))
             for _ in range(BLOCK - 1):
                 recv()
-        check(recv(), plan.blocks, plan.size)
+        waits.append(check(recv(), plan.blocks, plan.size))
+        return waits[plan.warm_blocks :]

@@ -68,8 +68,8 @@ class Many(Vanilla):
     def produce(self, send: Callable[[Any], Any], plan: Plan) -> None:
         self.produce_lists(send, plan, max(BATCH_BYTES // plan.size, 1))
 
-    def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> None:
-        self.consume_lists(recv, plan, mark)
+    def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> list[int]:
+        return self.consume_lists(recv, plan, mark)
 
 
 SIDES = {"vanilla": Vanilla(), "vanilla-many": Many()}
