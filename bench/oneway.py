@@ -132,9 +132,9 @@ def measure(name: str, plan: Plan, seconds: float, about: dict[str, Any], sample
 
 def summary(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians: ``rate``, with the least, the most and each round's; ``cpu``, seconds a million messages; ``latency``,
-    in ms."""
+    in ms; ``peak``, the most memory, in MiB."""
     if not samples:
-        return {"rate": None, "low": None, "high": None, "rates": [], "cpu": None, "latency": None}
+        return {"rate": None, "low": None, "high": None, "rates": [], "cpu": None, "latency": None, "peak": None}
     rates = [sample["rate"] for sample in samples]
     return {
         "rate": statistics.median(rates),
@@ -143,6 +143,7 @@ def summary(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "rates": rates,
         "cpu": medians([{role: sample[role] for role in processes.ROLES} for sample in samples]),
         "latency": medians([sample["latency"] for sample in samples]),
+        "peak": medians([sample["peak"] for sample in samples]),
     }
 
 

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import memory
 from plan import Plan
 from sides import Side
 
@@ -81,6 +82,10 @@ class Process:
         """The CPU time of all its threads so far, in seconds: clock_getcpuclockid(3), which Python does not have."""
         return time.clock_gettime((~self.popen.pid << 3) | 2)
 
+    def figures(self, before: float) -> dict[str, float]:
+        """What a worker says of itself at its end, of one that does not: CPU time since that was *before*, memory."""
+        return {"cpu": self.cpu() - before, "peak": memory.peak_of_tree(self.popen.pid)}
+
     def _complaint(self) -> str:
         self.errors.seek(0)
         lines = self.errors.read().decode(errors="replace").strip().splitlines()
@@ -109,7 +114,7 @@ def measure(name: str, plan: Plan, seconds: float) -> dict[str, Any]:
     :param name: of the side.
     :param seconds: what it should take about.
     :return: ``rate`` in messages a second; for each of `ROLES` its CPU seconds a million messages; ``latency``, median
-        and p99 in ms.
+        and p99 in ms; ``peak``, the most memory of each of `ROLES`, in MiB.
     :raises Failed: a process died or was silent too long, or messages were lost.
     """
     with ExitStack() as stack:
@@ -124,15 +129,16 @@ def measure(name: str, plan: Plan, seconds: float) -> dict[str, Any]:
             producer.say("go")
             received = json.loads(consumer.hear(PATIENCE + 10 * seconds))
             sent = json.loads(producer.hear())
-            cpu = {"broker": broker.cpu() - before, "producer": sent["cpu"], "consumer": received["cpu"]}
+            ended = {"broker": broker.figures(before), "producer": sent, "consumer": received}
         except Failed:
             broker.check()  # if that has ended, the others could but fail
             raise
     millions = plan.all_messages / 1e6
     return {
         "rate": plan.messages / received["seconds"],
-        **{role: used / millions for role, used in cpu.items()},
+        **{role: figures["cpu"] / millions for role, figures in ended.items()},
         "latency": received["latency"],
+        "peak": {role: figures["peak"] for role, figures in ended.items()},
     }
 
 

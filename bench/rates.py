@@ -14,6 +14,7 @@ HEAD = (
     "lowest–highest",
     "CPU s/M: broker / producer / consumer",
     "latency at that rate, ms: median / p99",
+    "peak MiB: broker / producer / consumer",
     "vanilla is",
     "goal",
 )
@@ -29,6 +30,7 @@ def lines_of(row: dict[str, Any]) -> list[list[str]]:
             spread(side),
             cpu(side["cpu"]),
             latency(side.get("latency")),
+            peak(side.get("peak")),
             compared(row["ratios"].get(name)),
             goal(row, name) if name in row["met"] and not side["missing"] else "",
         ]
@@ -49,6 +51,10 @@ def cpu(used: dict[str, float] | None) -> str:
 
 def latency(waits: dict[str, float] | None) -> str:
     return f"{ms(waits['median'])} / {ms(waits['p99'])}" if waits else ""
+
+
+def peak(most: dict[str, float] | None) -> str:
+    return " / ".join(f"{most[role]:.0f}" for role in ROLES) if most else ""
 
 
 def goal(row: dict[str, Any], name: str) -> str:

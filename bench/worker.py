@@ -5,8 +5,9 @@
     python worker.py PARENT SIDE producer SIZE WARM TIMED ADDRESS    says "ready", waits for a line, sends, says its own
 
 PARENT is the process without which this one is not to live. SIZE is that of a message, WARM and TIMED are the blocks of
-a `Plan`. Figures are JSON: ``cpu``, seconds of user and system time for all messages; the consumer's ``seconds``, from
-the first to the last message that counts, and ``latency`` of those of them that carry a stamp, in ms.
+a `Plan`. Figures are JSON: ``cpu``, seconds of user and system time for all messages; ``peak``, the most memory, in
+MiB; the consumer's ``seconds``, from the first to the last message that counts, and ``latency`` of those of them that
+carry a stamp, in ms.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import time
 from typing import Any
 
+import memory
 from percentile import percentiles
 from plan import Plan
 from sides import Side, find
@@ -47,7 +49,7 @@ def producer(side: Side, plan: Plan, address: str) -> None:
         sys.stdin.readline()
         begin = time.process_time()
         side.produce(send, plan)
-    say({"cpu": time.process_time() - begin})
+    say({"cpu": time.process_time() - begin, "peak": memory.peak()})
 
 
 def consumer(side: Side, plan: Plan, address: str) -> None:
@@ -57,7 +59,8 @@ def consumer(side: Side, plan: Plan, address: str) -> None:
         begin = time.process_time()
         waits = side.consume(recv, plan, lambda: marks.append(time.monotonic()))
         end = time.monotonic()
-    say({"cpu": time.process_time() - begin, "seconds": end - marks[0], "latency": percentiles(waits)})
+    cpu = time.process_time() - begin
+    say({"cpu": cpu, "peak": memory.peak(), "seconds": end - marks[0], "latency": percentiles(waits)})
 
 
 ROLES = {"broker": broker, "producer": producer, "consumer": consumer}

@@ -64,6 +64,8 @@ def test_a_row_has_figures_of_ours_and_says_what_they_mean(quick):
     assert sorted(ours["cpu"]) == ["broker", "consumer", "producer"]
     assert all(seconds > 0 for seconds in ours["cpu"].values())
     assert 0 < ours["latency"]["median"] <= ours["latency"]["p99"]
+    assert sorted(ours["peak"]) == ["broker", "consumer", "producer"]
+    assert all(mib > 1 for mib in ours["peak"].values())
     assert all(ours[text] for text in ("guarantee", "payload", "batching", "settings", "version"))
     assert "one way, 16 B" in ran.stdout
     assert ours["guarantee"] in ran.stdout
@@ -71,7 +73,8 @@ def test_a_row_has_figures_of_ours_and_says_what_they_mean(quick):
 
 def sample(rate: float) -> dict[str, Any]:
     """What a measurement gives, at *rate* messages a second."""
-    return {"rate": rate, "broker": 1.0, "producer": 1.0, "consumer": 1.0, "latency": {"median": 1.0, "p99": 20.0}}
+    roles = {"broker": 1.0, "producer": 1.0, "consumer": 1.0}
+    return {**roles, "rate": rate, "latency": {"median": 1.0, "p99": 20.0}, "peak": roles}
 
 
 def test_a_peer_that_is_not_installed_has_no_figures(load, monkeypatch):
@@ -221,7 +224,9 @@ def skip_without(load, name: str) -> None:
 @pytest.mark.parametrize("name", names_of_sides())
 def test_each_side_that_is_installed_moves_messages(load, name):
     skip_without(load, name)
-    assert load("processes").measure(name, load("plan").plan_for(16, 1000), 1.0)["rate"] > 0
+    found = load("processes").measure(name, load("plan").plan_for(16, 1000), 1.0)
+    assert found["rate"] > 0
+    assert all(mib > 0 for mib in found["peak"].values())
 
 
 MEASURE = """
@@ -299,8 +304,8 @@ def test_a_row_of_the_hub_shows_no_more_than_is_known(load):
     absent = {"theirs": None, "theirs_spread": None, "ratio": None, "note": "gevent is not installed"}
     row = load("hubrows").row({**found, **absent})
     ours, theirs = load("rates").lines_of(row)
-    assert ours == ["hub: w", "vanilla", "3.00M", "10% apart", "", "", "", ""]
-    assert theirs == ["", "gevent", "gevent is not installed", "", "", "", "", ""]
+    assert ours == ["hub: w", "vanilla", "3.00M", "10% apart", *[""] * 5]
+    assert theirs == ["", "gevent", "gevent is not installed", *[""] * 6]
 
 
 def test_a_column_that_no_row_has_figures_for_is_not_shown(load):
@@ -313,6 +318,19 @@ def test_a_column_that_no_row_has_figures_for_is_not_shown(load):
     row["sides"]["vanilla"].update(load("oneway").summary([sample(1e6)]))
     assert column in table.table(rates.HEAD, rates.lines_of(row))
     assert "1.00 / 20" in table.table(rates.HEAD, rates.lines_of(row))
+
+
+def test_the_memory_of_a_server_is_that_of_all_its_processes(load):
+    memory = load("memory")
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        parent.stdout.readline()
+        (child,) = memory.children(parent.pid)
+        each = [memory.peak(parent.pid), memory.peak(child)]
+        assert min(each) > 1
+        assert memory.peak_of_tree(parent.pid) >= sum(each)
+        parent.stdin.close()
+    assert memory.peak(child) == memory.peak_of_tree(parent.pid) == 0
 
 
 def test_what_got_slower_is_named(load):

@@ -1,9 +1,10 @@
 /* What `relay.py` does between two connections that it has accepted, in C: copies bytes from one to the other until the
-   first ends.
+   first ends, and then waits to be killed, so that its memory can be looked at.
 
        relay SOURCE TARGET      file descriptors of connected sockets */
 
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static char buffer[256 << 10];
@@ -20,5 +21,7 @@ int main(int argc, char **argv)
         for (char *from = buffer; from < buffer + got; from += put)
             if ((put = write(target, from, buffer + got - from)) <= 0)
                 return 1;
-    return got < 0;
+    if (got < 0 || shutdown(target, SHUT_WR) < 0)
+        return 1;
+    return pause();
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -29,11 +30,12 @@ def connect(address: str, role: bytes) -> socket.socket:
 
 
 def copy(source: socket.socket, target: socket.socket) -> None:
-    """Copy bytes until *source* ends."""
+    """Copy bytes until *source* ends, and then the end."""
     buffer = bytearray(BUFFER_BYTES)
     view = memoryview(buffer)
     while n := source.recv_into(buffer):
         target.sendall(view[:n])
+    target.shutdown(socket.SHUT_WR)
 
 
 def compiled() -> int:
@@ -52,6 +54,7 @@ class Relay(Side):
 
     def broker(self, size: int) -> None:
         copy(*self.accept())
+        signal.pause()
 
     def accept(self) -> tuple[socket.socket, socket.socket]:
         """The connections to the producer and to the consumer."""
