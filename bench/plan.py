@@ -14,7 +14,7 @@ import struct
 import time
 from dataclasses import dataclass
 
-#: Messages between one stamp and the next.
+#: Messages from one stamp to the next, where they are sent as fast as they go.
 BLOCK = 100
 STAMP = struct.Struct(">QQ")
 
@@ -23,11 +23,20 @@ now = time.monotonic_ns
 
 @dataclass(frozen=True)
 class Plan:
-    """One measurement: *size* in bytes; blocks that warm up, and blocks that count."""
+    """One measurement.
+
+    :ivar size: of a message, in bytes.
+    :ivar warm_blocks: blocks that warm up.
+    :ivar timed_blocks: blocks that count.
+    :ivar block: messages from one stamp to the next.
+    :ivar period: ns from one message to the next; 0 if they are sent as fast as they go.
+    """
 
     size: int
     warm_blocks: int
     timed_blocks: int
+    block: int = BLOCK
+    period: int = 0
 
     @property
     def blocks(self) -> int:
@@ -36,12 +45,12 @@ class Plan:
     @property
     def messages(self) -> int:
         """What counts in the rate."""
-        return self.timed_blocks * BLOCK
+        return self.timed_blocks * self.block
 
     @property
     def all_messages(self) -> int:
         """With those that warm up, and the one that ends the last block."""
-        return self.blocks * BLOCK + 1
+        return self.blocks * self.block + 1
 
 
 def plan_for(size: int, messages: int) -> Plan:

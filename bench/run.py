@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import hubrows
+import latency
 import machine
 import table
 from oneway import OneWay, Settings
@@ -50,7 +51,7 @@ class Rows(Protocol):
         """How often `rows` will call ``settings.progress``."""
 
 
-ROWS: dict[str, Rows] = {**{row.name: row for row in ONE_WAY}, "hub": hubrows}
+ROWS: dict[str, Rows] = {**{row.name: row for row in ONE_WAY}, "latency": latency, "hub": hubrows}
 
 
 def parser() -> argparse.ArgumentParser:

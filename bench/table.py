@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
+import latency
 import rates
 from cells import table
 
@@ -41,6 +42,7 @@ class Layout(NamedTuple):
 #: The ``kind`` of a row -> its layout, in the order of the page.
 LAYOUTS = {
     "rate": Layout("Throughput", rates.HEAD, rates.lines_of, in_readme=True),
+    "latency": Layout("Latency", latency.HEAD, latency.lines_of),
 }
 SIDES = ("side", "version", "when a process dies", "payload", "batching", "settings")
 

@@ -1,13 +1,13 @@
 """One measured process: a side's broker, producer or consumer. Started by `processes`, with which it talks in lines.
 
-    python worker.py PARENT SIDE broker SIZE WARM TIMED              says "listening on ADDRESS"
-    python worker.py PARENT SIDE consumer SIZE WARM TIMED ADDRESS    says "ready", receives, says its figures
-    python worker.py PARENT SIDE producer SIZE WARM TIMED ADDRESS    says "ready", waits for a line, sends, says its own
+    python worker.py PARENT SIDE broker PLAN              says "listening on ADDRESS"
+    python worker.py PARENT SIDE consumer PLAN ADDRESS    says "ready", receives, says its figures
+    python worker.py PARENT SIDE producer PLAN ADDRESS    says "ready", waits for a line, sends, says its own
 
-PARENT is the process without which this one is not to live. SIZE is that of a message, WARM and TIMED are the blocks of
-a `Plan`. Figures are JSON: ``cpu``, seconds of user and system time for all messages; ``peak``, the most memory, in
-MiB; the consumer's ``seconds``, from the first to the last message that counts, and ``latency`` of those of them that
-carry a stamp, in ms.
+PARENT is the process without which this one is not to live. PLAN is a `Plan`, in JSON, and so are the figures: ``cpu``,
+seconds of user and system time for all messages; ``peak``, the most memory, in MiB; the consumer's ``seconds``, from
+the first to the last message that counts, and ``latency`` of those of them that carry a stamp, in ms; the producer's
+``late``, in ms: how far behind a schedule it sent, if there is one.
 """
 
 from __future__ import annotations
@@ -44,12 +44,17 @@ def broker(side: Side, plan: Plan) -> None:
 
 
 def producer(side: Side, plan: Plan, address: str) -> None:
+    late: list[int] = []
     with side.sender(address, plan.size) as send:
         say("ready")
         sys.stdin.readline()
         begin = time.process_time()
-        side.produce(send, plan)
-    say({"cpu": time.process_time() - begin, "peak": memory.peak()})
+        if plan.period:
+            late = side.pace(send, plan)[plan.warm_blocks :]
+        else:
+            side.produce(send, plan)
+    cpu = time.process_time() - begin
+    say({"cpu": cpu, "peak": memory.peak(), "late": percentiles(late) if late else None})
 
 
 def consumer(side: Side, plan: Plan, address: str) -> None:
@@ -67,5 +72,5 @@ ROLES = {"broker": broker, "producer": producer, "consumer": consumer}
 
 if __name__ == "__main__":
     end_with_the_parent(int(sys.argv[1]))
-    name, role, size, warm, timed, *address = sys.argv[2:]
-    ROLES[role](find(name), Plan(int(size), int(warm), int(timed)), *address)
+    name, role, plan, *address = sys.argv[2:]
+    ROLES[role](find(name), Plan(**json.loads(plan)), *address)

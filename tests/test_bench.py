@@ -170,6 +170,33 @@ def test_a_stamp_tells_how_long_its_message_was_on_its_way(load, monkeypatch):
     assert plan.check(plan.stamp(7, 16), 7, 16) == 250_000
 
 
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("copies", [0, 2], ids=["lost", "doubled"])
+def test_where_each_message_has_a_stamp_each_is_looked_at(load, place, copies):
+    plan = load("plan").Plan(16, 0, 4, block=1)
+    side = load("sides").find("vanilla")
+    sent = []
+    side.produce(sent.append, plan)
+    assert len(side.consume(iter(sent).__next__, plan, list)) == len(sent) == 5
+    sent[place : place + 1] = [sent[place]] * copies
+    with pytest.raises(AssertionError):
+        side.consume(iter(sent).__next__, plan, list)
+
+
+def test_who_is_late_sends_at_once_and_puts_off_nobody(load, monkeypatch):
+    pace = load("pace")
+    clock = [1_000]
+    monkeypatch.setattr(pace, "now", lambda: clock[0])
+    schedule = pace.Pace(100)
+    schedule.go()
+    clock[0] += 250
+    for early in -150e-9, -50e-9:
+        assert schedule.early() == pytest.approx(early)
+        schedule.go()
+    assert schedule.early() == pytest.approx(50e-9)
+    assert schedule.late == [0, 150, 50]
+
+
 @pytest.mark.parametrize("place", [0, 1, 150, 200])
 @pytest.mark.parametrize("copies", [0, 2], ids=["lost", "doubled"])
 def test_a_message_that_is_lost_or_doubled_fails_the_measurement(load, place, copies):
@@ -227,6 +254,51 @@ def test_each_side_that_is_installed_moves_messages(load, name):
     found = load("processes").measure(name, load("plan").plan_for(16, 1000), 1.0)
     assert found["rate"] > 0
     assert all(mib > 0 for mib in found["peak"].values())
+
+
+@pytest.mark.parametrize("name", names_of_sides())
+def test_each_side_that_is_installed_can_send_when_a_message_is_due(load, name):
+    if name not in load("latency").SIDES:
+        pytest.skip("not a side of that row")
+    skip_without(load, name)
+    found = load("processes").measure(name, load("plan").Plan(256, 5, 20, block=1, period=1_000_000), 1.0)
+    assert 0 < found["latency"]["median"] <= found["latency"]["p99"]
+    assert found["late"]["median"] <= found["late"]["p99"]
+
+
+def test_the_latency_row_says_what_was_measured_of_whom(tmp_path):
+    path = tmp_path / "results.json"
+    ran = bench("--quick", "--json", path, "latency")
+    assert ran.returncode == 0, ran.stderr
+    (row,) = json.loads(path.read_text())["rows"]
+    ours = row["sides"]["vanilla"]
+    assert 0 < ours["latency"]["median"] <= ours["latency"]["p99"]
+    assert "256 B, one each millisecond" in ran.stdout
+    assert ours["guarantee"] in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("ours", "shown"),
+    [
+        (0.6, ["0.60x (0.60–0.60)", "0.65x at most: met"]),
+        (0.7, ["0.70x (0.70–0.70)", "0.65x at most: not met"]),
+        (None, ["", "0.65x at most"]),
+    ],
+)
+def test_the_goal_for_latency_is_an_upper_bound(load, ours, shown):
+    latency = load("latency")
+    plan = latency.plan_of(load("oneway").Settings(1, 2.0, False, lambda _: None))
+
+    def side(median: float) -> dict[str, Any]:
+        late = {"median": 0.1, "p99": 0.2}
+        found = {**sample(1000.0), "latency": {"median": median, "p99": 9.0}, "late": late}
+        return {"title": "x", "missing": "", **latency.summary([found])}
+
+    sides = {name: side(1.0) for name in latency.SIDES}
+    sides["vanilla"] = side(ours) if ours else {"title": "x", "missing": "failed: it died", **latency.summary([])}
+    lines = latency.lines_of(latency.row(plan, sides))
+    assert {len(line) for line in lines} == {len(latency.HEAD)}
+    assert [line[-2:] for line in lines[:2]] == [["", ""], shown]
 
 
 MEASURE = """

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Callable
 
-from plan import BLOCK, Plan, check, stamp
+from pace import Pace
+from plan import Plan, check, stamp
 
 from .program import version_of
 from .server import HOST, become, free_port, listening
@@ -39,8 +40,8 @@ class Taker:
         self.waits: list[int] = []
 
     async def take(self, message: Any) -> None:
-        if not self.count % BLOCK:
-            number = self.count // BLOCK
+        if not self.count % self.plan.block:
+            number = self.count // self.plan.block
             if number == self.plan.warm_blocks:
                 self.mark()
             self.waits.append(check(message.data, number, self.plan.size))
@@ -112,11 +113,23 @@ class Nats(Side):
             payload = bytes(plan.size)
             for number in range(plan.blocks):
                 await send(stamp(number, plan.size))
-                for _ in range(BLOCK - 1):
+                for _ in range(plan.block - 1):
                     await send(payload)
             await send(stamp(plan.blocks, plan.size))
 
         self.loop.run_until_complete(produce())
+
+    def pace(self, send: Callable[[bytes], Any], plan: Plan) -> list[int]:
+        async def pace() -> list[int]:
+            pace = Pace(plan.period)
+            for number in range(plan.all_messages):
+                if (early := pace.early()) > 0:
+                    await asyncio.sleep(early)
+                pace.go()
+                await send(stamp(number, plan.size))
+            return pace.late
+
+        return self.loop.run_until_complete(pace())
 
     def consume(self, recv: Any, plan: Plan, mark: Callable[[], object]) -> list[int]:
         taker: Taker = recv

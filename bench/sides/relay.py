@@ -25,8 +25,14 @@ def connect(address: str, role: bytes) -> socket.socket:
     """A connection to the relay, which learns what it is for from one byte."""
     host, _, port = address.rpartition(":")
     sock = socket.create_connection((host, int(port)))
+    at_once(sock)
     sock.sendall(role)
     return sock
+
+
+def at_once(sock: socket.socket) -> None:
+    """What is sent leaves now, and not when what was sent before is acknowledged, as with all other sides."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
 
 
 def copy(source: socket.socket, target: socket.socket) -> None:
@@ -63,6 +69,7 @@ class Relay(Side):
             print("listening on {}:{}".format(*server.getsockname()), flush=True)
             while len(ends) < 2:
                 sock = server.accept()[0]
+                at_once(sock)
                 ends[sock.recv(1)] = sock
         return ends[b"P"], ends[b"C"]
 

@@ -5,11 +5,13 @@ The file must load where the peer is not installed: it imports it in the methods
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Callable
 
-from plan import BLOCK, Plan, check, stamp
+from pace import Pace
+from plan import Plan, check, stamp
 
 
 def installed(package: str) -> str:
@@ -66,7 +68,7 @@ class Side:
         payload = bytes(plan.size)
         batch: list[bytes] = []
         for number in range(plan.blocks):
-            for place in range(BLOCK):
+            for place in range(plan.block):
                 batch.append(payload if place else stamp(number, plan.size))
                 if len(batch) >= most:
                     send(batch)
@@ -76,15 +78,15 @@ class Side:
 
     def consume_lists(self, recv: Callable[[], list[bytes]], plan: Plan, mark: Callable[[], object]) -> list[int]:
         """Receive all messages of *plan* in lists, and look at each message; see `consume`."""
-        start = plan.warm_blocks * BLOCK
+        start = plan.warm_blocks * plan.block
         waits: list[int] = []
         count = 0
         while count < plan.all_messages:
             for message in recv():
-                if not count % BLOCK:
+                if not count % plan.block:
                     if count == start:
                         mark()
-                    waits.append(check(message, count // BLOCK, plan.size))
+                    waits.append(check(message, count // plan.block, plan.size))
                 count += 1
         return waits[plan.warm_blocks :]
 
@@ -93,9 +95,26 @@ class Side:
         payload = bytes(plan.size)
         for number in range(plan.blocks):
             send(stamp(number, plan.size))
-            for _ in range(BLOCK - 1):
+            for _ in range(plan.block - 1):
                 send(payload)
         send(stamp(plan.blocks, plan.size))
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, as a program of this side does between two sends."""
+        time.sleep(seconds)
+
+    def pace(self, send: Callable[[bytes], Any], plan: Plan) -> list[int]:
+        """Send all messages of *plan*, which has stamps only, each when it is due.
+
+        :return: how late each was, in ns.
+        """
+        pace = Pace(plan.period)
+        for number in range(plan.all_messages):
+            if (early := pace.early()) > 0:
+                self.sleep(early)
+            pace.go()
+            send(stamp(number, plan.size))
+        return pace.late
 
     def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> list[int]:
         """Receive all messages of *plan*, a call each, and call *mark* between the warm-up and the rest.
@@ -107,7 +126,7 @@ class Side:
             if number == plan.warm_blocks:
                 mark()
             waits.append(check(recv(), number, plan.size))
-            for _ in range(BLOCK - 1):
+            for _ in range(plan.block - 1):
                 recv()
         waits.append(check(recv(), plan.blocks, plan.size))
         return waits[plan.warm_blocks :]

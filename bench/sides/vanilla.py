@@ -32,7 +32,7 @@ class Vanilla(Side):
     def sender(self, address: str, size: int) -> Iterator[Callable[[Any], Any]]:
         import vanilla
 
-        with vanilla.Hub() as h, h.client.connect(address) as remote:
+        with vanilla.Hub() as self.hub, self.hub.client.connect(address) as remote:
             jobs = remote.push("bench")
             yield self.send_of(jobs)
             jobs.sync()
@@ -43,6 +43,9 @@ class Vanilla(Side):
 
         with vanilla.Hub() as h, h.client.connect(address) as remote:
             yield self.recv_of(remote.pull("bench"), size)
+
+    def sleep(self, seconds: float) -> None:
+        self.hub.sleep(seconds * 1000)
 
     def send_of(self, jobs: Any) -> Callable[[Any], Any]:
         return jobs.send  # type: ignore[no-any-return]
