@@ -203,7 +203,8 @@ class Reader:
             self._first = 0
             frames.append((kind, channel, seq, count, self._array_of(view[at + ARRAY_AT : stop])))
             at = stop
-        self.error = self._fault(bytes(view[at : min(end, at + HEAD_BYTES)]))
+        if at < end:
+            self.error = self._fault(bytes(view[at : min(end, at + HEAD_BYTES)]))
         return at
 
     def _fault(self, head: bytes) -> ProtocolError | None:
