@@ -1,7 +1,9 @@
 """The broker: listeners, sessions and endpoints of one hub, and the work at each tick's edge.
 
 Input marks endpoints as touched and sessions as having output; `_edge` then does all of it once: match and grant for
-each endpoint that was touched, one confirm for each producer that sent, one write for each session.
+each endpoint that was touched, one confirm for each producer that sent, one write for each session. A delivery waits
+for nothing but the matching: a connection that is owed neither credit nor a confirm is written to before these are
+worked out.
 """
 
 from __future__ import annotations
@@ -169,6 +171,8 @@ class Broker:
         touched, self._touched = self._touched, {}
         for endpoint in touched:
             guard(endpoint.match)
+        self._write_early()
+        for endpoint in touched:
             guard(endpoint.grant)
         emitters, self.emitters = self.emitters, []
         for emitter in emitters:
@@ -185,6 +189,15 @@ class Broker:
                 self._names = None
         if self.draining:
             self._look_whether_drained()
+
+    def _write_early(self) -> None:
+        """Write to the sessions that have output and are owed nothing more in this tick."""
+        writers, self.writers = self.writers, []
+        for session in writers:
+            if session.owed:
+                self.writers.append(session)
+            else:
+                self.hub.guard(session.flush)
 
     # -- status
 

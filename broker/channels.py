@@ -129,6 +129,7 @@ class Pusher:
 
     def ask(self) -> None:
         """Stand in line for credit."""
+        self.session.owed = True
         self.endpoint.asking.setdefault(self)  # who stands in line keeps its place
         self.endpoint.broker.touch(self.endpoint)
 

@@ -51,8 +51,9 @@ UNCLOSED = 1_000
 class Session:
     """One connection.
 
-    ``out`` holds what is to be sent. ``closing``: only last words are left. ``starved``: consumers that have credit and
-    wait for the output to drain.
+    ``out`` holds what is to be sent. ``owed``: a confirm or credit may be added in this tick; to write twice would wake
+    the peer twice. ``closing``: only last words are left. ``starved``: consumers that have credit and wait for the
+    output to drain.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class Session:
         "held",
         "interest",
         "out",
+        "owed",
         "peer",
         "questions",
         "sock",
@@ -83,7 +85,7 @@ class Session:
         self.out = Outbox()
         #: Status requests: number, and behind which name.
         self.questions: list[tuple[int, str]] = []
-        self.closing = self.dirty = self.answering = False
+        self.closing = self.dirty = self.answering = self.owed = False
         self.starved: set[Puller] = set()
         #: Bytes of memory that the unsettled deliveries of all its consumers keep.
         self.held = 0
@@ -228,7 +230,7 @@ class Session:
 
     def flush(self) -> None:
         """Write what there is, as far as the socket takes it."""
-        self.dirty = False
+        self.dirty = self.owed = False
         try:
             self.out.write(self.sock)
         except OSError as error:

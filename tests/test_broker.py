@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from contextlib import closing
 
 import pytest
 from peers import PATIENCE, Peer, data, until
 
 import vanilla
 from vanilla.broker.flight import FRAGMENT_BYTES
+from vanilla.broker.session import Session, describe_peer
 from vanilla.client.batch import BATCH_BYTES
 from vanilla.protocol.frames import (
     ACK,
@@ -54,6 +56,11 @@ def pulling(peer, name="jobs", channel=2, n=1 << 60, b=1 << 60):
         peer.credit(channel, n, b)
 
 
+def name_of(peer):
+    """What the broker calls it."""
+    return describe_peer(peer.sock.getsockname())
+
+
 def accounts(broker, name="jobs"):
     endpoint = broker.endpoints[name]
     assert endpoint.balance == 0
@@ -71,6 +78,47 @@ def test_what_is_pushed_is_confirmed_and_delivered_with_its_number(h, broker, pe
     assert peer.delivery() == [DATA, 0, {}, ["a", "b"]]
     peer.send(data(1, 2, ["c"]))
     assert peer.delivery() == [DATA, 2, {}, ["c"]]
+
+
+@pytest.fixture
+def writes(broker, monkeypatch):
+    """For each write of the broker the peers that had output waiting then."""
+    found = []
+    flush = Session.flush
+
+    def noted(session):
+        waiting = [each.peer for each in broker.sessions if each.out]
+        if session.peer in waiting:
+            found.append(waiting)
+        flush(session)
+
+    monkeypatch.setattr(Session, "flush", noted)
+    return found
+
+
+def test_a_delivery_leaves_before_its_confirm_is_made(h, broker, peer, writes):
+    pushing(peer)
+    with closing(Peer(h, broker.urls[0])) as consumer:
+        pulling(consumer)
+        consumer.send(pack_control(PING))
+        consumer.expect(PONG)
+        writes.clear()
+        peer.send(data(1, 0, ["a"]))
+        assert consumer.delivery() == [DATA, 0, {}, ["a"]]
+        assert peer.fields(ACK) == {"r": [0, 1]}
+        assert writes == [[name_of(consumer)], [name_of(peer)]]
+
+
+def test_a_delivery_and_a_confirm_to_one_connection_are_one_write(h, broker, peer, writes):
+    pushing(peer)
+    pulling(peer)
+    peer.send(pack_control(PING))
+    peer.expect(PONG)
+    writes.clear()
+    peer.send(data(1, 0, ["a"]))
+    assert peer.delivery() == [DATA, 0, {}, ["a"]]
+    assert peer.fields(ACK) == {"r": [0, 1]}
+    assert writes == [[name_of(peer)]]
 
 
 def test_without_a_puller_messages_wait(h, broker, peer):
