@@ -486,6 +486,16 @@ def test_tasks_that_spawn_their_successors_for_ever_starve_no_timer(h):
     assert stop == ["timer"]
 
 
+def test_whom_a_timer_wakes_runs_before_descriptors_are_polled_again(h, monkeypatch):
+    polls, fired = [], []
+    wait = h.poll.wait
+    monkeypatch.setattr(h.poll, "wait", lambda timeout: polls.append(timeout) or wait(timeout))
+    sender, recver = h.queue(1)
+    h.after(1, lambda: (fired.append(len(polls)), sender.send("woken")))
+    assert recver.recv() == "woken"
+    assert fired == [len(polls)]
+
+
 def test_edges_are_called_once_and_may_ask_for_another(h):
     seen = []
     h.at_edge(lambda: seen.append(1) or h.at_edge(lambda: seen.append(2)))

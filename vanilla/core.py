@@ -4,9 +4,10 @@ A hub belongs to one thread. Its tasks are greenlets; one more greenlet is the l
 says what it is parked on and switches to the next greenlet in ``ready``, or to the loop when there is none. Whoever
 wakes it puts it into ``ready`` and goes on. Nothing here knows of channels or sockets: those park and wake.
 
-One round of the loop is a *tick*: run who is ready, fire timers, call what asked for the tick's edge (flushes gather
-there), poll descriptors. Tasks switch directly to each other only `task.BUDGET` times before the loop gets its turn, so
-that two tasks at ping-pong starve neither timers nor I/O.
+One round of the loop is a *tick*: fire timers, run who is ready, call what asked for the tick's edge (flushes gather
+there), poll descriptors. So whom a timer or a descriptor has woken runs before the next poll. Tasks switch directly to
+each other only `task.BUDGET` times before the loop gets its turn, so that two tasks at ping-pong starve neither timers
+nor I/O.
 
 Invariants:
 1. A task is in ``ready`` at most once, and not while it is parked: who wakes a task has first taken it out of what it
@@ -355,8 +356,8 @@ class Hub:
                 self.interrupt_main(error)
 
     def _tick(self) -> None:
-        self._run_ready()
         self._run_timers()
+        self._run_ready()
         self._run_edges()
         self._run_poll()
 
