@@ -98,8 +98,6 @@ class Broker:
         return [str(address) for _, address in self.listeners]
 
     def _accepted(self, sock: socket.socket, address: Any) -> None:
-        if sock.family != _AF_UNIX:
-            tcp.tune(sock)
         session = Session(self, sock, describe_peer(address))
         self.sessions.add(session)
         if len(self.sessions) > self.options.connections:
@@ -300,9 +298,6 @@ class Service:
             broker.close()
             raise
         return broker
-
-
-_AF_UNIX = 1
 
 
 def _bind(address: Address) -> tuple[socket.socket, Address]:

@@ -9,6 +9,7 @@ import pytest
 from peers import PATIENCE, Peer, data, until
 
 import vanilla
+from vanilla import tcp
 from vanilla.broker.flight import FRAGMENT_BYTES
 from vanilla.broker.session import Session, describe_peer
 from vanilla.client.batch import BATCH_BYTES
@@ -772,6 +773,7 @@ def test_connections_are_tuned(h, broker, peer):
     (session,) = broker.sessions
     assert session.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert session.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert session.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == tcp.KEEP_IDLE
 
 
 def test_a_unix_socket_is_private_and_goes_with_the_broker(h, tmp_path):
