@@ -75,12 +75,12 @@ class Faulty:
         self.errors = list(errors)
         self.asked = 0
 
-    def accept(self):
+    def _accept(self):
         self.asked += 1
         if self.errors:
             code = self.errors.pop(0)
             raise OSError(code, os.strerror(code))
-        return self.sock.accept()
+        return self.sock._accept()
 
     def __getattr__(self, name):
         return getattr(self.sock, name)

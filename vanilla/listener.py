@@ -60,7 +60,7 @@ class Listener:
     :param sock: bound, listening, non-blocking (`tcp.bind`, `unix.bind`). `close` closes it, and the end of the hub.
     """
 
-    __slots__ = ("__weakref__", "_exhausted", "_fd", "_paused", "_timer", "hub", "on_accept", "sock")
+    __slots__ = ("__weakref__", "_exhausted", "_fd", "_kind", "_paused", "_take", "_timer", "hub", "on_accept", "sock")
 
     def __init__(self, hub: Hub, sock: socket.socket, on_accept: OnAccept) -> None:
         self.hub = hub
@@ -68,6 +68,9 @@ class Listener:
         self.on_accept = on_accept
         #: -1 once closed.
         self._fd = sock.fileno()
+        # `socket.accept` does the same, and makes enums of family and type, for each connection anew.
+        self._take: Callable[[], tuple[int, Any]] = sock._accept  # type: ignore[attr-defined]
+        self._kind = int(sock.family), int(sock.type), sock.proto
         self._paused = False
         #: Without descriptors or memory: from the first failure until the backlog is empty again.
         self._exhausted = False
@@ -112,12 +115,12 @@ class Listener:
         self.sock.close()
 
     def _accept(self, events: int) -> None:
-        accept = self.sock.accept
+        take, kind = self._take, self._kind
         for _ in range(BATCH):
             if self._paused or self._fd < 0:
                 return
             try:
-                conn, peer = accept()
+                fd, peer = take()
             except BlockingIOError:
                 self._recovered()
                 return
@@ -126,6 +129,7 @@ class Listener:
                     continue
                 self._out_of(error)
                 return
+            conn = socket.socket(*kind, fd)
             try:
                 conn.setblocking(False)
                 self.on_accept(conn, peer)
