@@ -53,7 +53,7 @@ from .frames import (
     control_map,
     reading,
 )
-from .ranges import check_ranges
+from .ranges import pairs
 from .urls import has_controls
 
 VERSION = 1
@@ -96,7 +96,7 @@ def _two_numbers(value: Any) -> bool:
 
 
 def _ranges(value: Any) -> bool:
-    check_ranges(value)
+    pairs(value)
     return True
 
 
@@ -285,10 +285,11 @@ class Connection:
                     raise ProtocolError("BAD_MAP", f"{NAMES[kind]} lacks {key!r} ({field.what})")
             elif not field.check(fields[key]):
                 raise ProtocolError("BAD_MAP", f"{key!r} of {NAMES[kind]} is not right: {field.what}")
-        if kind in TOGETHER and sum(key in fields for key in TOGETHER[kind]) not in (0, len(TOGETHER[kind])):
-            raise ProtocolError("BAD_MAP", f"{NAMES[kind]} has all of {', '.join(TOGETHER[kind])} or none")
-        if kind in APART and sum(key in fields for key in APART[kind]) > 1:
-            raise ProtocolError("BAD_MAP", f"{NAMES[kind]} has one of {', '.join(APART[kind])} at most")
+        together, apart = TOGETHER.get(kind), APART.get(kind)
+        if together and sum(key in fields for key in together) not in (0, len(together)):
+            raise ProtocolError("BAD_MAP", f"{NAMES[kind]} has all of {', '.join(together)} or none")
+        if apart and sum(key in fields for key in apart) > 1:
+            raise ProtocolError("BAD_MAP", f"{NAMES[kind]} has one of {', '.join(apart)} at most")
 
     def _follow(self, kind: int, channel: int, seq: int, fields: dict[str, Any]) -> None:
         """The transitions that a frame which came causes."""

@@ -209,7 +209,7 @@ class Reader:
 
     def _fault(self, head: bytes) -> ProtocolError | None:
         """What is wrong with a head, or with as much of it as has come: the first wrong byte decides."""
-        if head and head[0] != _MARKS[0]:
+        if head[0] != _MARKS[0]:
             return ProtocolError("BAD_FRAME", f"a frame starts with byte c6, not {head[0]:02x}")
         if len(head) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(head)
@@ -254,9 +254,11 @@ class Keeper(Reader):
         view = memoryview(self.scratch)
         array = self._array
         if array is None:
-            kept = len(self._partial)
-            view[:kept] = self._partial
-            return [view[kept:]]
+            if self._partial:
+                kept = len(self._partial)
+                view[:kept] = self._partial
+                view = view[kept:]
+            return [view]
         if len(array) < self._total:
             return [self._room(array)]
         # Behind a large array only the next head is read along: what follows is large too, and is not to be copied.
@@ -289,7 +291,7 @@ class Keeper(Reader):
         elif n - at >= HEAD_BYTES:
             self._begin(view[at:n])
         else:
-            self._partial = bytes(view[at:n])
+            self._partial = bytes(view[at:n]) if at < n else b""
         return frames
 
     def _begin(self, have: memoryview) -> None:
