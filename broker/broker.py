@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from vanilla import __version__, tcp, unix
 from vanilla.listener import Listener
+from vanilla.protocol.connection import VERSION
 from vanilla.protocol.errors import ProtocolError, Refused
-from vanilla.protocol.frames import GO_AWAY, SCRATCH_BYTES, pack_control
+from vanilla.protocol.frames import GO_AWAY, HELLO, SCRATCH_BYTES, pack_control
 from vanilla.protocol.urls import Address, parse
 
 from .admin import Totals, log_rest, status_page
@@ -54,6 +55,8 @@ class Broker:
         self.options = options or Options()
         self.id = os.urandom(16)
         self.agent = f"vanilla-broker/{__version__}"
+        #: The HELLO frame, the same for everybody.
+        self.hello = self._pack_hello()
         self.started = self.now()
         self.endpoints: dict[str, Endpoint] = {}
         self._names: list[str] | None = None
@@ -72,6 +75,10 @@ class Broker:
         self._awake = False
         self._closed = False
         hub.onstop(self.close)
+
+    def _pack_hello(self) -> bytes:
+        fields = {"v": VERSION, "id": self.id, "agent": self.agent, "frame": self.options.frame_bytes}
+        return pack_control(HELLO, 0, 0, fields)
 
     # -- listening
 

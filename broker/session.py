@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vanilla.outbox import Outbox
 from vanilla.poll import IN, OUT
-from vanilla.protocol.connection import VERSION, Connection, Event
+from vanilla.protocol.connection import Connection, Event
 from vanilla.protocol.errors import ProtocolError, Refused
 from vanilla.protocol.frames import (
     CLOSE,
@@ -142,12 +142,10 @@ class Session:
     def _hello(self, event: Event) -> None:
         self.timer.cancel()
         self.agent = event.payload.get("agent", "")[:100]
-        broker = self.broker
-        fields = {"v": VERSION, "id": broker.id, "agent": broker.agent, "frame": broker.options.frame_bytes}
-        self.put(pack_control(HELLO, 0, 0, fields))
+        self.put(self.broker.hello)
         log.debug("session %s: hello from %r", self.peer, self.agent)
-        if broker.draining:
-            self.put(broker.farewell())
+        if self.broker.draining:
+            self.put(self.broker.farewell())
 
     def _open(self, event: Event) -> None:
         try:
