@@ -109,6 +109,8 @@ class Broker:
         self.sessions.add(session)
         if len(self.sessions) > self.options.connections:
             session.fail(ProtocolError("TOO_MANY", f"there are {self.options.connections} connections already"))
+        else:
+            session.begin()
 
     def gone(self, session: Session) -> None:
         """*session* has closed: its descriptor is free for one who waits to be accepted."""

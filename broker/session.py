@@ -34,6 +34,8 @@ from vanilla.protocol.urls import check_name
 from .channels import FRAMES, Puller, Pusher
 
 if TYPE_CHECKING:
+    from vanilla.timers import Timer
+
     from .broker import Broker
 
 log = logging.getLogger("vanilla.broker")
@@ -90,8 +92,15 @@ class Session:
         #: Bytes of memory that the unsettled deliveries of all its consumers keep.
         self.held = 0
         self.interest = IN
-        self.timer = broker.hub.after(broker.options.hello_ms, self._no_hello)
+        #: Ends a connection whose hello does not come, or that does not take its last words.
+        self.timer: Timer | None = None
         broker.hub.poll.register(sock.fileno(), self.ready, IN)
+
+    def begin(self) -> None:
+        """Take the hello, which most often has come by now; if it has not, give it its time."""
+        self.ready(IN)
+        if self.connection.state == "hello" and self.timer is None and self.sock.fileno() >= 0:
+            self.timer = self.broker.hub.after(self.broker.options.hello_ms, self._no_hello)
 
     # -- input
 
@@ -140,7 +149,7 @@ class Session:
     # -- frames of the connection
 
     def _hello(self, event: Event) -> None:
-        self.timer.cancel()
+        self._stop_timer()
         self.agent = event.payload.get("agent", "")[:100]
         self.put(self.broker.hello)
         log.debug("session %s: hello from %r", self.peer, self.agent)
@@ -265,7 +274,7 @@ class Session:
         self._detach()
         self.closing = True
         self.put(pack_control(ERROR, 0, 0, {"code": error.code, "text": error.text}))
-        self.timer.cancel()
+        self._stop_timer()
         self.timer = self.broker.hub.after(LAST_WORDS_MS, lambda: self.drop(""))
         self.flush()
 
@@ -293,13 +302,18 @@ class Session:
             return
         if why:
             log.debug("session %s: %s", self.peer, why)
-        self.timer.cancel()
+        self._stop_timer()
         self.broker.hub.poll.unregister(self.sock.fileno())
         self.sock.close()
         self.out.clear()
         self.questions.clear()
         self._detach()
         self.broker.gone(self)
+
+    def _stop_timer(self) -> None:
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            timer.cancel()
 
     def _detach(self) -> None:
         channels, self.channels = self.channels, {}

@@ -21,12 +21,16 @@ from vanilla.protocol.frames import (
     DATA_OPTIONS,
     ERROR,
     GO_AWAY,
+    HELLO,
     MORE,
     OPEN,
     PING,
     PONG,
     pack_control,
 )
+from vanilla.protocol.urls import parse
+
+HI = pack_control(HELLO, 0, 0, {"v": 1, "id": b"p" * 16})
 
 
 @pytest.fixture
@@ -256,6 +260,38 @@ def test_the_number_of_connections_is_limited(h):
         first.close()
         until(h, lambda: not broker.sessions)
         Peer(h, broker.urls[0]).close()
+
+
+def dial_before_it_looks(broker, said):
+    """A connection that has said something before the broker accepts it."""
+    sock = socket.create_connection(("127.0.0.1", parse(broker.urls[0]).port), 30)
+    sock.sendall(said)
+    return sock
+
+
+def test_a_hello_that_came_along_has_no_deadline_to_keep(h, broker, monkeypatch):
+    asked, after = [], h.after
+
+    def ask(ms, f):
+        asked.append(f)
+        return after(ms, f)
+
+    monkeypatch.setattr(h, "after", ask)
+    with dial_before_it_looks(broker, HI):
+        while not broker.sessions:
+            h.sleep(1)
+        (session,) = broker.sessions
+        assert session.connection.state == "ready"
+    until(h, lambda: not broker.sessions)
+    assert session._no_hello not in asked
+
+
+def test_who_has_left_before_it_is_accepted_is_forgotten(h, broker):
+    dial_before_it_looks(broker, HI).close()
+    dial_before_it_looks(broker, b"").close()
+    Peer(h, broker.urls[0]).close()
+    until(h, lambda: not broker.sessions)
+    assert not h.timers
 
 
 def test_a_ping_is_answered(h, broker, peer):
