@@ -108,6 +108,20 @@ def test_more_than_a_batch_of_connections(h, sock, dial, accepted, monkeypatch):
     accepted.wait(h, 5)
 
 
+def test_between_two_batches_other_descriptors_have_their_turn(h, sock, dial, accepted):
+    seen = []
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for _ in range(3 * listener.BATCH):
+            dial()
+        Listener(h, sock, accepted)
+        h.poll.register(ours.fileno(), lambda _: seen.append(len(accepted)))
+        theirs.send(b"x")  # it is never read, so each poll finds it
+        accepted.wait(h, 3 * listener.BATCH)
+        h.poll.unregister(ours.fileno())
+    assert {*range(listener.BATCH, 3 * listener.BATCH, listener.BATCH)} <= {*seen}
+
+
 def test_a_closed_listener_refuses_connections_at_once(h, sock, dial, accepted):
     address = sock.getsockname()
     listening = Listener(h, sock, accepted)
