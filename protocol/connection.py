@@ -53,7 +53,7 @@ from .frames import (
     control_map,
     reading,
 )
-from .ranges import pairs
+from .ranges import check_ranges
 from .urls import has_controls
 
 VERSION = 1
@@ -96,7 +96,7 @@ def _two_numbers(value: Any) -> bool:
 
 
 def _ranges(value: Any) -> bool:
-    pairs(value)
+    check_ranges(value)
     return True
 
 
