@@ -26,7 +26,7 @@ from progress import Progress
 RESULTS = Path(__file__).with_name("results")
 
 _PYZMQ = ("pyzmq", "pyzmq-hwm")
-_OTHERS = ("pyzmq-batched", "redis", "redis-batched", "nats")
+_OTHERS = ("pyzmq-batched", "redis", "redis-batched", "nats", "rabbitmq")
 
 ONE_WAY = (
     OneWay("oneway-16", "one way, 16 B", 16, 2.5, 1_000_000, _PYZMQ, _OTHERS),

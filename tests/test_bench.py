@@ -310,19 +310,22 @@ processes.measure(sys.argv[2], plan.plan_for(16, 100_000_000), 60.0)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("name", ["redis", "nats", "relay-c"])
-def test_a_server_that_took_the_place_of_a_process_ends_with_the_run(load, name, signum):
+@pytest.mark.parametrize("name", ["redis", "nats", "rabbitmq", "relay-c"])
+def test_a_server_that_took_the_place_of_a_process_ends_with_the_run(load, name, signum, tmp_path):
     skip_without(load, name)
-    with subprocess.Popen([sys.executable, "-c", MEASURE, str(BENCH), name], stderr=subprocess.DEVNULL) as run:
+    command = [sys.executable, "-c", MEASURE, str(BENCH), name]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(tmp_path)}) as run:
         try:
             workers = wait_for_workers(run.pid)
             wait_until_replaced(workers[0])
+            assert started_with(tmp_path) >= {run.pid, *workers[1:]}  # a server may write over its environment
             run.send_signal(signum)
             run.wait(30)
         finally:
             run.kill()
-    for pid in workers:
+    for pid in {*workers, *started_with(tmp_path)}:
         wait_until_gone(pid)
+    assert list(tmp_path.iterdir()) == []
 
 
 def wait_until_replaced(pid: int) -> None:
@@ -347,6 +350,18 @@ def wait_for_workers(pid: int) -> list[int]:
 def children(pid: int) -> list[int]:
     """The processes that it started and that are still there, the first first."""
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def started_with(folder: Path) -> set[int]:
+    """The processes whose TMPDIR it is: daemons too, which have left their family."""
+    return {int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if is_in(f"TMPDIR={folder}", path)}
+
+
+def is_in(variable: str, environment: Path) -> bool:
+    try:
+        return variable.encode() in environment.read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def wait_until_gone(pid: int) -> None:

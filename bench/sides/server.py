@@ -1,13 +1,16 @@
 """For peers whose broker is a server of its own, which takes the place of the process that was to be the broker.
 
 So its CPU time is that process's, and it ends as that one would: by SIGTERM, or by the kernel when the benchmark is
-killed. It gets no file and no folder, and logs to what was stderr, whose last line says why a measurement failed.
+killed. It gets no file, or a folder that goes when it does, and logs to what was stderr, whose last line says why a
+measurement failed.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import tempfile
 import time
 from typing import NoReturn
 
@@ -15,7 +18,7 @@ from .program import find_program
 
 HOST = "127.0.0.1"
 #: How long a server may take to listen, in seconds.
-STARTING = 10.0
+STARTING = 30.0
 
 
 def free_port() -> int:
@@ -23,6 +26,24 @@ def free_port() -> int:
     with socket.create_server((HOST, 0)) as server:
         port: int = server.getsockname()[1]
     return port
+
+
+def scratch_folder() -> str:
+    """A folder that is removed once this process has ended, or the program that has taken its place: even by a kill.
+
+    A child waits for the end of a pipe whose other end they hold, as do those whom they start.
+    """
+    folder = tempfile.mkdtemp(prefix="vanilla-bench-")
+    wait, hold = os.pipe()
+    if os.fork():
+        os.close(wait)
+        os.set_inheritable(hold, True)
+        return folder
+    os.close(hold)
+    os.closerange(0, 3)
+    os.read(wait, 1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
 
 
 def become(name: str, port: int, *arguments: str) -> NoReturn:
