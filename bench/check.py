@@ -45,11 +45,11 @@ def measure(rounds: int, share: float = 1.0) -> Figures:
             plan = plan_for(row.size, round(row.rough * SECONDS * share))
             sample = processes.measure(row.ours, plan, SECONDS)
             _keep_least(figures, {f"{row.title}: {role}": sample[role] for role in processes.ROLES})
-        for work, (_, _, messages, _) in hub.WORKS.items():
-            progress(f"hub: {work}, round {number + 1} of {rounds}")
+        for name, work in hub.WORKS.items():
+            progress(f"hub: {name}, round {number + 1} of {rounds}")
             before = _children()
-            hub.measure("vanilla", work)
-            _keep_least(figures, {f"hub: {work}": (_children() - before) / messages * 1e6})
+            hub.measure("vanilla", name, work.messages)
+            _keep_least(figures, {f"hub: {name}": (_children() - before) / work.messages * 1e6})
     progress.end()
     return figures
 

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-import hubrows
+import hub
 import latency
 import machine
 import table
@@ -42,7 +42,7 @@ ONE_WAY = (
 
 
 class Rows(Protocol):
-    """Some rows of the table, which are measured together; `hubrows` is a module of this kind."""
+    """Some rows of the table, which are measured together; `hub` is a module of this kind."""
 
     def rows(self, settings: Settings) -> list[dict[str, Any]]:
         """Measure them."""
@@ -51,7 +51,11 @@ class Rows(Protocol):
         """How often `rows` will call ``settings.progress``."""
 
 
-ROWS: dict[str, Rows] = {**{row.name: row for row in ONE_WAY}, "latency": latency, "hub": hubrows}
+ROWS: dict[str, Rows] = {
+    **{row.name: row for row in ONE_WAY},
+    "latency": latency,
+    "hub": hub,
+}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -241,9 +241,9 @@ def names_of_sides() -> list[str]:
     return sorted(name for table in tables for line in table for name in re.findall(r'"([^"]+)":', line))
 
 
-def skip_without(load, name: str) -> None:
-    """Skip the test if a side is not installed here."""
-    missing = load("processes").describe(load("sides").find(name))["missing"]
+def skip_without(load, name: str, kind: str = "sides") -> None:
+    """Skip the test if a side, or a library of `hubs`, is not installed here."""
+    missing = load("processes").describe(load(kind).find(name))["missing"]
     if missing:
         pytest.skip(missing)
 
@@ -301,6 +301,14 @@ def test_the_goal_for_latency_is_an_upper_bound(load, ours, shown):
     assert [line[-2:] for line in lines[:2]] == [["", ""], shown]
 
 
+@pytest.mark.parametrize("timeout", [-1, 5000])
+@pytest.mark.parametrize("capacity", [0, 2])
+@pytest.mark.parametrize("name", ["vanilla", "gevent", "asyncio", "trio"])
+def test_each_library_that_is_installed_passes_numbers_on(load, name, capacity, timeout):
+    skip_without(load, name, "hubs")
+    assert load("alone").measure(name, "channel", capacity, timeout, 10)["rate"] > 0
+
+
 MEASURE = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -337,11 +345,11 @@ def wait_until_replaced(pid: int) -> None:
     raise AssertionError(f"process {pid} is still Python")
 
 
-def wait_for_workers(pid: int) -> list[int]:
-    """The three measured processes of a run."""
+def wait_for_workers(pid: int, count: int = 3) -> list[int]:
+    """The measured processes of a run."""
     for _ in range(3000):
         found = children(pid)
-        if len(found) == 3:
+        if len(found) == count:
             return found
         time.sleep(0.01)
     raise AssertionError("it did not start")
@@ -350,6 +358,26 @@ def wait_for_workers(pid: int) -> list[int]:
 def children(pid: int) -> list[int]:
     """The processes that it started and that are still there, the first first."""
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+MEASURE_ALONE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import alone
+alone.measure("vanilla", "channel", 0, -1, 1_000_000_000_000)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_a_library_that_is_measured_ends_with_the_run(signum):
+    with subprocess.Popen([sys.executable, "-c", MEASURE_ALONE, str(BENCH)], stderr=subprocess.DEVNULL) as run:
+        try:
+            (worker,) = wait_for_workers(run.pid, 1)
+            run.send_signal(signum)
+            run.wait(30)
+        finally:
+            run.kill()
+    wait_until_gone(worker)
 
 
 def started_with(folder: Path) -> set[int]:
@@ -386,15 +414,6 @@ def test_the_page_shows_the_figures_that_are_stored(load):
     assert table.in_page(readme, table.short(json.loads(table.LATEST.read_text()))) == readme, "run bench/table.py"
 
 
-def test_a_row_of_the_hub_shows_no_more_than_is_known(load):
-    found = {"work": "w", "goal": 2.0, "ours": 3e6, "ours_spread": 0.1, "peer": "gevent"}
-    absent = {"theirs": None, "theirs_spread": None, "ratio": None, "note": "gevent is not installed"}
-    row = load("hubrows").row({**found, **absent})
-    ours, theirs = load("rates").lines_of(row)
-    assert ours == ["hub: w", "vanilla", "3.00M", "10% apart", *[""] * 5]
-    assert theirs == ["", "gevent", "gevent is not installed", *[""] * 6]
-
-
 def test_a_column_that_no_row_has_figures_for_is_not_shown(load):
     (row,) = (
         load("oneway").OneWay("a", "b", 16, 2.0, 1000, ()).rows(load("oneway").Settings(0, 1.0, True, lambda _: None))
@@ -418,6 +437,69 @@ def test_the_memory_of_a_server_is_that_of_all_its_processes(load):
         assert memory.peak_of_tree(parent.pid) >= sum(each)
         parent.stdin.close()
     assert memory.peak(child) == memory.peak_of_tree(parent.pid) == 0
+
+
+@pytest.fixture(scope="module")
+def quick_libraries(tmp_path_factory):
+    """What a quick run of the rows of libraries says and keeps."""
+    path = tmp_path_factory.mktemp("bench") / "results.json"
+    ran = bench("--quick", "--json", path, "hub")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran, json.loads(path.read_text())["rows"]
+
+
+def test_libraries_that_are_installed_have_figures(quick_libraries, load):
+    ran, rows = quick_libraries
+    assert [row["name"] for row in rows] == ["hub"] * len(load("hub").WORKS)
+    for row in rows:
+        assert list(row["sides"]) == list(load("hubs").NAMES)
+        for name in "vanilla", "asyncio":
+            side = row["sides"][name]
+            assert side["missing"] == ""
+            assert side["rate"] > 0
+        assert row["title"] in ran.stdout
+
+
+def test_a_library_that_is_not_installed_has_no_figures(load, monkeypatch):
+    def version(_):
+        raise LookupError("gevent is not installed")
+
+    figures = {"rate": 2.0}
+    monkeypatch.setattr(type(load("hubs").find("gevent")), "version", version)
+    monkeypatch.setattr(load("alone"), "measure", lambda *_: figures)
+    settings = load("oneway").Settings(1, 1.0, False, lambda _: None)
+    for module in ("hub",):
+        (row, *_) = load(module).rows(settings)
+        lines = load("table").LAYOUTS[row["kind"]].lines(row)
+        (theirs,) = [line for line in lines if line[1] == "gevent"]
+        assert "gevent is not installed" in theirs
+        assert set(theirs) <= {"", "gevent", "gevent is not installed"}
+        assert sum("not installed" in line for line in map(str, lines)) == 1
+
+
+def test_the_goals_of_the_hub_are_about_gevent(load, monkeypatch):
+    hub, oneway = load("hub"), load("oneway")
+    rates = iter([6.0, 3.0, 1.0, 1.0, 8.0, 2.0, 1.0, 1.0])
+    monkeypatch.setattr(load("processes"), "describe", lambda side: {"title": side.title, "missing": ""})
+    monkeypatch.setattr(hub, "measure", lambda *_: {"rate": next(rates)})
+    row = hub.row("unbuffered", oneway.Settings(2, 1.0, False, lambda _: None))
+    assert row["ratios"]["gevent"] == {"median": 2.8, "low": 2.0, "high": 4.0}
+    assert row["met"] == {"gevent": False}
+
+
+def test_a_library_that_fails_has_no_figures_and_is_named(load, monkeypatch):
+    def fail(*_):
+        raise load("processes").Failed("trio: it broke")
+
+    monkeypatch.setattr(load("alone"), "measure", fail)
+    row, *_ = load("hub").rows(load("oneway").Settings(2, 1.0, False, lambda _: None))
+    assert row["sides"]["vanilla"]["missing"] == "failed: trio: it broke"
+    assert len(load("run").failures([row])) == len([side for side in row["sides"].values() if side["missing"]])
+
+
+def test_a_measurement_that_raises_says_what(load):
+    with pytest.raises(load("processes").Failed, match=r"^vanilla: TypeError: .*$"):
+        load("alone").measure("vanilla", "channel", 0, -1, "x")
 
 
 def test_what_got_slower_is_named(load):
@@ -447,11 +529,10 @@ def test_a_terminal_shows_what_is_done_and_what_is_measured(load, monkeypatch):
     progress = load("progress").Progress(Terminal())
     monkeypatch.setattr(oneway.processes, "describe", lambda side: {"title": side.title, "missing": ""})
     monkeypatch.setattr(oneway.processes, "measure", lambda *_: sample(1000.0))
-    monkeypatch.setattr(hub, "measure", lambda *_: 1.0)
-    monkeypatch.setattr(hub, "version", lambda _: "1")
+    monkeypatch.setattr(hub, "measure", lambda *_: {"rate": 1.0})
     monkeypatch.setenv("COLUMNS", "80")
     settings = oneway.Settings(2, 1.0, False, progress)
-    rows = oneway.OneWay("a", "b", 16, 2.5, 1000, ("pyzmq",), ("relay",)), load("hubrows")
+    rows = oneway.OneWay("a", "b", 16, 2.5, 1000, ("pyzmq",), ("relay",)), hub
     progress.total = sum(each.measurements(settings) for each in rows)
     for each in rows:
         each.rows(settings)

@@ -1,0 +1,70 @@
+"""asyncio of the standard library: coroutines, and a loop in Python with parts in C."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from typing import Any, Callable
+
+from .library import Library
+
+#: A context since Python 3.11; before that `asyncio.wait_for` has to do.
+limit: Any = getattr(asyncio, "timeout", None)
+
+
+class Asyncio(Library):
+    title = "asyncio"
+    settings = "defaults; Queue(1) for unbuffered, " + ("asyncio.timeout" if limit else "asyncio.wait_for")
+
+    def version(self) -> str:
+        return f"of Python {platform.python_version()}"
+
+    def channel(self, capacity: int, timeout: int, n: int) -> float:
+        return asyncio.run(pass_on(max(capacity, 1), timeout, n))
+
+
+async def pass_on(capacity: int, timeout: int, n: int) -> float:
+    """`Library.channel`."""
+    queue: asyncio.Queue[int] = asyncio.Queue(capacity)
+    produce, consume = ends(queue.put, queue.get, timeout / 1000, n)
+    producer = asyncio.create_task(produce())
+    consumer = asyncio.create_task(consume())
+    start = time.perf_counter()
+    await consumer
+    seconds = time.perf_counter() - start
+    await producer
+    return n / seconds
+
+
+def ends(put: Any, get: Any, seconds: float, n: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """The two tasks."""
+
+    async def produce() -> None:
+        if seconds < 0:
+            for i in range(n):
+                await put(i)
+        elif limit:
+            for i in range(n):
+                async with limit(seconds):
+                    await put(i)
+        else:
+            for i in range(n):
+                await asyncio.wait_for(put(i), seconds)
+
+    async def consume() -> None:
+        if seconds < 0:
+            for _ in range(n):
+                await get()
+        elif limit:
+            for _ in range(n):
+                async with limit(seconds):
+                    await get()
+        else:
+            for _ in range(n):
+                await asyncio.wait_for(get(), seconds)
+
+    return produce, consume
+
+
+LIBRARY = Asyncio()

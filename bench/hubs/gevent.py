@@ -1,0 +1,47 @@
+"""gevent: greenlets as ours are, with a hub and queues that are compiled C."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from .library import Library
+
+
+class Gevent(Library):
+    title = "gevent"
+    package = "gevent"
+    settings = "defaults; Channel and Queue"
+
+    def channel(self, capacity: int, timeout: int, n: int) -> float:
+        import gevent
+        from gevent.queue import Channel, Queue
+
+        queue: Any = Queue(capacity) if capacity else Channel()
+        put, get = queue.put, queue.get
+        seconds = timeout / 1000
+
+        def produce() -> None:
+            if timeout < 0:
+                for i in range(n):
+                    put(i)
+            else:
+                for i in range(n):
+                    put(i, True, seconds)
+
+        def consume() -> None:
+            if timeout < 0:
+                for _ in range(n):
+                    get()
+            else:
+                for _ in range(n):
+                    get(True, seconds)
+
+        gevent.spawn(produce)
+        consumer = gevent.spawn(consume)
+        start = time.perf_counter()
+        consumer.get()
+        return n / (time.perf_counter() - start)
+
+
+LIBRARY = Gevent()
