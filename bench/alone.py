@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import statistics
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any, Callable
 
 import processes
 from hubs import NAMES, Library, find
+from hubs.library import Sleepers
 from oneway import Settings
 from worker import end_with_the_parent
 
 #: How long one may take, in seconds.
 PATIENCE = 120
+#: By how much a sleeper may wake up too early, in seconds.
+EARLY = 0.005
 
 Figures = dict[str, float]
 
@@ -83,7 +90,46 @@ def channel(library: Library, capacity: int, timeout: int, n: int) -> Figures:
     return {"rate": library.channel(capacity, timeout, n)}
 
 
-MEASUREMENTS: dict[str, Callable[..., Figures]] = {"channel": channel}
+def sleep(library: Library, n: int, shortest: float, longest: float) -> Figures:
+    """Start *n* tasks that sleep, each as long as it did in the last run.
+
+    :return: ``start``, seconds until the last of them slept; ``cpu``, seconds in all; ``kib``, the most memory that one
+        took; ``late`` and ``latest``, by how many seconds half of them and one in a hundred overslept.
+    """
+    lengths = random.Random(n)
+    sleepers = Sleepers([lengths.uniform(shortest, longest) for _ in range(n)])
+    library.spawn(1, 1)  # so that all is imported, and its loop has run
+    memory, cpu, start = status_kib("VmRSS"), time.process_time(), time.monotonic()
+    library.sleep(sleepers)
+    late = sorted(sleepers.late)
+    if len(late) != n or late[0] < -EARLY:
+        raise AssertionError("a task did not wake up, or too early")
+    return {
+        "start": max(sleepers.begun) - start,
+        "cpu": time.process_time() - cpu,
+        "kib": (status_kib("VmHWM") - memory) / n,
+        "late": statistics.median(late),
+        "latest": late[n * 99 // 100],
+    }
+
+
+def spawn(library: Library, batches: int, size: int) -> Figures:
+    """``rate``, tasks a second, of a warm process; ``cpu``, seconds a million of them."""
+    library.spawn(1, size)
+    cpu, start = time.process_time(), time.perf_counter()
+    library.spawn(batches, size)
+    seconds = time.perf_counter() - start
+    return {"rate": batches * size / seconds, "cpu": (time.process_time() - cpu) / (batches * size) * 1e6}
+
+
+def status_kib(key: str) -> int:
+    """What the kernel says of this process."""
+    found = re.search(rf"^{key}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+MEASUREMENTS: dict[str, Callable[..., Figures]] = {"channel": channel, "sleep": sleep, "spawn": spawn}
 
 if __name__ == "__main__":
     end_with_the_parent(int(sys.argv[1]))

@@ -19,6 +19,8 @@ from typing import Any, NoReturn, Protocol
 import hub
 import latency
 import machine
+import sleepers
+import spawns
 import table
 from oneway import OneWay, Settings
 from progress import Progress
@@ -55,6 +57,8 @@ ROWS: dict[str, Rows] = {
     **{row.name: row for row in ONE_WAY},
     "latency": latency,
     "hub": hub,
+    "tasks-sleep": sleepers,
+    "tasks-spawn": spawns,
 }
 
 

@@ -16,6 +16,8 @@ from typing import Any, Callable, NamedTuple
 
 import latency
 import rates
+import sleepers
+import spawns
 from cells import table
 
 LATEST = Path(__file__).with_name("results") / "latest.json"
@@ -43,6 +45,8 @@ class Layout(NamedTuple):
 LAYOUTS = {
     "rate": Layout("Throughput", rates.HEAD, rates.lines_of, in_readme=True),
     "latency": Layout("Latency", latency.HEAD, latency.lines_of),
+    "sleepers": Layout("Tasks that sleep", sleepers.HEAD, sleepers.lines_of),
+    "spawns": Layout("Tasks that come and go", spawns.HEAD, spawns.lines_of),
 }
 SIDES = ("side", "version", "when a process dies", "payload", "batching", "settings")
 

@@ -301,6 +301,13 @@ def test_the_goal_for_latency_is_an_upper_bound(load, ours, shown):
     assert [line[-2:] for line in lines[:2]] == [["", ""], shown]
 
 
+@pytest.mark.parametrize(("what", "arguments"), [("sleep", [3, 0.001, 0.002]), ("spawn", [2, 3])])
+@pytest.mark.parametrize("name", ["vanilla", "gevent", "asyncio", "trio"])
+def test_each_library_that_is_installed_runs_tasks(load, name, what, arguments):
+    skip_without(load, name, "hubs")
+    assert all(figure >= 0 for figure in load("alone").measure(name, what, *arguments).values())
+
+
 @pytest.mark.parametrize("timeout", [-1, 5000])
 @pytest.mark.parametrize("capacity", [0, 2])
 @pytest.mark.parametrize("name", ["vanilla", "gevent", "asyncio", "trio"])
@@ -443,20 +450,20 @@ def test_the_memory_of_a_server_is_that_of_all_its_processes(load):
 def quick_libraries(tmp_path_factory):
     """What a quick run of the rows of libraries says and keeps."""
     path = tmp_path_factory.mktemp("bench") / "results.json"
-    ran = bench("--quick", "--json", path, "hub")
+    ran = bench("--quick", "--json", path, "hub", "tasks")
     assert (ran.returncode, ran.stderr) == (0, "")
     return ran, json.loads(path.read_text())["rows"]
 
 
 def test_libraries_that_are_installed_have_figures(quick_libraries, load):
     ran, rows = quick_libraries
-    assert [row["name"] for row in rows] == ["hub"] * len(load("hub").WORKS)
+    assert [row["name"] for row in rows] == ["hub"] * len(load("hub").WORKS) + ["tasks-sleep", "tasks-spawn"]
     for row in rows:
         assert list(row["sides"]) == list(load("hubs").NAMES)
         for name in "vanilla", "asyncio":
             side = row["sides"][name]
             assert side["missing"] == ""
-            assert side["rate"] > 0
+            assert side.get("rate") or side["figures"]
         assert row["title"] in ran.stdout
 
 
@@ -464,11 +471,11 @@ def test_a_library_that_is_not_installed_has_no_figures(load, monkeypatch):
     def version(_):
         raise LookupError("gevent is not installed")
 
-    figures = {"rate": 2.0}
+    figures = {"rate": 2.0, "cpu": 1.0, "start": 1.0, "kib": 1.0, "late": 0.0, "latest": 0.0}
     monkeypatch.setattr(type(load("hubs").find("gevent")), "version", version)
     monkeypatch.setattr(load("alone"), "measure", lambda *_: figures)
     settings = load("oneway").Settings(1, 1.0, False, lambda _: None)
-    for module in ("hub",):
+    for module in "hub", "sleepers", "spawns":
         (row, *_) = load(module).rows(settings)
         lines = load("table").LAYOUTS[row["kind"]].lines(row)
         (theirs,) = [line for line in lines if line[1] == "gevent"]
@@ -492,14 +499,28 @@ def test_a_library_that_fails_has_no_figures_and_is_named(load, monkeypatch):
         raise load("processes").Failed("trio: it broke")
 
     monkeypatch.setattr(load("alone"), "measure", fail)
-    row, *_ = load("hub").rows(load("oneway").Settings(2, 1.0, False, lambda _: None))
+    (row,) = load("spawns").rows(load("oneway").Settings(2, 1.0, False, lambda _: None))
     assert row["sides"]["vanilla"]["missing"] == "failed: trio: it broke"
     assert len(load("run").failures([row])) == len([side for side in row["sides"].values() if side["missing"]])
 
 
 def test_a_measurement_that_raises_says_what(load):
-    with pytest.raises(load("processes").Failed, match=r"^vanilla: TypeError: .*$"):
-        load("alone").measure("vanilla", "channel", 0, -1, "x")
+    with pytest.raises(load("processes").Failed, match=r"^vanilla: ZeroDivisionError: .*$"):
+        load("alone").measure("vanilla", "spawn", 0, 0)
+
+
+@pytest.mark.parametrize("lateness", [[], [0.0, 0.0], [-1.0]], ids=["asleep", "twice", "early"])
+def test_a_task_that_does_not_wake_up_in_its_time_fails_the_measurement(load, lateness):
+    class Broken:
+        def spawn(self, batches, size):
+            pass
+
+        def sleep(self, sleepers):
+            sleepers.begin()
+            sleepers.late.extend(lateness)
+
+    with pytest.raises(AssertionError, match="did not wake up, or too early"):
+        load("alone").sleep(Broken(), 1, 0.001, 0.002)
 
 
 def test_what_got_slower_is_named(load):

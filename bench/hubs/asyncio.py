@@ -5,23 +5,55 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
+from collections.abc import Coroutine, Iterable
 from typing import Any, Callable
 
-from .library import Library
+from .library import Library, Sleepers
 
-#: A context since Python 3.11; before that `asyncio.wait_for` has to do.
+#: Contexts since Python 3.11; before that `asyncio.wait_for` and `asyncio.gather` have to do.
 limit: Any = getattr(asyncio, "timeout", None)
+group: Any = getattr(asyncio, "TaskGroup", None)
 
 
 class Asyncio(Library):
     title = "asyncio"
-    settings = "defaults; Queue(1) for unbuffered, " + ("asyncio.timeout" if limit else "asyncio.wait_for")
+    settings = "defaults; Queue(1) for unbuffered, " + (
+        "asyncio.timeout, tasks of one TaskGroup" if limit else "asyncio.wait_for, create_task and gather"
+    )
 
     def version(self) -> str:
         return f"of Python {platform.python_version()}"
 
     def channel(self, capacity: int, timeout: int, n: int) -> float:
         return asyncio.run(pass_on(max(capacity, 1), timeout, n))
+
+    def sleep(self, sleepers: Sleepers) -> None:
+        async def sleeper(length: float) -> None:
+            begun = sleepers.begin()
+            await asyncio.sleep(length)
+            sleepers.end(begun, length)
+
+        asyncio.run(run_all(map(sleeper, sleepers.lengths)))
+
+    def spawn(self, batches: int, size: int) -> None:
+        async def nothing() -> None:
+            pass
+
+        async def start() -> None:
+            for _ in range(batches):
+                await run_all(nothing() for _ in range(size))
+
+        asyncio.run(start())
+
+
+async def run_all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Each in a task of its own."""
+    if group:
+        async with group() as tasks:
+            for coroutine in coroutines:
+                tasks.create_task(coroutine)
+    else:
+        await asyncio.gather(*map(asyncio.create_task, coroutines))
 
 
 async def pass_on(capacity: int, timeout: int, n: int) -> float:

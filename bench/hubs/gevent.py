@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .library import Library
+from .library import Library, Sleepers
 
 
 class Gevent(Library):
     title = "gevent"
     package = "gevent"
-    settings = "defaults; Channel and Queue"
+    settings = "defaults; Channel and Queue, spawn and joinall"
 
     def channel(self, capacity: int, timeout: int, n: int) -> float:
         import gevent
@@ -42,6 +42,25 @@ class Gevent(Library):
         start = time.perf_counter()
         consumer.get()
         return n / (time.perf_counter() - start)
+
+    def sleep(self, sleepers: Sleepers) -> None:
+        import gevent
+
+        def sleeper(length: float) -> None:
+            begun = sleepers.begin()
+            gevent.sleep(length)
+            sleepers.end(begun, length)
+
+        gevent.joinall([gevent.spawn(sleeper, length) for length in sleepers.lengths])
+
+    def spawn(self, batches: int, size: int) -> None:
+        import gevent
+
+        def nothing() -> None:
+            pass
+
+        for _ in range(batches):
+            gevent.joinall([gevent.spawn(nothing) for _ in range(size)])
 
 
 LIBRARY = Gevent()

@@ -4,18 +4,47 @@ from __future__ import annotations
 
 import time
 
-from .library import Library
+from .library import Library, Sleepers
 
 
 class Trio(Library):
     title = "trio"
     package = "trio"
-    settings = "defaults; memory channels, timeouts by fail_after"
+    settings = "defaults; memory channels, timeouts by fail_after, tasks of one nursery"
 
     def channel(self, capacity: int, timeout: int, n: int) -> float:
         import trio
 
         return trio.run(pass_on, capacity, timeout / 1000, n)
+
+    def sleep(self, sleepers: Sleepers) -> None:
+        import trio
+
+        async def sleeper(length: float) -> None:
+            begun = sleepers.begin()
+            await trio.sleep(length)
+            sleepers.end(begun, length)
+
+        async def start() -> None:
+            async with trio.open_nursery() as nursery:
+                for length in sleepers.lengths:
+                    nursery.start_soon(sleeper, length)
+
+        trio.run(start)
+
+    def spawn(self, batches: int, size: int) -> None:
+        import trio
+
+        async def nothing() -> None:
+            pass
+
+        async def start() -> None:
+            for _ in range(batches):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(size):
+                        nursery.start_soon(nothing)
+
+        trio.run(start)
 
 
 async def pass_on(capacity: int, seconds: float, n: int) -> float:

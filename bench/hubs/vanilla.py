@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-from .library import Library
+from .library import Library, Sleepers
 
 
 class Vanilla(Library):
     title = "vanilla"
     package = "vanilla-broker"
-    settings = "defaults"
+    settings = "defaults; spawn, and join of each task"
 
     def channel(self, capacity: int, timeout: int, n: int) -> float:
         import vanilla
@@ -40,6 +40,32 @@ class Vanilla(Library):
             start = time.perf_counter()
             consumer.join()
             return n / (time.perf_counter() - start)
+
+    def sleep(self, sleepers: Sleepers) -> None:
+        import vanilla
+
+        with vanilla.Hub() as h:
+
+            def sleeper(length: float) -> None:
+                begun = sleepers.begin()
+                h.sleep(length * 1000)
+                sleepers.end(begun, length)
+
+            tasks = [h.spawn(sleeper, length) for length in sleepers.lengths]
+            for task in tasks:
+                task.join()
+
+    def spawn(self, batches: int, size: int) -> None:
+        import vanilla
+
+        def nothing() -> None:
+            pass
+
+        with vanilla.Hub() as h:
+            for _ in range(batches):
+                tasks = [h.spawn(nothing) for _ in range(size)]
+                for task in tasks:
+                    task.join()
 
 
 LIBRARY = Vanilla()
