@@ -183,7 +183,7 @@ class Recver(End):
             self._ready.append(sender)
         else:
             item = self._state.wait_item(timeout)
-        if not isinstance(item, BaseException):
+        if not issubclass(type(item), BaseException):  # isinstance, to say no, looks up the item's __class__ besides
             return item
         try:
             raise item
