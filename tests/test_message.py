@@ -451,6 +451,20 @@ def test_an_exception_that_is_sent_is_raised_at_the_receiver(h, kind):
     assert ch.recv() == "next"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_an_exception_is_raised_whatever_types_came_before(h, kind):
+    ch = make(h, kind)
+    sent = [1, 2, ValueError("a"), ValueError("b"), None, ValueError("c"), ValueError, "x", 3, KeyError("d"), KeyError]
+    h.spawn(lambda: [ch.send(item) for item in sent])
+    got = []
+    for _ in sent:
+        try:
+            got.append(("returned", ch.recv()))
+        except Exception as error:
+            got.append(("raised", error))
+    assert got == [("raised" if isinstance(item, Exception) else "returned", item) for item in sent]
+
+
 def test_an_exception_goes_through_a_chain_and_ends_none_of_it(h):
     ch, out = h.queue(5), h.queue(5)
     for item in 1, ValueError("passed on"), 2:

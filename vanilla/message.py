@@ -157,13 +157,15 @@ class Sender(End):
 class Recver(End):
     """The end that receives. Iterating over it receives until the channel ends."""
 
-    __slots__ = ("_buffer", "_ready", "_senders")
+    __slots__ = ("_buffer", "_plain", "_ready", "_senders")
 
     def __init__(self, state: Any) -> None:
         super().__init__(state)
         self._buffer: deque[Any] = state.buffer
         self._senders: deque[Waiter] = state.senders
         self._ready = state.hub.ready
+        #: A type that is no exception's: that of the last item. Most channels carry one type, and need not ask again.
+        self._plain: type = type(None)
 
     def recv(self, timeout: float = -1) -> Any:
         """The next item; wait while there is none.
@@ -183,7 +185,10 @@ class Recver(End):
             self._ready.append(sender)
         else:
             item = self._state.wait_item(timeout)
+        if type(item) is self._plain:
+            return item
         if not issubclass(type(item), BaseException):  # isinstance, to say no, looks up the item's __class__ besides
+            self._plain = type(item)
             return item
         try:
             raise item
