@@ -16,6 +16,7 @@ import traceback
 import weakref
 from collections import deque
 from types import ModuleType
+from unittest import mock
 
 import pytest
 
@@ -422,6 +423,28 @@ def test_an_item_does_not_stay_in_the_slot_of_its_receiver(h):
     run(h)
     gc.collect()
     assert [ref() for ref in refs] == [None]
+
+
+@pytest.mark.parametrize(("before", "woke"), [(-1, []), (0, ["woke"])], ids=["asleep", "woken just before"])
+def test_a_sleeper_that_was_woken_before_the_cancel_is_cancelled_where_it_waits_next(h, before, woke):
+    seen = []
+
+    def sleeper():
+        h.sleep(50)
+        seen.append("woke")
+        h.sleep(50)
+        seen.append("again")
+
+    task = h.spawn(sleeper)
+    h.sleep(0)
+    # Both timers are due in one batch.
+    h.timers.at(task.due + before, task.cancel)
+    with mock.patch("vanilla.core.monotonic", return_value=task.due + 1):
+        h.sleep(0)
+    with pytest.raises(Cancelled):
+        task.join()
+    assert seen == woke
+    assert len(h.timers) == 0
 
 
 def test_what_is_handed_over_while_a_cancelled_task_parks_is_not_lost(h):

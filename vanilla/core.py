@@ -64,31 +64,6 @@ ROUNDS = 100
 monotonic = time.monotonic
 
 
-class _Sleep:
-    """What a sleeping task is parked on."""
-
-    __slots__ = ("me", "ms", "timer")
-
-    def __init__(self, me: Any, ms: float) -> None:
-        self.me = me
-        self.ms = ms
-        self.timer: Timer | None = me.hub.after(ms, self.wake)
-
-    def wake(self) -> None:
-        if self.forget(self.me):
-            self.me.hub.ready.append(self.me)
-
-    def forget(self, waiter: Any) -> bool:
-        timer, self.timer = self.timer, None
-        if timer is None:
-            return False
-        timer.cancel()
-        return True
-
-    def describe(self, waiter: Any) -> str:
-        return f"sleep of {self.ms:g} ms"
-
-
 class _Entry:
     """What a task is parked on that has only a queue to be taken out of."""
 
@@ -178,8 +153,7 @@ class Hub:
 
     def sleep(self, ms: float = 1) -> None:
         """Wait *ms* milliseconds; 0 lets everyone run who is ready, and polls."""
-        me = self.me()
-        self.park(me, _Sleep(me, ms))
+        self.runner.sleep(self.me(), ms)
 
     # -- channels
 

@@ -73,6 +73,21 @@ def stand_by(waiter: Any, hub: Hub) -> None:
     waiter.selection = waiter.value = waiter.error = waiter.pending = waiter.on = waiter.home = None
 
 
+class Sleep:
+    """What sleepers are parked on. It holds nobody: whoever was woken has it in the slot of a hand-over."""
+
+    def forget(self, waiter: Any) -> bool:
+        asleep = waiter.value is None
+        waiter.value = self
+        return asleep
+
+    def describe(self, waiter: Any) -> str:
+        return f"sleep of {waiter.timeout:g} ms"
+
+
+SLEEP = Sleep()
+
+
 class Task(greenlet, Waiter):  # type: ignore[misc]  # greenlet.error, a class, is not missed in here
     """A coroutine of a hub, made by `Hub.spawn`.
 
@@ -334,6 +349,21 @@ class Runner:
         finally:
             disarm(me)
 
+    def sleep(self, me: Any, ms: float) -> None:
+        """Wait *ms* milliseconds; 0 or less until the loop has looked at its timers.
+
+        :param me: the running task (`me`).
+        """
+        length = max(seconds(ms), 0)
+        if me.pending is not None:
+            self._interrupted(me, SLEEP)
+        me.timeout = ms
+        try:
+            self.timers.arm(me, length, monotonic())
+            self._park(me, SLEEP)
+        finally:
+            disarm(me)
+
     def _park_untimed(self, me: Any, on: Any, timeout: float) -> Any:
         """All of `park` that needs no timer. What was handed over even now is more than any error."""
         try:
@@ -377,6 +407,10 @@ class Runner:
     def expire(self, me: Any) -> None:
         """The timeout of *me* is over. If it was woken in the same moment, that stands."""
         on = me.on
+        if on is SLEEP:
+            if SLEEP.forget(me):
+                self.ready.append(me)
+            return
         what = on.describe(me)
         if on.forget(me):
             me.error = Timeout(f"{me.timeout:g} ms are over: {what}")
