@@ -19,7 +19,7 @@ from sides import find
 OURS = "vanilla"
 #: The side that the goal is about.
 RIVAL = "pyzmq"
-SIDES = (OURS, RIVAL, "redis", "nats", "relay", "relay-c")
+SIDES = (OURS, RIVAL, "redis", "nats", "rabbitmq", "relay", "relay-c")
 #: Our median in that of `RIVAL`, at most.
 GOAL = 0.65
 SIZE = 256

@@ -13,7 +13,8 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Callable
 
-from plan import BLOCK, Plan, check, stamp
+from pace import Pace
+from plan import Plan, check, stamp
 
 from .server import HOST, become, free_port, listening, scratch_folder
 from .side import Side, installed
@@ -71,7 +72,7 @@ def messages(plan: Plan) -> Iterator[bytes]:
     payload = bytes(plan.size)
     for number in range(plan.blocks):
         yield stamp(number, plan.size)
-        yield from repeat(payload, BLOCK - 1)
+        yield from repeat(payload, plan.block - 1)
     yield stamp(plan.blocks, plan.size)
 
 
@@ -124,11 +125,27 @@ class Publisher(End):
         self.sent = self.confirmed = 0
         self.channel.confirm_delivery(self._confirm, callback=self.stop)
 
-    def publish(self, messages: Iterator[bytes]) -> None:
-        """Publish all, and wait until all are confirmed."""
-        self.messages = messages
+    def publish(self, plan: Plan) -> None:
+        """Publish all of *plan*, and wait until all are confirmed."""
+        self.messages, self.last = messages(plan), plan.all_messages
         self._fill()
         self.run()
+
+    def pace(self, plan: Plan) -> list[int]:
+        """The same, of stamps only, each when it is due: how late each was, in ns."""
+        self.messages, self.last = iter(()), plan.all_messages
+        pace = Pace(plan.period)
+
+        def send() -> None:
+            pace.go()
+            self.channel.basic_publish("", QUEUE, stamp(self.sent, plan.size))
+            self.sent += 1
+            if self.sent < self.last:
+                self.connection.ioloop.call_later(max(pace.early(), 0), send)
+
+        send()
+        self.run()
+        return pace.late
 
     def _fill(self) -> None:
         publish = self.channel.basic_publish
@@ -141,7 +158,7 @@ class Publisher(End):
             raise AssertionError("the server refused a message")
         self.confirmed = frame.method.delivery_tag  # one queue confirms in order
         self._fill()
-        if self.confirmed == self.sent:
+        if self.confirmed == self.last:
             self.stop()
 
 
@@ -153,14 +170,16 @@ class Taker(End):
         self.channel.basic_qos(prefetch_count=PREFETCH)
         self.channel.basic_consume(QUEUE, self._take, callback=self.stop)
 
-    def consume(self, plan: Plan, mark: Callable[[], object]) -> None:
-        """Until the last message of *plan* is there, and acknowledged."""
+    def consume(self, plan: Plan, mark: Callable[[], object]) -> list[int]:
+        """Until the last message of *plan* is there, and acknowledged: see `Side.consume`."""
         self.plan, self.mark = plan, mark
+        self.waits: list[int] = []
         self.run()
+        return self.waits[plan.warm_blocks :]
 
     def _take(self, channel: Any, method: Any, properties: Any, message: bytes) -> None:
-        if not self.count % BLOCK:
-            self._look(message, self.count // BLOCK)
+        if not self.count % self.plan.block:
+            self._look(message, self.count // self.plan.block)
         self.count += 1
         if not self.count % (PREFETCH // 4) or self.count == self.plan.all_messages:
             channel.basic_ack(method.delivery_tag, multiple=True)
@@ -168,7 +187,7 @@ class Taker(End):
     def _look(self, message: bytes, number: int) -> None:
         if number == self.plan.warm_blocks:
             self.mark()
-        check(message, number, self.plan.size)
+        self.waits.append(check(message, number, self.plan.size))
         if number == self.plan.blocks:
             self.stop()
 
@@ -206,10 +225,13 @@ class Rabbitmq(Side):
         end.close()
 
     def produce(self, send: Any, plan: Plan) -> None:
-        send.publish(messages(plan))
+        send.publish(plan)
 
-    def consume(self, recv: Any, plan: Plan, mark: Callable[[], object]) -> None:
-        recv.consume(plan, mark)
+    def pace(self, send: Any, plan: Plan) -> list[int]:
+        return send.pace(plan)  # type: ignore[no-any-return]
+
+    def consume(self, recv: Any, plan: Plan, mark: Callable[[], object]) -> list[int]:
+        return recv.consume(plan, mark)  # type: ignore[no-any-return]
 
 
 SIDES = {"rabbitmq": Rabbitmq()}
