@@ -78,7 +78,7 @@ def row(work: str, settings: Settings) -> dict[str, Any]:
         "messages": max(moved.values()),
         "sides": sides,
         "ratios": ratios,
-        "goal": goal,
+        "goals": {RIVAL: goal},
         # of a quick run there are too few messages to tell
         "met": {RIVAL: None if reached is None or settings.quick else reached["median"] >= goal},
     }

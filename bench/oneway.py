@@ -10,8 +10,8 @@ import processes
 from plan import Plan, plan_for
 from sides import find
 
-#: A side that is not a rival moves as many messages as the rivals, unless that would take so many times the asked time.
-#: Then it moves as many as it can in the asked time.
+#: A side that no goal is about moves as many messages as the others, unless that would take so many times the asked
+#: time. Then it moves as many as it can in the asked time.
 TOO_LONG = 3
 #: How many it moves at most to find that out.
 FEW = 10_000
@@ -35,25 +35,25 @@ class OneWay:
     """A row.
 
     :ivar size: of a message, in bytes.
-    :ivar goal: how many times each of *rivals* we want to be.
     :ivar rough: messages a second that nobody is much below, for the pilot.
-    :ivar rivals: the sides that the goal is about: one peer, with its defaults and set up otherwise.
+    :ivar goals: for each of the sides that the row is about, how many times as fast we want to be.
     :ivar others: sides to compare with all the same.
     :ivar ours: the side that the others are compared with.
+    :ivar broker_cpu: what our broker is to take at most, in CPU seconds a million messages.
     """
 
     name: str
     title: str
     size: int
-    goal: float
     rough: int
-    rivals: tuple[str, ...]
+    goals: dict[str, float]
     others: tuple[str, ...] = ()
     ours: str = "vanilla"
+    broker_cpu: float | None = None
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """What a reader must know of each side."""
-        return {name: processes.describe(find(name)) for name in (self.ours, *self.rivals, *self.others)}
+        return {name: processes.describe(find(name)) for name in (self.ours, *self.goals, *self.others)}
 
     def measurements(self, settings: Settings) -> int:
         """How often `rows` will call ``settings.progress``."""
@@ -75,14 +75,15 @@ class OneWay:
                 measure(name, plans[name], settings.seconds, about[name], samples[name])
         row = self._row(plans, about, samples)
         if settings.quick:
-            row["met"] = dict.fromkeys(self.rivals)  # too few messages to tell
+            row["met"] = dict.fromkeys(self.goals)  # too few messages to tell
+            row["broker_cpu"] = None
         return [row]
 
     def _pilot(self, present: list[str], about: dict[str, Any], settings: Settings) -> dict[str, Plan]:
         """How much to measure of each side.
 
-        Ours and the rivals get the same number of messages: the asked time is between what the fastest and the slowest
-        of them take. So do the others, but for those that would take much longer.
+        Ours and those that a goal is about get the same number of messages: the asked time is between what the fastest
+        and the slowest of them take. So do the others, but for those that would take much longer.
         """
         usual = round(self.rough * min(settings.seconds, 0.3))
         rates: dict[str, float] = {}
@@ -112,11 +113,19 @@ class OneWay:
             "messages": max(moved.values(), default=None),
             "sides": sides,
             "ratios": ratios,
-            "goal": self.goal,
+            "goals": self.goals,
             "met": {
-                name: None if (found := ratios[name]) is None else found["median"] >= self.goal for name in self.rivals
+                name: None if (found := ratios[name]) is None else found["median"] >= goal
+                for name, goal in self.goals.items()
             },
+            "broker_cpu": self._broker_cpu(sides[self.ours]),
         }
+
+    def _broker_cpu(self, ours: dict[str, Any]) -> dict[str, Any] | None:
+        """The goal for our broker's CPU time, and whether it is met."""
+        if self.broker_cpu is None:
+            return None
+        return {"goal": self.broker_cpu, "met": None if not ours["cpu"] else ours["cpu"]["broker"] <= self.broker_cpu}
 
 
 def measure(name: str, plan: Plan, seconds: float, about: dict[str, Any], samples: list[dict[str, Any]]) -> None:

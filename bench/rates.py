@@ -32,7 +32,7 @@ def lines_of(row: dict[str, Any]) -> list[list[str]]:
             latency(side.get("latency")),
             peak(side.get("peak")),
             compared(row["ratios"].get(name)),
-            goal(row, name) if name in row["met"] and not side["missing"] else "",
+            goal(row, name),
         ]
         for place, (name, side) in enumerate(row["sides"].items())
     ]
@@ -57,9 +57,18 @@ def peak(most: dict[str, float] | None) -> str:
     return " / ".join(f"{most[role]:.0f}" for role in ROLES) if most else ""
 
 
+VERDICTS = {True: ": met", False: ": not met", None: ""}
+
+
 def goal(row: dict[str, Any], name: str) -> str:
-    verdicts = {True: ": met", False: ": not met", None: ""}
-    return f"{row['goal']:g}x{verdicts[row['met'][name]]}"
+    """The goal that is about side *name*, and whether it is met."""
+    side = row["sides"][name]
+    if side["missing"]:
+        return ""
+    if name in row["goals"]:
+        return f"{row['goals'][name]:g}x{VERDICTS[row['met'][name]]}"
+    least = row.get("broker_cpu") if name == next(iter(row["sides"])) else None
+    return f"broker {least['goal']:g} s/M{VERDICTS[least['met']]}" if least else ""
 
 
 def compared(ratio: dict[str, Any] | None) -> str:

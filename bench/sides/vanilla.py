@@ -25,8 +25,12 @@ class Vanilla(Side):
     )
     batching = "by the library, nothing to write: a call a message at both ends"
 
+    #: What the broker is told besides where to listen.
+    options: tuple[str, ...] = ()
+
     def broker(self, size: int) -> None:
-        os.execv(sys.executable, [sys.executable, "-m", "vanilla.broker", "--listen", "tcp://127.0.0.1:0"])
+        listen = "--listen", "tcp://127.0.0.1:0"
+        os.execv(sys.executable, [sys.executable, "-m", "vanilla.broker", *listen, *self.options])
 
     @contextmanager
     def sender(self, address: str, size: int) -> Iterator[Callable[[Any], Any]]:
@@ -75,4 +79,12 @@ class Many(Vanilla):
         return self.consume_lists(recv, plan, mark)
 
 
-SIDES = {"vanilla": Vanilla(), "vanilla-many": Many()}
+class Deep(Many):
+    """With a queue as deep as those that hold lists: 1,000 lists of 64 KiB are some millions of small messages."""
+
+    title = "vanilla, many at a call, queue raised"
+    settings = "capacity 1,000,000 messages instead of 10,000; 64 MiB as ever"
+    options = "--capacity", "1000000"
+
+
+SIDES = {"vanilla": Vanilla(), "vanilla-many": Many(), "vanilla-many-deep": Deep()}
