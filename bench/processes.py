@@ -35,13 +35,17 @@ class Failed(Exception):
 
 
 class Process:
-    """One of a side's processes."""
+    """A measured process.
 
-    def __init__(self, name: str, role: str, plan: Plan, *address: str) -> None:
-        self.what = f"the {role} of {name}"
+    :param what: its name, for people.
+    :param script: a program of this folder, whose first argument is the process without which it is not to live.
+    """
+
+    def __init__(self, what: str, script: Path, *arguments: object) -> None:
+        self.what = what
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         self.popen = subprocess.Popen(
-            [sys.executable, str(WORKER), str(os.getpid()), name, role, json.dumps(asdict(plan)), *address],
+            [sys.executable, str(script), str(os.getpid()), *map(str, arguments)],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -108,6 +112,11 @@ class Process:
                 file.close()  # type: ignore[union-attr]
 
 
+def worker(name: str, role: str, plan: Plan, *address: str) -> Process:
+    """One of a side's processes."""
+    return Process(f"the {role} of {name}", WORKER, name, role, json.dumps(asdict(plan)), *address)
+
+
 def measure(name: str, plan: Plan, seconds: float) -> dict[str, Any]:
     """One measurement of one side, with fresh processes.
 
@@ -119,12 +128,12 @@ def measure(name: str, plan: Plan, seconds: float) -> dict[str, Any]:
     :raises Failed: a process died or was silent too long, or messages were lost.
     """
     with ExitStack() as stack:
-        broker = stack.enter_context(Process(name, "broker", plan))
+        broker = stack.enter_context(worker(name, "broker", plan))
         address = broker.hear().partition("listening on ")[2]
         try:
-            consumer = stack.enter_context(Process(name, "consumer", plan, address))
+            consumer = stack.enter_context(worker(name, "consumer", plan, address))
             consumer.hear()
-            producer = stack.enter_context(Process(name, "producer", plan, address))
+            producer = stack.enter_context(worker(name, "producer", plan, address))
             producer.hear()
             before = broker.cpu()
             producer.say("go")
