@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+import connections
 import hub
 import latency
 import machine
@@ -73,6 +74,7 @@ class Rows(Protocol):
 ROWS: dict[str, Rows] = {
     **{row.name: row for row in ONE_WAY},
     "latency": latency,
+    "connections": connections,
     "hub": hub,
     "tasks-sleep": sleepers,
     "tasks-spawn": spawns,

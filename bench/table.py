@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
+import connections
 import latency
 import rates
 import sleepers
@@ -45,6 +46,7 @@ class Layout(NamedTuple):
 LAYOUTS = {
     "rate": Layout("Throughput", rates.HEAD, rates.lines_of, in_readme=True),
     "latency": Layout("Latency", latency.HEAD, latency.lines_of),
+    "connections": Layout("Connections", connections.HEAD, connections.lines_of),
     "sleepers": Layout("Tasks that sleep", sleepers.HEAD, sleepers.lines_of),
     "spawns": Layout("Tasks that come and go", spawns.HEAD, spawns.lines_of),
 }

@@ -9,8 +9,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -242,6 +244,16 @@ def test_a_run_that_is_ended_leaves_no_process_behind(signum):
         wait_until_gone(pid)
 
 
+def test_a_run_that_is_killed_leaves_no_crowd_behind():
+    with subprocess.Popen([*RUN, "connections"], stderr=subprocess.DEVNULL) as run:
+        try:
+            both = wait_for_workers(run.pid, 2)
+        finally:
+            run.kill()
+    for pid in both:
+        wait_until_gone(pid)
+
+
 def names_of_sides() -> list[str]:
     """All in bench/sides/, by the tables at the ends of its files."""
     tables = [re.findall(r"^SIDES = {(.*)}", path.read_text(), re.MULTILINE) for path in BENCH.glob("sides/*.py")]
@@ -449,6 +461,83 @@ def test_the_memory_of_a_server_is_that_of_all_its_processes(load):
         assert memory.peak_of_tree(parent.pid) >= sum(each)
         parent.stdin.close()
     assert memory.peak(child) == memory.peak_of_tree(parent.pid) == 0
+
+
+def test_the_connections_row_has_what_each_side_takes(tmp_path):
+    path = tmp_path / "results.json"
+    ran = bench("--quick", "--json", path, "connections")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    rows = json.loads(path.read_text())["rows"]
+    assert len(rows) == 6
+    for row in rows:
+        ours = row["sides"]["vanilla"]
+        assert (ours["missing"], row["met"]) == ("", {"vanilla": None})
+        if row["unit"] == "connections/s":
+            assert ours["value"] > 0
+            assert all(microseconds > 0 for microseconds in ours["cpu"].values())
+        else:
+            assert ours["cpu"] is None
+    assert "100 connections and their hellos" in ran.stdout
+    assert "an empty list is no key" in ran.stdout
+
+
+@pytest.mark.parametrize("name", ["vanilla", "redis", "nats", "pyzmq", "floor"])
+def test_each_server_that_is_installed_answers_a_crowd(load, name):
+    connections = load("connections")
+    if missing := connections.describe("idle")[name]["missing"]:
+        pytest.skip(missing)
+    found = connections.measure(name, "idle", 1_500)  # from two addresses
+    assert found["opened"]["value"] > 0
+    assert found["closed"]["value"] > 0
+
+
+def answering(load, *pieces: bytes) -> Any:
+    """A crowd of one whose server says *pieces*, one after the other, and then closes."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        with server, server.accept()[0] as sock:
+            for piece in pieces:
+                sock.recv(100)
+                sock.sendall(piece)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    crowd = load("crowd")
+    asked = crowd.Crowd(server.getsockname())
+    try:
+        asked.open(1, load("hosts").Words(b"hello", b"answer"))
+    finally:
+        for sock in asked.socks.values():
+            sock.close()
+        thread.join()
+
+
+def test_a_crowd_hears_an_answer_to_its_end(load):
+    answering(load, b"an answer")
+
+
+@pytest.mark.parametrize("said", [(), (b"",), (b"no",), (b"answer no",)])
+def test_a_connection_that_is_not_answered_fails_the_measurement(load, said):
+    with pytest.raises((SystemExit, ConnectionResetError)):
+        answering(load, *said)
+
+
+def test_a_rate_is_to_be_reached_and_memory_is_not_to_be_passed(load):
+    connections = load("connections")
+    settings = load("oneway").Settings(1, 2.0, False, lambda _: None)
+    about = {"vanilla": {"title": "vanilla", "missing": ""}, "redis": {"title": "Redis", "missing": "not here"}}
+    rate, memory = (
+        connections.Figure("{:,} a", "x", "connections/s", 5_000),
+        connections.Figure("b", "x", "bytes", 5_000),
+    )
+    for value, reached in (5_001.0, (True, False)), (4_999.0, (False, True)):
+        samples = {"vanilla": [{"x": {"value": value}}]}
+        rows = [connections.row(figure, 1_000, about, samples, settings) for figure in (rate, memory)]
+        assert tuple(row["met"]["vanilla"] for row in rows) == reached
+    ours, theirs = connections.lines_of(rows[0])
+    assert ours == ["1,000 a", "vanilla", "5.0k", "", "", "5.0k: not met"]
+    assert theirs == ["", "Redis", "not here", "", "", ""]
 
 
 @pytest.fixture(scope="module")
