@@ -29,7 +29,7 @@ from vanilla.protocol.ranges import pairs
 from vanilla.protocol.scan import check, scan
 
 from .batch import Batch
-from .endpoint import FIRST_BYTES, FIRST_MESSAGES, Endpoint
+from .endpoint import FIRST_BYTES, FIRST_MESSAGES, LONE_FIRST_MESSAGES, Endpoint
 from .flight import EVERYTHING, Flight, Sent
 
 if TYPE_CHECKING:
@@ -123,8 +123,11 @@ class Pusher:
     # -- credit
 
     def _first_window(self) -> None:
-        """What is given to a producer of which nothing is known; at most an eighth of all there is."""
-        self.window_n = min(FIRST_MESSAGES, self.endpoint.capacity // 8)
+        """What is given to a producer of which nothing is known, or which was idle: its part of an eighth of all there
+        is, within bounds. A queue that is used now and then gets its batch in one piece so, not in three."""
+        eighth = self.endpoint.capacity // 8
+        share = eighth // max(len(self.endpoint.pushers), 1)
+        self.window_n = min(max(share, FIRST_MESSAGES), LONE_FIRST_MESSAGES, eighth)
         self.window_b = min(FIRST_BYTES, self.endpoint.capacity_b // 8)
 
     def ask(self) -> None:

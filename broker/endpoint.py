@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vanilla.broker")
 
-#: A producer's first grant, before anything is known of it.
+#: A producer's first grant, before anything is known of it: a lone one may send a burst at once, one of many a few.
 FIRST_MESSAGES = 16
+LONE_FIRST_MESSAGES = 128
 FIRST_BYTES = 64 << 10
 #: Between two grants of a nearly full endpoint, in seconds.
 GRANT_PAUSE = 0.002

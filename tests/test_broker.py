@@ -180,9 +180,7 @@ def test_small_batches_of_one_tick_share_a_frame(h, broker, peer):
 def test_two_idle_pullers_share_a_burst(h, broker, peer):
     pulling(peer, channel=2)
     pulling(peer, channel=3)
-    pushing(peer)
-    peer.want(1, n=100, b=1000)
-    peer.fields(CREDIT)
+    assert pushing(peer)["n"] >= 100
     peer.send(data(1, 0, list(range(100))))
     deliveries = {}
     while sum(map(len, deliveries.values())) < 100:
@@ -431,6 +429,26 @@ def test_idle_producers_do_not_keep_others_from_streaming(h):
         assert other.fields(CREDIT)["n"] >= 16
         peer.close()
         other.close()
+
+
+def test_a_lone_producer_gets_credit_for_a_burst_and_gets_it_again_after_it_was_idle(h, broker, peer):
+    peer.open(1, "push", "jobs")
+    assert peer.fields(CREDIT)["n"] >= 100
+    peer.want(1, limit=[0, 0], epoch=1)
+    while (credit := peer.fields(CREDIT)).get("epoch") != 1:
+        pass
+    assert credit["n"] >= 100
+
+
+def test_of_many_producers_each_gets_little_credit_unasked(h, broker, peer):
+    for channel in range(1, 101):
+        peer.open(channel, "push", "jobs")
+    until(h, lambda: "jobs" in broker.endpoints and len(broker.endpoints["jobs"].pushers) == 100)
+    peer.open(101, "push", "jobs")
+    while (frame := peer.expect(CREDIT))[1] != 101:
+        pass
+    assert peers_credit(frame[4]) == 16
+    assert accounts(broker).granted_n <= broker.options.capacity // 2 + 16
 
 
 def test_a_thousand_batches_that_come_back_are_merged_once(h, broker, peer):
