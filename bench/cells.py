@@ -23,6 +23,15 @@ def ms(value: float) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
+def figure(value: float) -> str:
+    """Three digits that count.
+
+    >>> figure(0.12345), figure(98.76), figure(19110.664)
+    ('0.123', '98.8', '19,100')
+    """
+    return f"{value:.3g}" if value < 100 else f"{float(f'{value:.3g}'):,.0f}"
+
+
 def span(low: float | None, high: float | None, form: Any) -> str:
     return "" if low is None or high is None else f"{form(low)}–{form(high)}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -13,6 +14,9 @@ import pytest
 
 #: The folders that are packages of `vanilla` once installed. Imported by these names they are second copies.
 MAPPED = ("protocol", "client", "broker")
+
+#: The benchmarks' programs.
+BENCH = Path(__file__).parents[1] / "bench"
 
 #: Helpers of multiprocessing that by design live as long as the process that started them.
 HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
@@ -117,3 +121,14 @@ def h():
 def name(request):
     """An endpoint of the test's own."""
     return re.sub(r"\W+", ".", request.node.name)[:200]
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import modules of bench/ as its programs do, and forget them again."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(BENCH))
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(BENCH) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
