@@ -209,15 +209,15 @@ def run(kind: type[Load]) -> Callable[[str, str], None]:
             load = kind(hub, address, Shape(**json.loads(shape)))
             load.start()
             say("ready")
-            begin, end = map(float, _heard(hub).split())
+            begin, end = map(float, heard(hub).split())
             say(load.watch(begin, end))
-            while _heard(hub):
+            while heard(hub):
                 say(str(load.received))
 
     return live
 
 
-def _heard(hub: vanilla.Hub) -> str:
+def heard(hub: vanilla.Hub) -> str:
     """The next line of stdin, empty at its end; the other tasks run meanwhile."""
     line: str = hub.thread.call(sys.stdin.readline).recv()
     return line
