@@ -2,7 +2,8 @@
 
     python bench/run.py [ROW ...]     ROW: a name that --list shows, or how some begin ("oneway")
 
-Tables go to stdout, all figures to bench/results/DATE-ROWS.json, and those of a whole run to latest.json beside it too.
+Tables go to stdout, all figures to bench/results/DATE-ROWS.json. Those of a whole run go to latest.json beside it too,
+and its charts with them.
 A peer that is not installed has no figures and its row says so. docs/benchmarks.md says what is measured, and what
 cannot be compared.
 """
@@ -16,10 +17,13 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+import charts
 import connections
+import growth
 import hub
 import latency
 import machine
+import prefetch
 import sleepers
 import spawns
 import table
@@ -75,6 +79,8 @@ ROWS: dict[str, Rows] = {
     **{row.name: row for row in ONE_WAY},
     "latency": latency,
     "connections": connections,
+    **{curve.name: curve for curve in growth.CURVES},
+    **{work.name: work for work in prefetch.WORKS},
     "hub": hub,
     "tasks-sleep": sleepers,
     "tasks-spawn": spawns,
@@ -119,6 +125,15 @@ def keep(results: dict[str, Any], args: argparse.Namespace) -> None:
         (RESULTS / f"{results['about']['date'][:10]}-{'-'.join(args.rows) or 'all'}.json").write_text(text)
         if not args.rows:
             (RESULTS / "latest.json").write_text(text)
+            draw(results)
+
+
+def draw(results: dict[str, Any]) -> None:
+    """The charts of a whole run; without what it takes, a line that says so."""
+    try:
+        charts.write(results, RESULTS)
+    except LookupError as error:
+        print(f"no charts: {error}", file=sys.stderr)
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 import connections
+import growthtable
 import latency
+import prefetchtable
 import rates
 import sleepers
 import spawns
@@ -47,6 +49,8 @@ LAYOUTS = {
     "rate": Layout("Throughput", rates.HEAD, rates.lines_of, in_readme=True),
     "latency": Layout("Latency", latency.HEAD, latency.lines_of),
     "connections": Layout("Connections", connections.HEAD, connections.lines_of),
+    "growth": Layout("How cost grows", growthtable.HEAD, growthtable.lines_of),
+    "prefetch": Layout("Prefetch", prefetchtable.HEAD, prefetchtable.lines_of),
     "sleepers": Layout("Tasks that sleep", sleepers.HEAD, sleepers.lines_of),
     "spawns": Layout("Tasks that come and go", spawns.HEAD, spawns.lines_of),
 }
