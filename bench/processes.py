@@ -83,8 +83,8 @@ class Process:
             pass
 
     def cpu(self) -> float:
-        """The CPU time of all its threads so far, in seconds: clock_getcpuclockid(3), which Python does not have."""
-        return time.clock_gettime((~self.popen.pid << 3) | 2)
+        """The CPU time of all its threads so far, in seconds."""
+        return cpu_of(self.popen.pid)
 
     def figures(self, before: float) -> dict[str, float]:
         """What a worker says of itself at its end, of one that does not: CPU time since that was *before*, memory."""
@@ -110,6 +110,11 @@ class Process:
             self.popen.wait()
             for file in self.popen.stdin, self.popen.stdout, self.errors:
                 file.close()  # type: ignore[union-attr]
+
+
+def cpu_of(pid: int) -> float:
+    """The CPU time of all threads of a process, in seconds: clock_getcpuclockid(3), which Python does not have."""
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def worker(name: str, role: str, plan: Plan, *address: str) -> Process:
