@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
-from cells import figure, rate
+from cells import figure, ms, rate
 from sides.side import installed
 
 LATEST = Path(__file__).with_name("results") / "latest.json"
@@ -98,16 +98,22 @@ def draw_rates(rows: list[dict[str, Any]]) -> Any:
 
 
 def draw_latencies(rows: list[dict[str, Any]]) -> Any:
-    """Microseconds of all sides, the median and the 99th percentile."""
+    """Milliseconds of all sides, the median and the 99th percentile."""
     groups = {
         row["title"]: [
-            Dot(side["title"], name.startswith("vanilla"), values, side.get("low"), side.get("high"))
+            Dot(
+                side["title"],
+                name.startswith("vanilla"),
+                (side["latency"]["median"], side["latency"]["p99"]),
+                min(side["medians"]),
+                max(side["medians"]),
+            )
             for name, side in row["sides"].items()
-            if (values := tuple(side[key] for key in ("median", "p99") if side.get(key)))
+            if side["latency"]
         ]
         for row in rows
     }
-    return draw_dots(groups, "microseconds (median, lowest to highest; lighter: 99th percentile)", figure)
+    return draw_dots(groups, "milliseconds (median, lowest to highest round; lighter: 99th percentile)", ms)
 
 
 def draw_dots(groups: Groups, what: str, form: Callable[[float], str]) -> Any:

@@ -27,13 +27,22 @@ RESULTS = {
     "rows": [
         {"kind": "rate", "title": "one way", "sides": {"vanilla": RATE, "pyzmq": NONE}},
         {"kind": "rate", "title": "hub", "sides": {"gevent": PLAIN}},
-        {"kind": "latency", "title": "one at a time", "sides": {"vanilla": {"title": "v", "median": 160, "p99": 400}}},
         {"kind": "prefetch", "title": "drawn nowhere", "sides": {}},
         curve("growth-things"),
         curve("growth-pairs", 2),
         curve("growth-failed", 0),
     ]
 }
+
+
+def timed(load):
+    """A row of latencies, as it is made: of one side that was measured, and of one that was not."""
+    latency = load("latency")
+    times = {"median": 0.1, "p99": 0.4}
+    sample = {"latency": times, "late": times, **dict.fromkeys(latency.processes.ROLES, 1.0)}
+    sides = {name: latency.summary(samples) for name, samples in (("vanilla", [sample] * 3), ("pyzmq", []))}
+    titled = {name: {"title": name, **side} for name, side in sides.items()}
+    return {"kind": "latency", "title": "one at a time", "sides": titled}
 
 
 @pytest.fixture
@@ -43,8 +52,8 @@ def charts(load):
     return load("charts")
 
 
-def test_each_kind_has_a_chart_and_each_curve(charts, tmp_path):
-    written = charts.write(RESULTS, tmp_path)
+def test_each_kind_has_a_chart_and_each_curve(charts, load, tmp_path):
+    written = charts.write({"rows": [*RESULTS["rows"], timed(load)]}, tmp_path)
     assert [path.name for path in written] == ["throughput.png", "latency.png", "growth-things.png"]
     for path in written:
         assert path.read_bytes().startswith(b"\x89PNG")
