@@ -72,6 +72,8 @@ class Broker:
         self._touched: dict[Endpoint, None] = {}
         self.emitters: list[Pusher] = []
         self.writers: list[Session] = []
+        #: Sessions of which consumers wait for settlements, some of which have come.
+        self.relieved: dict[Session, None] = {}
         self._awake = False
         self._closed = False
         hub.onstop(self.close)
@@ -170,11 +172,14 @@ class Broker:
             self._do_edge()
         finally:
             self._awake = False
-            if self._touched or self.emitters or self.writers:  # the work itself has made more
+            if self._touched or self.emitters or self.writers or self.relieved:  # the work itself has made more
                 self.wake()
 
     def _do_edge(self) -> None:
         guard = self.hub.guard  # a fault at one endpoint or session is logged, and is no other's
+        relieved, self.relieved = self.relieved, {}
+        for session in relieved:
+            guard(session.relieve)
         touched, self._touched = self._touched, {}
         for endpoint in touched:
             guard(endpoint.match)

@@ -302,8 +302,7 @@ class Puller:
         self.endpoint.flight_n -= count
         self.endpoint.flight_b -= size
         self._weigh()
-        if self.session.starved:
-            self.session.relieve()
+        self.session.settled()
 
     def _weigh(self) -> None:
         """Keep the session's sum of what its consumers hold."""

@@ -257,6 +257,12 @@ class Session:
             self.interest = interest
             self.broker.hub.poll.modify(self.sock.fileno(), interest)
 
+    def settled(self) -> None:
+        """Something was settled: at the tick's edge see who may stand in line again, once for all that was."""
+        if self.starved:
+            self.broker.relieved[self] = None
+            self.broker.wake()
+
     def relieve(self) -> None:
         """Let the consumers stand in line again that waited for this connection: for its output, or for settlements."""
         options = self.broker.options

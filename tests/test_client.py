@@ -15,7 +15,7 @@ import pytest
 from peers import PATIENCE, Peer, data, until
 
 import vanilla
-from vanilla.broker.endpoint import FIRST_MESSAGES
+from vanilla.broker.endpoint import LONE_FIRST_MESSAGES
 from vanilla.protocol.errors import Refused
 from vanilla.protocol.frames import CREDIT, OPEN
 
@@ -371,8 +371,8 @@ def test_unused_credit_goes_back_when_idle(h, broker, remote, monkeypatch):
     for i in range(5_000):
         jobs.send(i)
         back.recv(timeout=PATIENCE)
-    assert accounts(broker).granted_n > 100
-    until(h, lambda: accounts(broker).granted_n <= 2 * FIRST_MESSAGES)  # as to a new producer that has begun to send
+    assert accounts(broker).granted_n > 2 * LONE_FIRST_MESSAGES
+    until(h, lambda: accounts(broker).granted_n <= 2 * LONE_FIRST_MESSAGES)  # as to a new producer that has begun to send
     jobs.send("goes on")
     assert back.recv(timeout=PATIENCE) == "goes on"
 

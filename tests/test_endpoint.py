@@ -63,7 +63,7 @@ class Connection:
         self.held = 0
         self.frames = []
 
-    def relieve(self):
+    def settled(self):
         pass
 
     def put(self, *parts):
