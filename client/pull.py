@@ -176,7 +176,7 @@ class PullState(Channel):
 
     def check_owner(self) -> None:
         """An end that is consumed belongs to its consumer."""
-        if self.owner is not None and self.hub.me() is not self.owner:
+        if self.owner is not None and self.hub.me() is not self.owner.waiter:
             raise Busy(f"this {self.kind} is consumed by {self.owner}")
 
     def _poll(self) -> Any:

@@ -19,10 +19,12 @@ from types import ModuleType
 from unittest import mock
 
 import pytest
+from greenlet import getcurrent
 
 from vanilla import Abandoned, Cancelled, Closed, Forked, Halt, Hub, Stop, Timeout
 from vanilla.poll import IN
 from vanilla.selection import EMPTY
+from vanilla.task import IDLE
 
 
 def run(h):
@@ -137,6 +139,61 @@ def test_new_tasks_and_woken_ones_run_in_the_order_in_which_they_became_ready(h)
     assert h.runner.spare == 0
 
 
+# -- fibers
+
+
+def test_tasks_that_come_and_go_share_a_greenlet(h):
+    def work():
+        h.sleep(0)
+        return getcurrent()
+
+    assert len({h.spawn(work).join() for _ in range(5)}) == 1
+
+
+def test_tasks_that_are_there_at_once_have_greenlets_of_their_own_of_which_some_are_kept():
+    with Hub() as h:
+        ch = h.channel()
+        tasks = [h.spawn(lambda: (ch.recv(), getcurrent())[1]) for _ in range(IDLE + 10)]
+        run(h)
+        assert len(h.runner.idle) == 0
+        ch.close()
+        for task in tasks:
+            with pytest.raises(Closed):
+                task.join()
+        assert len(set(h.runner.idle)) == len(h.runner.idle) == IDLE
+        kept = h.runner.idle
+    assert all(fiber.dead for fiber in kept)
+
+
+def test_a_hub_that_was_stopped_is_kept_by_no_idle_fiber():
+    h = Hub()
+    h.spawn(print, end="").join()
+    assert h.runner.idle
+    h.stop()
+    ref = weakref.ref(h)
+    del h
+    gc.collect()
+    assert ref() is None
+
+
+def test_a_fiber_that_died_between_two_tasks_runs_none(h):
+    """As it does when a ctrl-C hits it there."""
+    run(h)
+    h.spawn(print, end="").join()
+    (fiber,) = h.runner.idle
+    fiber.parent = getcurrent()
+    fiber.throw()
+    assert h.spawn(getcurrent).join() is not fiber
+    assert fiber not in h.runner.idle
+
+
+def test_an_interruption_that_a_task_has_not_heard_of_is_not_for_the_next_on_its_fiber(h):
+    tasks = []
+    tasks.append(h.spawn(lambda: tasks[0].cancel()))
+    tasks[0].join()
+    assert h.spawn(h.sleep, 0).join() is None
+
+
 # -- contextvars
 
 name = contextvars.ContextVar("name", default="nobody")
@@ -161,6 +218,23 @@ def test_each_task_has_a_copy_of_its_makers_context(h):
     run(h)
     assert seen == {who: ["maker", who] for who in "abc"}
     assert name.get() == "maker"
+
+
+def test_a_task_sees_nothing_of_the_one_before_it_on_its_fiber(h):
+    class Thing:
+        pass
+
+    def work():
+        before = name.get()
+        name.set(Thing())
+        h.sleep(0)
+        return before, weakref.ref(name.get())
+
+    first, ref = h.spawn(work).join()
+    gc.collect()
+    assert ref() is None
+    second, _ = h.spawn(work).join()
+    assert first == second == name.get()
 
 
 def test_the_context_is_copied_when_the_task_is_made(h):
@@ -438,8 +512,9 @@ def test_a_sleeper_that_was_woken_before_the_cancel_is_cancelled_where_it_waits_
     task = h.spawn(sleeper)
     h.sleep(0)
     # Both timers are due in one batch.
-    h.timers.at(task.due + before, task.cancel)
-    with mock.patch("vanilla.core.monotonic", return_value=task.due + 1):
+    due = task.waiter.due
+    h.timers.at(due + before, task.cancel)
+    with mock.patch("vanilla.core.monotonic", return_value=due + 1):
         h.sleep(0)
     with pytest.raises(Cancelled):
         task.join()
@@ -456,7 +531,7 @@ def test_what_is_handed_over_while_a_cancelled_task_parks_is_not_lost(h):
 
     def work():
         me = h.me()
-        me.cancel()
+        me.task.cancel()
         me.value = "kept"
         h.ready.append(me)
         kept.append(h.park(me, Generous()))

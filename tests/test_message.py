@@ -193,7 +193,7 @@ def test_what_is_handed_over_at_the_very_moment_of_the_timeout_arrives(h, wait):
     task = h.spawn(ch.recv if wait == "recv" else lambda timeout: h.select([ch], timeout)[1], 5)
     run(h)
     # Both timers are due in one batch, the hand-over just before the timeout.
-    waiter = next(iter(h.tasks))
+    waiter = next(iter(h.tasks)).waiter
     h.timers.at(waiter.due - 1, lambda: ch.send("just in time"))
     with mock.patch("vanilla.core.monotonic", return_value=waiter.due + 1):
         h.sleep(0)
@@ -206,7 +206,7 @@ def test_what_comes_after_the_timeout_in_one_batch_goes_to_the_next(h, wait):
     ch = h.queue(1)
     task = h.spawn(ch.recv if wait == "recv" else lambda timeout: h.select([ch], timeout)[1], 5)
     run(h)
-    waiter = next(iter(h.tasks))
+    waiter = next(iter(h.tasks)).waiter
     h.timers.at(waiter.due, lambda: ch.send("too late"))
     with mock.patch("vanilla.core.monotonic", return_value=waiter.due + 1):
         h.sleep(0)

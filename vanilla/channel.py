@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .core import Hub
 
-Waiter = Any  # a Task, an Outsider or a Case
+Waiter = Any  # a Fiber, an Outsider or a Case
 
 
 class Channel:

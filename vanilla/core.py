@@ -1,8 +1,9 @@
 """The Hub: tasks, and the loop that runs them.
 
-A hub belongs to one thread. Its tasks are greenlets; one more greenlet is the loop. A task that waits *parks*: it
-says what it is parked on and switches to the next greenlet in ``ready``, or to the loop when there is none. Whoever
-wakes it puts it into ``ready`` and goes on. Nothing here knows of channels or sockets: those park and wake.
+A hub belongs to one thread. Its tasks run on greenlets, see `task.Fiber`; one more greenlet is the loop. A task that
+waits *parks*: its fiber says what it is parked on and switches to the next greenlet in ``ready``, or to the loop when
+there is none. Whoever wakes it puts it into ``ready`` and goes on. Nothing here knows of channels or sockets: those
+park and wake.
 
 One round of the loop is a *tick*: fire timers, run who is ready, call what asked for the tick's edge (flushes gather
 there), poll descriptors. So whom a timer or a descriptor has woken runs before the next poll. Tasks switch directly to
@@ -10,9 +11,9 @@ each other only `task.BUDGET` times before the loop gets its turn, so that two t
 nor I/O.
 
 Invariants:
-1. A task is in ``ready`` at most once, and not while it is parked: who wakes a task has first taken it out of what it
-   is parked on (``on.forget``), or knows that it is.
-2. ``task.error`` is set only for a task that is in ``ready`` after having been parked; it is raised where the task
+1. A waiter (a fiber, or an `Outsider`) is in ``ready`` at most once, and not while it is parked: who wakes it has first
+   taken it out of what it is parked on (``on.forget``), or knows that it is. A task itself is in there until it starts.
+2. ``waiter.error`` is set only for one that is in ``ready`` after having been parked; it is raised where the task
    parked. An interruption that comes while a hand-over is under way is kept in ``pending`` until the task parks
    again, because to raise it now would lose what was handed over.
 3. Handlers of descriptors, timers and edges run in the loop and never park.
@@ -42,7 +43,7 @@ from .exception import Forked, Halt, Stop
 from .message import Pair, Recver, Sender
 from .poll import Poll
 from .selection import select
-from .task import BUDGET, Outsider, Runner, Task, lost, throw_from
+from .task import BUDGET, Fiber, Outsider, Runner, Task, lost, throw_from
 from .timers import DUE, INFINITY, Timer, Timers, seconds
 
 if TYPE_CHECKING:
@@ -274,11 +275,12 @@ class Hub:
         """Raise *error* where *task* is parked; if it is being woken already, where it parks next. It may be done."""
         if task.done:
             return
-        if task.on is not None and (task.on.forget(task) or lost(task)):
-            task.error = error
-            self.ready.append(task)
+        waiter = task.waiter
+        if waiter.on is not None and (waiter.on.forget(waiter) or lost(waiter)):
+            waiter.error = error
+            self.ready.append(waiter)
         else:
-            task.pending = error
+            waiter.pending = error
 
     def interrupt_main(self, error: BaseException) -> None:
         """Raise *error* in the greenlets that no spawn made: ctrl-C, and whatever else a signal handler raises."""
@@ -380,7 +382,7 @@ class Hub:
         gc.collect()  # an end that only a cycle (or PyPy) keeps may be all that is waited for
         if self.ready or self._edges:
             return
-        waiters: list[Any] = [*self._outsiders.values(), *self.tasks]
+        waiters: list[Any] = [*self._outsiders.values(), *(task.waiter for task in self.tasks)]
         parked = [waiter for waiter in waiters if waiter.on is not None]
         lines = [f"{waiter} waits for {waiter.on.describe(waiter)}" for waiter in parked]
         text = "deadlock: every task waits and nothing can wake one: " + "; ".join(lines)
@@ -421,7 +423,7 @@ class Hub:
             self.poll.close()
             return
         me = self.me()
-        if isinstance(me, Task):
+        if isinstance(me, Fiber):
             raise RuntimeError("a task cannot stop its own hub; end the main task instead")
         for closer in reversed(list(self._closers)):
             self.guard(closer)
@@ -438,21 +440,21 @@ class Hub:
 
     def _end_tasks(self, me: Outsider) -> None:
         for _ in range(ROUNDS):  # a task may catch Stop and wait again
-            # a ctrl-C that hits a task's first or last instruction ends it unheard
-            self.tasks = {task for task in self.tasks if not task.dead}
+            self.tasks = {task for task in self.tasks if not task.over}
             if not self.tasks:
                 break
             ready = set(self.ready)
             for task in sorted(self.tasks, key=lambda task: task.number):
                 self.interrupt(task, Stop("the hub was stopped"))
-                if not task and task not in ready:  # not started, and taken out of ready just before a ctrl-C
+                if task.fiber is None and task not in ready:  # not started, and taken out of ready just before a ctrl-C
                     self.ready.append(task)
             self._come_back(me)
         if self.tasks:
             log.warning("stop: still there: %s", ", ".join(map(str, self.tasks)))
-        else:  # the loop's frame refers to this hub, and would keep it for ever
-            self.runner.loop.parent = getcurrent()
-            self.runner.loop.throw()
+        else:  # the frames of these refer to this hub, and would keep it for ever
+            for left in *self.runner.idle, self.runner.loop:
+                left.parent = getcurrent()
+                left.throw()
 
     def _come_back(self, me: Any) -> None:
         """Let the loop run everybody who is ready, and then *me*."""
@@ -512,7 +514,7 @@ def _disown() -> None:
         hub.runner.budget = hub.runner.spare = 0
         hub.runner.outside = hub.runner.outsider = None  # so that `me` looks again
         for task in hub.tasks:
-            task.pending = hub._forked()
+            task.waiter.pending = hub._forked()
 
 
 os.register_at_fork(after_in_child=_disown)

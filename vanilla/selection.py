@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .exception import Halt, Timeout
 
 if TYPE_CHECKING:
-    from .core import Hub, Task
+    from .core import Hub
 
 #: What ``take_nowait`` returns when nothing is there. A channel may carry None, 0, '' and False.
 EMPTY = type("EMPTY", (), {"__repr__": lambda self: "EMPTY"})()
@@ -31,7 +31,7 @@ class Selection:
     __slots__ = ("cases", "live", "task")
 
     def __init__(self, task: Any) -> None:
-        #: A Task, or an Outsider.
+        #: Its fiber, or an Outsider.
         self.task = task
         self.cases: list[Case] = []
         self.live = True
@@ -49,7 +49,7 @@ class Selection:
         self.task.error = error
         self.task.hub.ready.append(self.task)
 
-    def forget(self, task: Task) -> bool:
+    def forget(self, task: Any) -> bool:
         """Withdraw every case. Was the task still waiting?"""
         live, self.live = self.live, False
         cases, self.cases = self.cases, []
@@ -57,7 +57,7 @@ class Selection:
             case.state.forget(case)
         return live
 
-    def describe(self, task: Task) -> str:
+    def describe(self, task: Any) -> str:
         return "select({})".format(", ".join(case.state.describe(case) for case in self.cases))
 
 

@@ -31,12 +31,14 @@ log = logging.getLogger("vanilla")
 #: Direct switches between tasks before the loop gets its turn. With 1,000 a timer of 50 ms fired 0.7 ms late behind
 #: two tasks at ping-pong, without a limit 3 s late.
 BUDGET = 1000
+#: How many fibers may be idle.
+IDLE = 100
 
 monotonic = time.monotonic
 
 
 class Waiter:
-    """What Task and Outsider are to their hub: somebody who waits for one thing at a time.
+    """What Fiber and Outsider are to their hub: somebody who waits for one thing at a time.
 
     It is the timer of its own timeout (see `timers`).
     """
@@ -88,48 +90,113 @@ class Sleep:
 SLEEP = Sleep()
 
 
-class Task(greenlet, Waiter):  # type: ignore[misc]  # greenlet.error, a class, is not missed in here
-    """A coroutine of a hub, made by `Hub.spawn`.
+class Fiber(greenlet, Waiter):  # type: ignore[misc]  # greenlet.error, a class, is not missed in here
+    """What tasks run on, one after another: to make a greenlet takes three times as long as all else of a short task.
 
-    It runs in a copy of the contextvars context of the caller of spawn. It is the timer of its own timeout (see
-    `timers`).
+    Who is parked, stands in queues and is woken is the fiber and not the task.
     """
 
     # Slots: a hand-over reads and writes them several times, and a greenlet's dict takes twice as long.
     __slots__ = (
-        "_call",
-        "_done",
-        "_joiners",
-        "_raised",
-        "_result",
-        "_traceback",
         "due",
         "error",
         "home",
         "hub",
-        "name",
-        "number",
         "on",
         "pending",
         "runner",
         "selection",
         "serial",
+        "task",
         "timeout",
         "value",
     )
 
-    def __init__(self, hub: Hub, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, hub: Hub) -> None:
         super().__init__(parent=hub.runner.loop)
-        self.gr_context = contextvars.copy_context()
         stand_by(self, hub)
+        #: Which it runs; None while it is idle.
+        self.task: Task | None = None
+
+    def run(self) -> None:
+        """The greenlet's body."""
+        runner = self.runner
+        while True:
+            assert self.task is not None
+            self.task.run(self)
+            self.task = self.pending = self.gr_context = None
+            if len(runner.idle) >= IDLE:
+                return
+            runner.idle.append(self)
+            runner.loop.switch()
+            runner.idle.pop()
+
+    def runs(self) -> bool:
+        """Is it the running greenlet?"""
+        return self is getcurrent()
+
+    def __str__(self) -> str:
+        return str(self.task)
+
+
+class Task:
+    """A coroutine of a hub, made by `Hub.spawn`.
+
+    It runs in a copy of the contextvars context of the caller of spawn.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_call",
+        "_context",
+        "_done",
+        "_joiners",
+        "_raised",
+        "_result",
+        "_traceback",
+        "_what",
+        "fiber",
+        "hub",
+        "number",
+        "pending",
+    )
+
+    #: It is parked on nothing before it has a fiber; see `waiter`.
+    on = None
+
+    def __init__(self, hub: Hub, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.hub = hub
         self.number = next(hub._numbers)
-        self.name = f"task {self.number} ({getattr(f, '__qualname__', None) or repr(f)})"
+        self._what = getattr(f, "__qualname__", None) or repr(f)
+        #: What runs it, from its start to its end.
+        self.fiber: Fiber | None = None
+        #: Raised in the place of its start.
+        self.pending: BaseException | None = None
         self._call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = (f, args, kwargs)
-        self._joiners: list[Any] = []  # a deque would take half a KiB more, in every task
+        self._context: contextvars.Context | None = contextvars.copy_context()
+        #: Who joins it, once somebody has.
+        self._joiners: list[Any] | None = None
         self._done = False
         self._result: Any = None
         self._raised: BaseException | None = None
         self._traceback: TracebackType | None = None
+
+    @property
+    def waiter(self) -> Any:
+        """Who waits when the task does: its fiber, and until it has started itself."""
+        return self if self.fiber is None else self.fiber
+
+    @property
+    def over(self) -> bool:
+        """Will it never run again? A ctrl-C that hits its first or last instruction ends it unheard."""
+        return self._done or (self.fiber is not None and self.fiber.dead)
+
+    def switch(self) -> None:
+        """Start. Called by the loop, to which a new task is one of those that are ready."""
+        fiber = self.hub.runner.fiber()
+        fiber.task = self
+        fiber.gr_context = self._context
+        fiber.switch()
 
     @property
     def done(self) -> bool:
@@ -145,6 +212,8 @@ class Task(greenlet, Waiter):  # type: ignore[misc]  # greenlet.error, a class, 
         :raises Timeout: it still runs.
         """
         if not self._done:
+            if self._joiners is None:
+                self._joiners = []
             self.hub.runner.line_up(self._joiners, self, timeout)
         if self._raised is not None:
             # always from the same place: each raise would otherwise add to the last one's traceback
@@ -161,9 +230,11 @@ class Task(greenlet, Waiter):  # type: ignore[misc]  # greenlet.error, a class, 
         if not self._done:
             self.hub.interrupt(self, Cancelled(f"{self} was cancelled"))
 
-    def run(self) -> None:
-        """The greenlet's body."""
+    def run(self, fiber: Fiber) -> None:
+        """All that *fiber* does for it."""
         try:
+            self.fiber = fiber
+            self._context = None
             if self.pending is not None:
                 raise self.pending
             self._result = self._invoke()
@@ -181,10 +252,11 @@ class Task(greenlet, Waiter):  # type: ignore[misc]  # greenlet.error, a class, 
             raise
         finally:
             self._done = True
-            self._call = self.pending = None
+            self._call = self.pending = self.fiber = None
             self.hub.tasks.discard(self)
-            self.hub.ready.extend(self._joiners)
-            self._joiners.clear()
+            if self._joiners is not None:
+                self.hub.ready.extend(self._joiners)
+                self._joiners.clear()
 
     def _invoke(self) -> Any:
         assert self._call is not None
@@ -200,24 +272,19 @@ class Task(greenlet, Waiter):  # type: ignore[misc]  # greenlet.error, a class, 
         error.__traceback__ = self._traceback
         traceback.clear_frames(self._traceback)
 
-    def runs(self) -> bool:
-        """Is it the running greenlet?"""
-        return self is getcurrent()
-
     # what a joiner is parked on
     def forget(self, waiter: Any) -> bool:
         """Take *waiter* out of those who join."""
-        try:
-            self._joiners.remove(waiter)
-        except ValueError:
+        if self._joiners is None or waiter not in self._joiners:
             return False
+        self._joiners.remove(waiter)
         return True
 
     def describe(self, waiter: Any) -> str:
         return f"join of {self}"
 
     def __str__(self) -> str:
-        return self.name
+        return f"task {self.number} ({self._what})"
 
     def __repr__(self) -> str:
         return f"<{self}{', done' if self._done else ''}>"
@@ -233,6 +300,11 @@ class Outsider(Waiter):
         stand_by(self, hub)
         self.name = "the main task" if current.parent is None else f"greenlet {id(current):#x}"
         self._greenlet = weakref.ref(current)
+
+    @property
+    def waiter(self) -> Outsider:
+        """As `Task.waiter`."""
+        return self
 
     def switch(self) -> None:
         current = self._greenlet()
@@ -254,7 +326,7 @@ class Runner:
     ``spare``, so that who parks need ask for nothing but the budget.
     """
 
-    __slots__ = ("budget", "fresh", "hub", "loop", "outside", "outsider", "ready", "spare", "timers")
+    __slots__ = ("budget", "fresh", "hub", "idle", "loop", "outside", "outsider", "ready", "spare", "timers")
 
     def __init__(self, hub: Hub, loop: greenlet, timers: Timers) -> None:
         self.hub = hub
@@ -266,6 +338,8 @@ class Runner:
         self.spare = 0
         #: Tasks in ``ready`` that have not started.
         self.fresh = 0
+        #: Fibers that wait for a task.
+        self.idle: list[Fiber] = []
         #: The outsider that was last here, and its greenlet.
         self.outside: Any = None
         self.outsider: Outsider | None = None
@@ -277,19 +351,26 @@ class Runner:
         self.spare += self.budget
         self.budget = 0
 
+    def fiber(self) -> Fiber:
+        """One that can run a task. It takes itself out of ``idle``, so that none is lost to a ctrl-C on the way."""
+        idle = self.idle
+        while idle and idle[-1].dead:  # a ctrl-C has hit it between two tasks
+            idle.pop()
+        return idle[-1] if idle else Fiber(self.hub)
+
     def pop(self) -> Any:
         """Whom the loop switches to next; it may pass the turn on as often as the budget says."""
         waiter = self.ready.popleft()
-        if self.fresh and not waiter:  # true: started
+        if self.fresh and waiter.__class__ is Task:  # not started, or its fiber would stand here
             self.fresh -= 1
         left = self.budget + self.spare - 1
         self.budget, self.spare = (0, left) if self.fresh else (left, 0)
         return waiter
 
     def me(self) -> Any:
-        """The running task, or what stands for the running greenlet if it is none of this hub's."""
+        """Who waits if the running task does: its fiber, or what stands for a greenlet that is none of this hub's."""
         current = getcurrent()
-        if current.__class__ is Task and current.runner is self:
+        if current.__class__ is Fiber and current.runner is self:
             return current
         if current is self.outside:
             return self.outsider
@@ -301,7 +382,7 @@ class Runner:
         Every recv and send that waits comes through here, so `me` and `park` are written out.
         """
         me: Any = getcurrent()
-        if me.__class__ is not Task or me.runner is not self:
+        if me.__class__ is not Fiber or me.runner is not self:
             me = self.me()
         me.value = item
         queue.append(me)
