@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,6 +74,25 @@ def test_a_timer_can_cancel_one_that_is_due_in_the_same_batch():
         victim = later()
         fire(timers, 1.0)
     assert fired == []
+
+
+class Unfinished(OrderedDict):
+    """A FIFO that a ctrl-C hits just before a timer is in it."""
+
+    def __setitem__(self, timer, nothing):
+        raise KeyboardInterrupt
+
+
+def test_a_timer_whose_arming_was_interrupted_can_be_disarmed_and_armed_again():
+    timers, fired = Timers(), []
+    timer = Bare(fired)
+    timers._fifos[1.0] = Unfinished()
+    with pytest.raises(KeyboardInterrupt):
+        timers.arm(timer, 1.0, 0.0)
+    disarm(timer)
+    timers.arm(timer, 2.0, 0.0)
+    fire(timers, 2.0)
+    assert fired == [2.0]
 
 
 def test_a_cancelled_timer_leaves_nothing_behind():

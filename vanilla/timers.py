@@ -63,7 +63,10 @@ def disarm(timer: Any) -> None:
     home = timer.home
     if home is not None:
         timer.home = None
-        del home[timer]
+        try:
+            del home[timer]
+        except KeyError:  # a ctrl-C came before it was there
+            pass
 
 
 class Timer:
