@@ -16,6 +16,7 @@ from peers import Peer, data
 
 import vanilla
 from vanilla.broker import admin, session
+from vanilla.broker.endpoint import LONE_FIRST_MESSAGES
 from vanilla.broker.options import Options
 from vanilla.protocol import connection, errors, frames, options, scan
 from vanilla.protocol.frames import HELLO, NAMES, PING, pack_control
@@ -375,7 +376,7 @@ def test_the_largest_first_number_leaves_room_for_credit(h):
     with h.broker.listen("tcp://127.0.0.1:0") as broker:
         peer = Peer(h, broker.urls[0])
         peer.open(1, "push", "jobs", first=frames.MAX_FIRST)
-        assert peer.fields(frames.CREDIT)["n"] == frames.MAX_FIRST + 16
+        assert peer.fields(frames.CREDIT)["n"] == frames.MAX_FIRST + LONE_FIRST_MESSAGES
         peer.send(data(1, frames.MAX_FIRST, [1]))
         assert peer.fields(frames.ACK) == {"r": [frames.MAX_FIRST, 1]}
         peer.close()
