@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
+import resource
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, NoReturn
 
 import processes
 from hubs import NAMES, Library, find
@@ -28,6 +28,8 @@ from worker import end_with_the_parent
 PATIENCE = 120
 #: By how much a sleeper may wake up too early, in seconds.
 EARLY = 0.005
+#: How long they sleep who are not to wake up, in seconds.
+LONG = 600.0
 
 Figures = dict[str, float]
 
@@ -93,13 +95,13 @@ def channel(library: Library, capacity: int, timeout: int, n: int) -> Figures:
 def sleep(library: Library, n: int, shortest: float, longest: float) -> Figures:
     """Start *n* tasks that sleep, each as long as it did in the last run.
 
-    :return: ``start``, seconds until the last of them slept; ``cpu``, seconds in all; ``kib``, the most memory that one
-        took; ``late`` and ``latest``, by how many seconds half of them and one in a hundred overslept.
+    :return: ``start``, seconds until the last of them slept; ``cpu``, seconds in all; ``late`` and ``latest``, by how
+        many seconds half of them and one in a hundred overslept.
     """
     lengths = random.Random(n)
     sleepers = Sleepers([lengths.uniform(shortest, longest) for _ in range(n)])
     library.spawn(1, 1)  # so that all is imported, and its loop has run
-    memory, cpu, start = status_kib("VmRSS"), time.process_time(), time.monotonic()
+    cpu, start = time.process_time(), time.monotonic()
     library.sleep(sleepers)
     late = sorted(sleepers.late)
     if len(late) != n or late[0] < -EARLY:
@@ -107,10 +109,31 @@ def sleep(library: Library, n: int, shortest: float, longest: float) -> Figures:
     return {
         "start": max(sleepers.begun) - start,
         "cpu": time.process_time() - cpu,
-        "kib": (status_kib("VmHWM") - memory) / n,
         "late": statistics.median(late),
         "latest": late[n * 99 // 100],
     }
+
+
+class Crowd(Sleepers):
+    """Sleepers of whom none wakes up: when the last of them is about to sleep, it says what memory they take."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__([LONG] * n)
+        self.before = rss_kib()
+
+    def begin(self) -> float:
+        begun = super().begin()
+        if len(self.begun) == len(self.lengths):
+            print(json.dumps({"kib": (rss_kib() - self.before) / len(self.lengths)}), flush=True)
+            os._exit(0)
+        return begun
+
+
+def asleep(library: Library, n: int) -> NoReturn:
+    """Start *n* tasks that sleep all at once; say ``kib``, what memory each of them takes, and end this process."""
+    library.spawn(1, 1)
+    library.sleep(Crowd(n))
+    raise AssertionError("not all tasks went to sleep")
 
 
 def spawn(library: Library, batches: int, size: int) -> Figures:
@@ -122,14 +145,18 @@ def spawn(library: Library, batches: int, size: int) -> Figures:
     return {"rate": batches * size / seconds, "cpu": (time.process_time() - cpu) / (batches * size) * 1e6}
 
 
-def status_kib(key: str) -> int:
-    """What the kernel says of this process."""
-    found = re.search(rf"^{key}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1])
+def rss_kib() -> float:
+    """The memory that this process has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1024
 
 
-MEASUREMENTS: dict[str, Callable[..., Figures]] = {"channel": channel, "sleep": sleep, "spawn": spawn}
+MEASUREMENTS: dict[str, Callable[..., Figures]] = {
+    "channel": channel,
+    "sleep": sleep,
+    "asleep": asleep,
+    "spawn": spawn,
+}
 
 if __name__ == "__main__":
     end_with_the_parent(int(sys.argv[1]))

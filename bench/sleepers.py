@@ -12,6 +12,9 @@ from oneway import Settings
 
 TASKS = 100_000
 QUICK_TASKS = 1_000
+#: How many sleep all at once when their memory is looked at.
+CROWD = 20_000
+QUICK_CROWD = 1_000
 #: How long each sleeps, in seconds: a random time in between, the same in all runs.
 SHORTEST, LONGEST = 0.1, 1.1
 #: One measurement takes seconds, whatever is asked for; so there are no more rounds than these.
@@ -38,12 +41,17 @@ def measurements(settings: Settings) -> int:
 def rows(settings: Settings) -> list[dict[str, Any]]:
     """Measure it: a list of one row."""
     about = alone.described()
-    tasks = QUICK_TASKS if settings.quick else TASKS
+    tasks, crowd = (QUICK_TASKS, QUICK_CROWD) if settings.quick else (TASKS, CROWD)
     title = f"{tasks:,} tasks that sleep"
     fewer = replace(settings, rounds=min(settings.rounds, ROUNDS))
-    samples = alone.take_turns(title, about, fewer, lambda name: alone.measure(name, "sleep", tasks, SHORTEST, LONGEST))
+    samples = alone.take_turns(title, about, fewer, lambda name: measure(name, tasks, crowd))
     sides = {name: {**about[name], "figures": summary(samples[name]), "rounds": samples[name]} for name in about}
     return [{"name": "tasks-sleep", "kind": "sleepers", "title": title, "tasks": tasks, "sides": sides}]
+
+
+def measure(name: str, tasks: int, crowd: int) -> alone.Figures:
+    """One measurement of all, in two processes."""
+    return {**alone.measure(name, "sleep", tasks, SHORTEST, LONGEST), **alone.measure(name, "asleep", crowd)}
 
 
 def summary(samples: list[alone.Figures]) -> alone.Figures | None:

@@ -308,7 +308,7 @@ def test_the_goal_for_latency_is_an_upper_bound(load, ours, shown):
     assert [line[-2:] for line in lines[:2]] == [["", ""], shown]
 
 
-@pytest.mark.parametrize(("what", "arguments"), [("sleep", [3, 0.001, 0.002]), ("spawn", [2, 3])])
+@pytest.mark.parametrize(("what", "arguments"), [("sleep", [3, 0.001, 0.002]), ("asleep", [3]), ("spawn", [2, 3])])
 @pytest.mark.parametrize("name", ["vanilla", "gevent", "asyncio", "trio"])
 def test_each_library_that_is_installed_runs_tasks(load, name, what, arguments):
     skip_without(load, name, "hubs")
