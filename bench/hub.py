@@ -37,7 +37,7 @@ OURS = "vanilla"
 #: The library that the goals are about: it is the only other one where whatever waits is called like any function.
 RIVAL = "gevent"
 #: By how much less the others do, so that they take no longer.
-LESS = {"asyncio": 5, "trio": 10}
+LESS = {"asyncio": 10, "trio": 20}
 #: And a quick run.
 QUICK = 100
 
