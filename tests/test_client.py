@@ -372,7 +372,8 @@ def test_unused_credit_goes_back_when_idle(h, broker, remote, monkeypatch):
         jobs.send(i)
         back.recv(timeout=PATIENCE)
     assert accounts(broker).granted_n > 2 * LONE_FIRST_MESSAGES
-    until(h, lambda: accounts(broker).granted_n <= 2 * LONE_FIRST_MESSAGES)  # as to a new producer that has begun to send
+    # As to a new producer that has begun to send.
+    until(h, lambda: accounts(broker).granted_n <= 2 * LONE_FIRST_MESSAGES)
     jobs.send("goes on")
     assert back.recv(timeout=PATIENCE) == "goes on"
 
