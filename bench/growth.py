@@ -117,7 +117,8 @@ def measure_load(side: Equal | Default, point: Point, seconds: float) -> Sample:
         except Failed:
             broker.check()  # if that has ended, the others could but fail
             raise
-    return sample(cpu, seconds, figures)
+    served = [each["received"] for (kind, _), each in zip(point.loads, figures) if kind != "push"]
+    return {**sample(cpu, seconds, figures), "served": served}
 
 
 def _cpu_at(broker: Process, when: float) -> float:
@@ -145,13 +146,10 @@ def see_all_come(loads: list[Process], sent: int) -> None:
 def sample(cpu: float, seconds: float, figures: list[dict[str, float]]) -> Sample:
     """Of what the processes say; *cpu* is the broker's, in seconds."""
     sent, received, frames = (sum(each[key] for each in figures) for key in ("sent", "received", "frames"))
+    if not received:
+        raise Failed(f"nothing was received in {seconds:g} s")
     moved = (sent + received) / 2
-    return {
-        "cpu_us": cpu / moved * 1e6,
-        "per_frame": received / frames,
-        "rate": moved / seconds,
-        "served": [each["received"] for each in figures if each["received"]],
-    }
+    return {"cpu_us": cpu / moved * 1e6, "per_frame": received / frames, "rate": moved / seconds}
 
 
 def measure_depth(side: Equal | Default, point: Point, seconds: float) -> Sample:
@@ -297,7 +295,7 @@ def summary(point: Point, samples: list[Sample]) -> Sample:
     found.update(low=min(costs), high=max(costs), rounds=costs)
     served = [each["served"] for each in samples if len(each.get("served", ())) > 1]
     if served:
-        found.update(served=served, split=statistics.median(max(each) / min(each) for each in served))
+        found.update(served=served, split=statistics.median(max(each) / max(min(each), 1) for each in served))
     return found
 
 

@@ -245,6 +245,9 @@ def fill_and_drain(push: Any, pulling: Any, shape: Shape, broker: int) -> dict[s
         _drain(pulling, shape)
         fill += middle - begin
         drain += cpu_of(broker) - middle
+    (endpoint,) = pulling.status()["endpoints"]
+    if endpoint["ready"] or endpoint["acknowledged"] != rounds * full:
+        raise AssertionError(f"{rounds * full:,} messages were sent, and the broker has {endpoint}")
     return {"fill": fill, "drain": drain, "messages": rounds * full, "frames": frames.count, "memory": memory}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable
 
 import processes
@@ -22,12 +22,14 @@ class Settings:
     """How much to measure: rounds, of which the median counts; about how many seconds each; quick is for tests only.
 
     :ivar progress: called before each measurement with what it is.
+    :ivar broken: rows that are not there for a fault of the benchmark's own.
     """
 
     rounds: int
     seconds: float
     quick: bool
     progress: Callable[[str], object]
+    broken: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import argparse
 import json
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -152,7 +153,13 @@ def measure(chosen: list[Rows], args: argparse.Namespace) -> tuple[Settings, lis
     progress = Progress()
     settings = Settings(args.rounds or (1 if args.quick else 5), args.seconds, args.quick, progress)
     progress.total = sum(each.measurements(settings) for each in chosen)
-    rows = [row for each in chosen for row in each.rows(settings)]
+    rows: list[dict[str, Any]] = []
+    for each in chosen:
+        try:
+            rows += each.rows(settings)
+        except Exception:  # a fault of one costs no other its figures
+            traceback.print_exc()
+            settings.broken.append(str(each))
     progress.end()
     return settings, rows
 
@@ -179,7 +186,7 @@ def main() -> int:
     print(table.render(results))
     for failure in failures(rows):
         print(failure, file=sys.stderr)
-    return 1 if failures(rows) else 0
+    return 1 if failures(rows) or settings.broken else 0
 
 
 if __name__ == "__main__":

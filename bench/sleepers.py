@@ -24,10 +24,10 @@ OURS = "vanilla"
 HEAD = (
     "work",
     "side",
-    "all asleep after, s",
+    "all started after, s",
     "lowest–highest",
     "CPU, s",
-    "KiB a task",
+    "KiB a task, of 20,000 asleep",
     "overslept, ms: median / p99",
     "vanilla takes",
 )

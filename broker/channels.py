@@ -74,11 +74,11 @@ class Pusher:
         self.quota = Quota(first)
         self.confirmed = first
         self.epoch = 0
+        endpoint.pushers.add(self)
         self._first_window()
         self.want_n = self.want_b = 0
         self.held_n = self.held_b = 0
         self.dirty = False
-        endpoint.pushers.add(self)
         self.ask()
 
     # -- frames

@@ -48,7 +48,7 @@ BATCH_AGE = 0.001
 WEIGHT = RUN_BYTES // 64
 #: Items of a list that are packed at once, at first and at most.
 FIRST_STEP = 8
-MOST_STEP = 2048
+MOST_STEP = 1024
 #: What msgpack puts before a bytes item, at most.
 BIN_HEAD_BYTES = 5
 #: After so many ms without a send credit goes back.
@@ -150,6 +150,8 @@ class PushState(Channel):
             if items[at].__class__ is bytes and len(items[at]) >= LARGE_BYTES:
                 break
             count = min(self._step, end - at)
+            if count > FIRST_STEP and _is_large(items[at + count - 1]):
+                count = FIRST_STEP
             some = _pack_some(items[at : at + count])
             if some is None or size + len(some) > most_b or (count > 1 and len(some) > RUN_BYTES):
                 if count == 1:
@@ -482,6 +484,11 @@ class PushState(Channel):
 
     def describe(self, waiter: Any) -> str:
         return f"{'sync' if waiter in self.syncs else 'send'} on a {self.kind}"
+
+
+def _is_large(item: Any) -> bool:
+    """Would many like it be too much to pack in vain?"""
+    return isinstance(item, (bytes, str)) and len(item) >= LARGE_BYTES
 
 
 def _pack_some(items: Sequence[Any]) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import gc
 import importlib.util
@@ -24,7 +25,6 @@ from greenlet import getcurrent
 from vanilla import Abandoned, Cancelled, Closed, Forked, Halt, Hub, Stop, Timeout
 from vanilla.poll import IN
 from vanilla.selection import EMPTY
-from vanilla.task import IDLE
 
 
 def run(h):
@@ -142,33 +142,62 @@ def test_new_tasks_and_woken_ones_run_in_the_order_in_which_they_became_ready(h)
 # -- fibers
 
 
-def test_tasks_that_come_and_go_share_a_greenlet(h):
-    def work():
-        h.sleep(0)
+def test_tasks_that_never_wait_share_a_greenlet(h):
+    tasks = [h.spawn(getcurrent) for _ in range(5)]
+    assert len({task.join() for task in tasks}) == 1
+
+
+def test_the_greenlet_of_a_task_that_has_waited_runs_no_other(h):
+    def work(wait):
+        wait()
         return getcurrent()
 
-    assert len({h.spawn(work).join() for _ in range(5)}) == 1
+    ways = lambda: h.sleep(0), lambda: h.channel(1).recv(timeout=1), lambda: h.select([h.channel()], timeout=1)
+    for way in ways:
+
+        def wait(way=way):
+            with contextlib.suppress(Timeout):
+                way()
+
+        assert h.spawn(work, wait).join() is not h.spawn(getcurrent).join()
 
 
-def test_tasks_that_are_there_at_once_have_greenlets_of_their_own_of_which_some_are_kept():
-    with Hub() as h:
-        ch = h.channel()
-        tasks = [h.spawn(lambda: (ch.recv(), getcurrent())[1]) for _ in range(IDLE + 10)]
-        run(h)
-        assert len(h.runner.idle) == 0
-        ch.close()
-        for task in tasks:
-            with pytest.raises(Closed):
-                task.join()
-        assert len(set(h.runner.idle)) == len(h.runner.idle) == IDLE
-        kept = h.runner.idle
-    assert all(fiber.dead for fiber in kept)
+def test_a_queue_in_which_a_signal_handler_s_error_has_left_a_task_hands_nothing_to_the_next(h, monkeypatch):
+    """As a ctrl-C does that strikes between standing in line and parking."""
+    ch, other = h.channel(), h.channel()
+    line_up = type(h.runner).line_up
+
+    def struck(runner, queue, on, timeout=-1, item=None):
+        me = runner.me()
+        me.value = item
+        queue.append(me)
+        raise KeyboardInterrupt
+
+    def victim():
+        monkeypatch.setattr(type(h.runner), "line_up", struck)
+        try:
+            ch.recv()
+        except KeyboardInterrupt:
+            monkeypatch.setattr(type(h.runner), "line_up", line_up)
+
+    h.spawn(victim).join()
+    task = h.spawn(other.recv)
+    run(h)
+    ch.send("lost")
+    other.send("mine")
+    assert task.join(timeout=1000) == "mine"
+
+
+def test_a_sleep_is_not_deceived_by_what_a_ctrl_c_has_left_in_the_slot(h):
+    h.runner.me().value = "left"
+    h.sleep(1)
+    assert h.runner.me().value is None
 
 
 def test_a_hub_that_was_stopped_is_kept_by_no_idle_fiber():
     h = Hub()
     h.spawn(print, end="").join()
-    assert h.runner.idle
+    assert h.runner.idle is not None
     h.stop()
     ref = weakref.ref(h)
     del h
@@ -180,11 +209,11 @@ def test_a_fiber_that_died_between_two_tasks_runs_none(h):
     """As it does when a ctrl-C hits it there."""
     run(h)
     h.spawn(print, end="").join()
-    (fiber,) = h.runner.idle
+    fiber = h.runner.idle
     fiber.parent = getcurrent()
     fiber.throw()
     assert h.spawn(getcurrent).join() is not fiber
-    assert fiber not in h.runner.idle
+    assert h.runner.idle is not fiber
 
 
 def test_an_interruption_that_a_task_has_not_heard_of_is_not_for_the_next_on_its_fiber(h):

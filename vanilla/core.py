@@ -452,9 +452,10 @@ class Hub:
         if self.tasks:
             log.warning("stop: still there: %s", ", ".join(map(str, self.tasks)))
         else:  # the frames of these refer to this hub, and would keep it for ever
-            for left in *self.runner.idle, self.runner.loop:
-                left.parent = getcurrent()
-                left.throw()
+            for left in self.runner.idle, self.runner.loop:
+                if left is not None:
+                    left.parent = getcurrent()
+                    left.throw()
 
     def _come_back(self, me: Any) -> None:
         """Let the loop run everybody who is ready, and then *me*."""

@@ -43,30 +43,28 @@ class Outbox:
         """
         buffers = self._buffers
         while buffers and not self.blocked:
-            parts = buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX]
+            parts = buffers[:IOV_MAX]
+            size = sum(map(len, parts))
+            # First: what a ctrl-C interrupts was sent, most likely, and is not to be sent twice.
+            del buffers[:IOV_MAX]
+            self.unsent -= size
             try:
                 sent = sock.sendmsg(parts)
             except BlockingIOError:
                 sent = 0
-            self.unsent -= sent
-            self.blocked = sent < sum(map(len, parts))
-            self._drop(sent)
+            if sent < size:
+                self.unsent += size - sent
+                self._keep(parts, sent)
 
-    def _drop(self, sent: int) -> None:
-        """The first *sent* bytes are gone."""
-        buffers = self._buffers
-        if not self.unsent:
-            buffers.clear()
-            return
-        whole = 0
-        for part in buffers:
+    def _keep(self, parts: list[Buffer], sent: int) -> None:
+        """Put what was not sent of *parts* back to the front."""
+        self.blocked = True
+        for index, part in enumerate(parts):
             if sent < len(part):
-                break
+                parts[index] = memoryview(part)[sent:]
+                self._buffers[:0] = parts[index:]
+                return
             sent -= len(part)
-            whole += 1
-        del buffers[:whole]
-        if sent:
-            buffers[0] = memoryview(buffers[0])[sent:]
 
     def clear(self) -> None:
         """Forget what is unsent."""

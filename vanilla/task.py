@@ -31,8 +31,8 @@ log = logging.getLogger("vanilla")
 #: Direct switches between tasks before the loop gets its turn. With 1,000 a timer of 50 ms fired 0.7 ms late behind
 #: two tasks at ping-pong, without a limit 3 s late.
 BUDGET = 1000
-#: How many fibers may be idle.
-IDLE = 100
+#: In the slot of a fiber whose task has not waited yet.
+UNUSED = type("UNUSED", (), {"__repr__": lambda self: "UNUSED"})()
 
 monotonic = time.monotonic
 
@@ -91,9 +91,12 @@ SLEEP = Sleep()
 
 
 class Fiber(greenlet, Waiter):  # type: ignore[misc]  # greenlet.error, a class, is not missed in here
-    """What tasks run on, one after another: to make a greenlet takes three times as long as all else of a short task.
+    """What a task runs on; those that never wait, one after another: to make a greenlet takes three times as long as
+    all else of a short task.
 
-    Who is parked, stands in queues and is woken is the fiber and not the task.
+    Who is parked, stands in queues and is woken is the fiber and not the task. One whose task has waited, or was about
+    to, runs no other: a signal handler's error may have left it in a queue or a timer, where somebody would hand it
+    what is not the next task's.
     """
 
     # Slots: a hand-over reads and writes them several times, and a greenlet's dict takes twice as long.
@@ -123,13 +126,14 @@ class Fiber(greenlet, Waiter):  # type: ignore[misc]  # greenlet.error, a class,
         runner = self.runner
         while True:
             assert self.task is not None
+            self.value = UNUSED
             self.task.run(self)
             self.task = self.pending = self.gr_context = None
-            if len(runner.idle) >= IDLE:
+            if self.value is not UNUSED:
                 return
-            runner.idle.append(self)
+            runner.idle = self
             runner.loop.switch()
-            runner.idle.pop()
+            runner.idle = None
 
     def runs(self) -> bool:
         """Is it the running greenlet?"""
@@ -338,8 +342,8 @@ class Runner:
         self.spare = 0
         #: Tasks in ``ready`` that have not started.
         self.fresh = 0
-        #: Fibers that wait for a task.
-        self.idle: list[Fiber] = []
+        #: A fiber that waits for a task: one is enough for all that never wait.
+        self.idle: Fiber | None = None
         #: The outsider that was last here, and its greenlet.
         self.outside: Any = None
         self.outsider: Outsider | None = None
@@ -352,11 +356,9 @@ class Runner:
         self.budget = 0
 
     def fiber(self) -> Fiber:
-        """One that can run a task. It takes itself out of ``idle``, so that none is lost to a ctrl-C on the way."""
+        """One that can run a task. It takes itself out of ``idle``, so that it is not lost to a ctrl-C on the way."""
         idle = self.idle
-        while idle and idle[-1].dead:  # a ctrl-C has hit it between two tasks
-            idle.pop()
-        return idle[-1] if idle else Fiber(self.hub)
+        return Fiber(self.hub) if idle is None or idle.dead else idle  # dead: a ctrl-C has hit it between two tasks
 
     def pop(self) -> Any:
         """Whom the loop switches to next; it may pass the turn on as often as the budget says."""
@@ -371,6 +373,7 @@ class Runner:
         """Who waits if the running task does: its fiber, or what stands for a greenlet that is none of this hub's."""
         current = getcurrent()
         if current.__class__ is Fiber and current.runner is self:
+            current.value = None  # no longer `UNUSED`
             return current
         if current is self.outside:
             return self.outsider
@@ -436,6 +439,7 @@ class Runner:
         :param me: the running task (`me`).
         """
         length = max(seconds(ms), 0)
+        me.value = None  # a ctrl-C may have left something there
         if me.pending is not None:
             self._interrupted(me, SLEEP)
         me.timeout = ms

@@ -31,15 +31,19 @@ def free_port() -> int:
 def scratch_folder() -> str:
     """A folder that is removed once this process has ended, or the program that has taken its place: even by a kill.
 
-    A child waits for the end of a pipe whose other end they hold, as do those whom they start.
+    A grandchild waits for the end of a pipe whose other end they hold, as do those whom they start. It is no child of
+    theirs: its memory is not the server's.
     """
     folder = tempfile.mkdtemp(prefix="vanilla-bench-")
     wait, hold = os.pipe()
-    if os.fork():
+    if child := os.fork():
+        os.waitpid(child, 0)
         os.close(wait)
         os.set_inheritable(hold, True)
         return folder
     os.close(hold)
+    if os.fork():
+        os._exit(0)
     os.closerange(0, 3)
     os.read(wait, 1)
     shutil.rmtree(folder, ignore_errors=True)
