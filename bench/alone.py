@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any, Callable, NoReturn
 
+import memory
 import processes
 from hubs import NAMES, Library, find
 from hubs.library import Sleepers
@@ -119,12 +118,12 @@ class Crowd(Sleepers):
 
     def __init__(self, n: int) -> None:
         super().__init__([LONG] * n)
-        self.before = rss_kib()
+        self.before = memory.resident() / 1024
 
     def begin(self) -> float:
         begun = super().begin()
         if len(self.begun) == len(self.lengths):
-            print(json.dumps({"kib": (rss_kib() - self.before) / len(self.lengths)}), flush=True)
+            print(json.dumps({"kib": (memory.resident() / 1024 - self.before) / len(self.lengths)}), flush=True)
             os._exit(0)
         return begun
 
@@ -143,12 +142,6 @@ def spawn(library: Library, batches: int, size: int) -> Figures:
     library.spawn(batches, size)
     seconds = time.perf_counter() - start
     return {"rate": batches * size / seconds, "cpu": (time.process_time() - cpu) / (batches * size) * 1e6}
-
-
-def rss_kib() -> float:
-    """The memory that this process has now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1024
 
 
 MEASUREMENTS: dict[str, Callable[..., Figures]] = {

@@ -32,6 +32,11 @@ def figure(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{float(f'{value:.3g}'):,.0f}"
 
 
+def verdict(met: bool | None) -> str:
+    """What stands behind a goal; nothing if it cannot be told."""
+    return {True: ": met", False: ": not met", None: ""}[met]
+
+
 def span(low: float | None, high: float | None, form: Any) -> str:
     return "" if low is None or high is None else f"{form(low)}–{form(high)}"
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Callable
 
 import processes
-from cells import rate, span
+from cells import rate, span, verdict
 from hosts import HOSTS, most_descriptors
+from memory import resident
 from oneway import Settings
 from processes import PATIENCE, Failed, Process
 
@@ -93,11 +94,6 @@ def counts(settings: Settings) -> dict[str, int]:
     return {"idle": min(CONNECTIONS, most), "puller": min(PULLERS, most), "endpoint": ENDPOINTS}
 
 
-def resident(pid: int) -> int:
-    """The memory of a process, in bytes."""
-    return kib(Path(f"/proc/{pid}/status"), "VmRSS")
-
-
 def kernel() -> int:
     """The kernel's own memory, for whatever, in bytes."""
     return kib(Path("/proc/meminfo"), "Slab")
@@ -106,8 +102,7 @@ def kernel() -> int:
 def kib(path: Path, what: str) -> int:
     """The bytes that a line of /proc gives in KiB."""
     found = re.search(rf"^{what}:\s*(\d+) kB$", path.read_text(), re.MULTILINE)
-    assert found
-    return int(found[1]) * 1024
+    return int(found[1]) * 1024 if found else 0
 
 
 def measure(name: str, work: str, count: int) -> Found:
@@ -253,5 +248,4 @@ def goal(row: dict[str, Any], name: str) -> str:
     """What ours is held against, and whether it stands."""
     if row["goal"] is None or name not in row["met"]:
         return ""
-    verdicts = {True: ": met", False: ": not met", None: ""}
-    return FORMS[row["unit"]](row["goal"]) + verdicts[row["met"][name]]
+    return FORMS[row["unit"]](row["goal"]) + verdict(row["met"][name])

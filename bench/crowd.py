@@ -18,9 +18,9 @@ import time
 from functools import partial
 from typing import Callable, NoReturn
 
-from hosts import HOSTS, Words, allow_descriptors
+from hosts import HOSTS, Words
 from sides.server import listening
-from worker import end_with_the_parent, say
+from worker import allow_descriptors, end_with_the_parent, say
 
 #: Connections that wait for an answer at a time: of all sides pyzmq lets the fewest wait to be accepted.
 WINDOW = 100

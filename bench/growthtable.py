@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import Any
 
-from cells import figure, span
+from cells import figure, span, verdict
 
 HEAD = ("as this grows", "", "broker CPU us/message", "lowest–highest", "messages a frame", "and", "ratio", "bound")
 
@@ -55,5 +55,4 @@ def shares(served: list[float]) -> list[str]:
 
 
 def bound_of(goal: dict[str, Any]) -> str:
-    verdicts = {True: ": met", False: ": not met", None: ""}
-    return f"{goal['value']:.2f}x {goal['what']}, at most {goal['bound']:g}x{verdicts[goal['met']]}"
+    return f"{goal['value']:.2f}x {goal['what']}, at most {goal['bound']:g}x{verdict(goal['met'])}"

@@ -20,7 +20,7 @@ from sides.program import version_of
 from sides.redis import SERVER as REDIS_SERVER
 from sides.server import HOST, become, free_port
 from sides.side import Side
-from worker import end_with_the_parent
+from worker import allow_descriptors, end_with_the_parent
 
 #: Connections that a server is told to take, where it would take fewer.
 MOST = 20_000
@@ -225,12 +225,6 @@ def most_descriptors() -> int:
     """How many a process may have if it asks."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return sys.maxsize if hard == resource.RLIM_INFINITY else hard
-
-
-def allow_descriptors() -> None:
-    """As many as there may be, for this process and the program that takes its place."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def main(parent: str, name: str, work: str) -> None:

@@ -10,7 +10,7 @@ import statistics
 from typing import Any
 
 import processes
-from cells import ms, span
+from cells import ms, span, verdict
 from oneway import Settings, measure, medians
 from plan import Plan
 from rates import compared
@@ -146,5 +146,4 @@ def goal(row: dict[str, Any], name: str) -> str:
     """Held against the rival alone."""
     if name not in row["met"] or row["sides"][name]["missing"]:
         return ""
-    verdicts = {True: ": met", False: ": not met", None: ""}
-    return f"{row['goal']:g}x at most{verdicts[row['met'][name]]}"
+    return f"{row['goal']:g}x at most{verdict(row['met'][name])}"

@@ -14,15 +14,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import resource
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Callable
 
+from memory import resident
 from processes import cpu_of
-from worker import end_with_the_parent, say
+from worker import allow_descriptors, end_with_the_parent, say
 
 import vanilla
 from vanilla.client.pull import PullState
@@ -268,20 +267,8 @@ def _drain(pulling: Any, shape: Shape) -> None:
     pulling.ping()
 
 
-def resident(pid: int) -> int:
-    """The memory of a process that is in use, in bytes."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 def broker(*flags: str) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "vanilla.broker", "--listen", "tcp://127.0.0.1:0", *flags])
-
-
-def allow_descriptors() -> None:
-    """As many as may be: a connection takes one at each end."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 ROLES: dict[str, Callable[..., None]] = {

@@ -1,4 +1,4 @@
-"""The most memory that processes had: VmHWM of proc(5), the peak of the resident set.
+"""The memory that processes have, and the most that they had: VmHWM of proc(5), the peak of the resident set.
 
 What pages processes share (libraries, most of all) counts in each of them. A program that takes the place of another,
 as servers do here, begins anew.
@@ -7,6 +7,7 @@ as servers do here, begins anew.
 from __future__ import annotations
 
 import re
+import resource
 from pathlib import Path
 
 
@@ -14,6 +15,12 @@ def peak(pid: int | str = "self") -> float:
     """Of one process, in MiB; 0 if it is gone."""
     found = re.search(r"^VmHWM:\s*(\d+) kB$", _read(Path(f"/proc/{pid}/status")), re.MULTILINE)
     return int(found[1]) / 1024 if found else 0.0
+
+
+def resident(pid: int | str = "self") -> int:
+    """What a process has in memory now, in bytes; 0 if it is gone."""
+    pages = _read(Path(f"/proc/{pid}/statm")).split()
+    return int(pages[1]) * resource.getpagesize() if pages else 0
 
 
 def peak_of_tree(pid: int) -> float:

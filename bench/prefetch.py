@@ -44,6 +44,8 @@ LOOK_MS = 10
 #: Between two looks at what a worker holds, in ms, and how long an answer may take that counts, in seconds.
 PAUSE_MS, PROMPT = 2, 0.001
 
+#: How many prompt looks there must be.
+LOOKS = 20
 #: What a quick run does instead, which tells nothing.
 QUICK_MESSAGES, QUICK_LONG, QUICK_WATCH = 500, 5.0, 0.3
 
@@ -170,7 +172,7 @@ def watch(pace: float, seconds: float) -> Sample:
     with site((pace,), 0) as made:
         made.fill(MESSAGES)
         end = made.start() + seconds
-        while (asked := time.monotonic()) < end:
+        while (asked := time.monotonic()) < end or (len(delivered) < LOOKS and asked < end + PATIENCE):
             endpoint = made.look()
             if time.monotonic() - asked < PROMPT:  # else it is not known when that was
                 delivered.append((asked, endpoint["acknowledged"] + endpoint["in_flight"]))
@@ -188,7 +190,7 @@ def most_held(delivered: list[tuple[float, int]], ends: list[float]) -> Sample:
         machine lets a job wait is not known before; ``looks``, how often was looked.
     :raises Failed: too little was seen.
     """
-    if len(ends) < 2 or not delivered:
+    if len(ends) < 2 or len(delivered) < LOOKS:
         raise Failed(f"{len(ends)} jobs were done, and {len(delivered)} looks at them were prompt")
     held = max(0, *(count - bisect_right(ends, when) - 1 for when, count in delivered))
     job = statistics.median(end - begin for begin, end in zip(ends, ends[1:]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cells import span
+from cells import span, verdict
 
 HEAD = ("work", "", "seconds", "lowest–highest", "jobs", "goal")
 
@@ -36,5 +36,4 @@ def jobs(point: dict[str, Any]) -> str:
 def goal(found: dict[str, Any] | None) -> str:
     if found is None:
         return ""
-    verdicts = {True: ": met", False: ": not met", None: ""}
-    return f"{found['text']}{verdicts[found['met']]}"
+    return f"{found['text']}{verdict(found['met'])}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cells import ms, rate, span
+from cells import ms, rate, span, verdict
 from processes import ROLES
 
 HEAD = (
@@ -57,18 +57,15 @@ def peak(most: dict[str, float] | None) -> str:
     return " / ".join(f"{most[role]:.0f}" for role in ROLES) if most else ""
 
 
-VERDICTS = {True: ": met", False: ": not met", None: ""}
-
-
 def goal(row: dict[str, Any], name: str) -> str:
     """The goal that is about side *name*, and whether it is met."""
     side = row["sides"][name]
     if side["missing"]:
         return ""
     if name in row["goals"]:
-        return f"{row['goals'][name]:g}x{VERDICTS[row['met'][name]]}"
+        return f"{row['goals'][name]:g}x{verdict(row['met'][name])}"
     least = row.get("broker_cpu") if name == next(iter(row["sides"])) else None
-    return f"broker {least['goal']:g} s/M{VERDICTS[least['met']]}" if least else ""
+    return f"broker {least['goal']:g} s/M{verdict(least['met'])}" if least else ""
 
 
 def compared(ratio: dict[str, Any] | None) -> str:

@@ -1,7 +1,8 @@
 """The broker: listeners, sessions and endpoints of one hub, and the work at each tick's edge.
 
-Input marks endpoints as touched and sessions as having output; `_edge` then does all of it once: match and grant for
-each endpoint that was touched, one confirm for each producer that sent, one write for each session. A delivery waits
+Input marks endpoints as touched and sessions as having output; `_edge` then does all of it once: line up consumers that
+waited for settlements, match and grant for each endpoint that was touched, one confirm for each producer that sent, one
+write for each session. A delivery waits
 for nothing but the matching: a connection that is owed neither credit nor a confirm is written to before these are
 worked out.
 """

@@ -11,7 +11,8 @@ Invariants:
    that producers have and have not used; ``flight_*`` the sums over the consumers' flights.
 3. ready + delayed + granted never grows above the capacity by a grant; only returns and one oversize message may exceed
    it.
-4. A consumer stands in ``hungry`` once if it has credit and its connection takes output, otherwise not at all.
+4. A consumer stands in ``hungry`` once if it has credit and its connection takes output and unsettled messages,
+   otherwise not at all; one that waited for settlements from the tick's edge on.
 5. A producer stands in ``asking`` once if it wants credit.
 """
 

@@ -55,7 +55,7 @@ class Session:
 
     ``out`` holds what is to be sent. ``owed``: a confirm or credit may be added in this tick; to write twice would wake
     the peer twice. ``closing``: only last words are left. ``starved``: consumers that have credit and wait for the
-    output to drain.
+    output to drain, or for settlements.
     """
 
     __slots__ = (

@@ -12,18 +12,10 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-BENCH = Path(__file__).parents[1] / "bench"
-RUN = [sys.executable, str(BENCH / "run.py")]
-
-
-def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*RUN, *map(str, arguments)], capture_output=True, text=True, timeout=100)
+from benches import BENCH, RUN, bench, started_with, wait_for_workers, wait_until_gone, wait_until_replaced
 
 
 @pytest.fixture(scope="module")
@@ -350,30 +342,6 @@ def test_a_server_that_took_the_place_of_a_process_ends_with_the_run(load, name,
     assert list(tmp_path.iterdir()) == []
 
 
-def wait_until_replaced(pid: int) -> None:
-    """Until a process is no longer Python."""
-    for _ in range(1000):
-        if os.readlink(f"/proc/{pid}/exe") != os.path.realpath(sys.executable):
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"process {pid} is still Python")
-
-
-def wait_for_workers(pid: int, count: int = 3) -> list[int]:
-    """The measured processes of a run."""
-    for _ in range(3000):
-        found = children(pid)
-        if len(found) == count:
-            return found
-        time.sleep(0.01)
-    raise AssertionError("it did not start")
-
-
-def children(pid: int) -> list[int]:
-    """The processes that it started and that are still there, the first first."""
-    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-
-
 MEASURE_ALONE = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -392,29 +360,6 @@ def test_a_library_that_is_measured_ends_with_the_run(signum):
         finally:
             run.kill()
     wait_until_gone(worker)
-
-
-def started_with(folder: Path) -> set[int]:
-    """The processes whose TMPDIR it is: daemons too, which have left their family."""
-    return {int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if is_in(f"TMPDIR={folder}", path)}
-
-
-def is_in(variable: str, environment: Path) -> bool:
-    try:
-        return variable.encode() in environment.read_bytes().split(b"\0")
-    except OSError:
-        return False
-
-
-def wait_until_gone(pid: int) -> None:
-    for _ in range(1000):
-        try:
-            if "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
-                return
-        except OSError:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"process {pid} is still there")
 
 
 def test_the_page_shows_the_figures_that_are_stored(load):

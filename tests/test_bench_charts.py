@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-from test_bench import BENCH
+from benches import BENCH
 
 RATE = {"title": "vanilla", "rate": 2e6, "low": 1e6, "high": 3e6}
 #: As a peer that is not installed, and as a row that knows no spread.

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from test_bench import RUN, bench, children, wait_until_gone
+from benches import RUN, bench, children, wait_until_gone
 
 
 @pytest.fixture(scope="module")

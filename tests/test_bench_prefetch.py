@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_bench import bench
+from benches import bench
 
 
 @pytest.fixture(scope="module")

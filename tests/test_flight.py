@@ -68,18 +68,23 @@ def spread(steps):
 
 @given(st.lists(st.integers(1, 6), max_size=12), st.lists(ranges, max_size=8))
 def test_it_is_a_set_of_numbers(counts, takes):
-    made = flight(*counts)
+    made, twin = flight(*counts), flight(*counts)
     model = {seq: 100 + seq for seq in range(sum(counts))}
     for some in takes:
         wanted = [seq for first, count in some for seq in range(first, first + count)]
         taken = {seq: model.pop(seq) for seq in wanted if seq in model}
+        before = twin.count
+        assert twin.settle(some) == before - twin.count == len(taken)
         seqs, accepted = numbers(made.take(some))
         assert dict(zip(seqs, accepted)) == taken
         assert seqs == sorted(taken)
+        assert (made.count, made.size) == (twin.count, twin.size)
         assert made.count == len(model)
         assert made.cost == made.size + FRAGMENT_BYTES * made.count
         assert len(model) >= made.size >= 0
-    assert numbers(made.take(EVERYTHING))[0] == sorted(model)
+    left = numbers(made.take(EVERYTHING))
+    assert left == numbers(twin.take(EVERYTHING))
+    assert left[0] == sorted(model)
     assert (made.count, made.size, made.cost) == (0, 0, 0)
 
 
@@ -92,6 +97,15 @@ def test_few_messages_of_a_frame_do_not_keep_it_in_memory():
     made.add(700, second)
     made.take([(10, 650), (750, 250)])
     assert [entry.batch.pinned for entry in made._entries] == [10, 40, 50]
+
+
+def test_who_settles_in_order_keeps_no_frame_for_its_last_messages():
+    made = Flight()
+    made.add(0, Batch(0, 1000, memoryview(bytes(1000)), 0.0))
+    assert [made.settle([(0, 500)]), made.settle([(500, 400)])] == [500, 400]
+    assert [(entry.seq, entry.batch.pinned, entry.size) for entry in made._entries] == [(900, 100, 100)]
+    assert made.settle([(0, 950)]) == 50
+    assert (made.count, made.size) == (50, 50)
 
 
 def test_a_large_message_that_is_kept_counts_as_large_among_small_ones():

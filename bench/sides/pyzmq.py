@@ -10,7 +10,7 @@ from plan import Plan
 
 from .side import Side
 
-#: A batch made by hand is this large: what our client flushes at.
+#: A batch made by hand is this large.
 BATCH_BYTES = 64 << 10
 #: The raised high water mark: messages in each of four queues, if they are not more bytes than our broker would hold.
 HIGH_WATER = 100_000
