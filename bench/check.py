@@ -1,114 +1,177 @@
-"""Has it got slower? The CPU time of today's code for each message, beside a stored run of the same machine.
+"""Has it got slower? What a message takes today, beside a stored run (``make bench-check``).
 
-    python bench/check.py [--store] [--rounds N]
+    python bench/check.py [--store]
 
-CPU time and not the clock, so that what else the machine does counts little; and the least of several rounds, because
-noise only ever adds. Exits with 1 if something takes over a tenth more, and names it.
+Counts instructions by perf or valgrind, which do not depend on what else the machine does, and system calls by strace;
+CPU time where nothing counts instructions. Exits with 1 if something takes over a tenth more, and names it; with 2 if
+nothing can be compared, and says why.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import platform
+import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import hub
-import machine
-import processes
+import count
 from cells import table
-from plan import plan_for
+from count import MEASURES, Figures, Measure
+from machine import cpu_model
 from progress import Progress
-from run import ONE_WAY
+from works import WORKS
+
+from vanilla.protocol.scan import KIND
 
 STORED = Path(__file__).with_name("results") / "check.json"
-#: How much more is slower; 1 is no more.
-TOLERANCE = 1.1
-#: How often all is measured again before something is called slower.
-RETRIES = 2
-#: Seconds that one measurement takes, about.
-SECONDS = 1.0
-
-#: What is measured -> CPU microseconds a message.
-Figures = dict[str, float]
+STORE = "make bench-check STORE=1"
+#: After a reason why nothing can be compared.
+ADVICE = f"Store one from here: {STORE}; with older code checked out, if that is what to compare with."
 
 
-def measure(rounds: int, share: float = 1.0) -> Figures:
-    """The least of *rounds* rounds of each; *share* of the messages, for tests."""
-    figures: Figures = {}
-    progress = Progress()
-    progress.total = rounds * (len(ONE_WAY) + len(hub.WORKS))
-    for number in range(rounds):
-        for row in ONE_WAY:
-            progress(f"{row.title}, round {number + 1} of {rounds}")
-            plan = plan_for(row.size, round(row.rough * SECONDS * share))
-            sample = processes.measure(row.ours, plan, SECONDS)
-            _keep_least(figures, {f"{row.title}: {role}": sample[role] for role in processes.ROLES})
-        for name, work in hub.WORKS.items():
-            progress(f"hub: {name}, round {number + 1} of {rounds}")
-            before = _children()
-            hub.measure("vanilla", name, work.messages)
-            _keep_least(figures, {f"hub: {name}": (_children() - before) / work.messages * 1e6})
-    progress.end()
-    return figures
+class Comparison(NamedTuple):
+    """Of one measure: ``lines`` for a table; each work that takes more or less, with how much; what one run lacks."""
+
+    lines: list[list[str]]
+    slower: dict[str, float]
+    faster: dict[str, float]
+    new: list[str]
+    gone: list[str]
 
 
-def _keep_least(figures: Figures, sample: Figures) -> None:
-    for name, figure in sample.items():
-        figures[name] = min(figure, figures.get(name, figure))
+def compare(measure: Measure, then: Figures, now: Figures) -> Comparison:
+    """Only what is in both is compared."""
+    changes = {name: change(measure, then[name], figure) for name, figure in now.items() if name in then}
+    slower = {name: by for name, by in changes.items() if 1 + by > measure.tolerance}
+    faster = {name: by for name, by in changes.items() if 1 - by > measure.tolerance}
+    verdicts = {**dict.fromkeys(slower, "slower"), **dict.fromkeys(faster, "faster")}
+    lines = [
+        [
+            name,
+            format(then[name], measure.form) if name in then else "",
+            format(figure, measure.form),
+            percent(changes[name]) if name in changes else "",
+            verdicts.get(name, ""),
+        ]
+        for name, figure in now.items()
+    ]
+    new, gone = [name for name in now if name not in then], [name for name in then if name not in now]
+    return Comparison(lines, slower, faster, new, gone)
 
 
-def _children() -> float:
-    """CPU seconds of all child processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def change(measure: Measure, then: float, now: float) -> float:
+    """How much more it takes, as a share of what it took; 0 if the difference is nothing."""
+    if abs(now - then) <= measure.least:
+        return 0.0
+    return now / then - 1 if then > 0 else float("inf")
 
 
-def compare(then: Figures, now: Figures) -> tuple[str, list[str]]:
-    """A table, and the names of what has got slower. What one of them lacks is not compared."""
-    lines, slower = [], []
-    for name, figure in now.items():
-        before = then.get(name)
-        ratio = figure / before if before else 1.0
-        if ratio > TOLERANCE:
-            slower.append(name)
-        verdict = "slower" if ratio > TOLERANCE else "faster" if ratio * TOLERANCE < 1 else ""
-        lines.append([name, f"{before:.3f}" if before else "", f"{figure:.3f}", f"{ratio:.2f}x", verdict])
-    return table(("CPU us a message", "stored", "now", "", ""), lines), slower
+def percent(change: float) -> str:
+    """
+    >>> percent(0.123), percent(-0.0001), percent(float("inf"))
+    ('+12.3%', '0.0%', '+inf%')
+    """
+    return f"{change:+.1%}" if abs(change) >= 0.0005 else "0.0%"
 
 
-def about() -> dict[str, Any]:
+def report(name: str, found: Comparison) -> str:
+    """A table, and in words what matters."""
+    unit = f"{MEASURES[name].unit} a message"
+    text = table((f"{unit}, by {name}", "stored", "now", "change", ""), found.lines)
+    for verdict, works in ("slower", found.slower), ("faster", found.faster):
+        text += "".join(f"{verdict}: {work}: {percent(by)} {unit}\n" for work, by in works.items())
+    if found.faster:
+        text += f"if it is to stay as fast, store this run: {STORE}\n"
+    if found.new:
+        text += f"not compared, for the stored run lacks it ({STORE}): {', '.join(found.new)}\n"
+    if found.gone:
+        text += f"in the stored run, and no longer measured: {', '.join(found.gone)}\n"
+    return text
+
+
+def about(measures: list[str]) -> dict[str, str]:
     """What must be the same for figures to be comparable."""
-    found = machine.describe()
-    return {key: found[key] for key in ("cpu", "cores", "python")}
+    build = " ".join(sys.version.split())  # two builds of one version differ
+    same = {
+        "python": f"{platform.python_implementation()} {build}",
+        "architecture": platform.machine(),
+        "libc": " ".join(platform.libc_ver()),
+        "scanner": KIND,
+        **{package: version(package) for package in ("greenlet", "msgpack")},
+    }
+    if any(MEASURES[name].alone for name in measures):
+        same["cpu"] = cpu_model()
+    return same
+
+
+def refusal(stored: dict[str, Any] | None, usable: list[str], here: dict[str, str]) -> str:
+    """Why *stored* cannot be compared with a run of today; empty if it can.
+
+    :param usable: those of its measures that work here.
+    :param here: `about` of today.
+    """
+    if stored is None:
+        return f"there is no stored run: {STORE}"
+    unusable = [name for name in stored["figures"] if name not in usable]
+    if unusable:
+        return f"the stored run was measured by what does not work here: {', '.join(unusable)}. {ADVICE}"
+    others = [
+        f"{key} {was}, and here it is {here.get(key)}" for key, was in stored["about"].items() if was != here.get(key)
+    ]
+    return f"the stored run was made with {'; '.join(others)}. {ADVICE}" if others else ""
+
+
+def measure(names: list[str], works: dict[str, int]) -> dict[str, Figures]:
+    """Figures by each of the measures *names*."""
+    progress = Progress()
+    progress.total = sum(count.processes(MEASURES[name], works) for name in names)
+    try:
+        return {name: count.figures(MEASURES[name], works, progress) for name in names}
+    finally:
+        progress.end()
+
+
+def load() -> dict[str, Any] | None:
+    """The stored run, if there is one."""
+    return json.loads(STORED.read_text()) if STORED.exists() else None
+
+
+def keep(figures: dict[str, Figures]) -> None:
+    """Store a run."""
+    rounded = {name: {work: round(figure, 4) for work, figure in each.items()} for name, each in figures.items()}
+    STORED.write_text(json.dumps({"about": about(list(figures)), "figures": rounded}, indent=1) + "\n")
 
 
 def main() -> int:
     """The program."""
-    p = argparse.ArgumentParser(description="Compare CPU time a message with a stored run.")
+    p = argparse.ArgumentParser(description="Compare what a message takes with a stored run.")
     p.add_argument("--store", action="store_true", help="keep this run to compare later ones with")
-    p.add_argument("--rounds", type=int, default=5, help="measurements of each, of which the least counts (default 5)")
     args = p.parse_args()
-    stored = json.loads(STORED.read_text()) if STORED.exists() else {"about": about(), "figures": {}}
-    if stored["about"] != about() and not args.store:
-        print(f"the stored run is of another machine ({stored['about']}): run it once with --store")
-        return 1
-    figures = measure(args.rounds)
-    text, slower = compare(stored["figures"], figures)
-    for _ in range(RETRIES if not args.store else 0):
-        if not slower:
-            break
-        _keep_least(figures, measure(args.rounds))
-        text, slower = compare(stored["figures"], figures)
-    print(text, end="")
+    stored = load()
+    names = count.best() if args.store else count.usable(stored["figures"]) if stored else []
+    why = "" if args.store else refusal(stored, names, about(names))
+    if why:
+        print(why)
+        return 2
+    try:
+        figures = measure(names, {name: work.messages for name, work in WORKS.items()})
+    except count.Failed as error:
+        print(error)
+        return 2
     if args.store:
-        STORED.write_text(json.dumps({"about": about(), "figures": figures}, indent=1) + "\n")
-        return 0
-    for name in slower:
-        print(f"slower than the stored run by over {TOLERANCE - 1:.0%}: {name}")
-    return 1 if slower else 0
+        keep(figures)
+        stored = load()
+    assert stored is not None
+    found = {name: compare(MEASURES[name], stored["figures"][name], each) for name, each in figures.items()}
+    print("\n".join(report(name, each) for name, each in found.items()), end="")
+    return 1 if any(each.slower for each in found.values()) else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        raise SystemExit("\ninterrupted: nothing was kept") from None

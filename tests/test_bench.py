@@ -551,23 +551,6 @@ def test_a_task_that_does_not_wake_up_in_its_time_fails_the_measurement(load, la
         load("alone").sleep(Broken(), 1, 0.001, 0.002)
 
 
-def test_what_got_slower_is_named(load):
-    check = load("check")
-    then = {"a": 1.0, "b": 1.0, "c": 1.0, "gone": 1.0}
-    text, slower = check.compare(then, {"a": 1.09, "b": 1.11, "c": 0.8, "new": 5.0})
-    assert slower == ["b"]
-    assert [line.split("|")[-2].strip() for line in text.splitlines()[2:]] == ["", "slower", "faster", ""]
-
-
-def test_the_least_of_several_rounds_counts(load, monkeypatch):
-    check = load("check")
-    samples = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr(check, "ONE_WAY", check.ONE_WAY[:1])
-    monkeypatch.setattr(check.hub, "WORKS", {})
-    monkeypatch.setattr(check.processes, "measure", lambda *_: dict.fromkeys(check.processes.ROLES, next(samples)))
-    assert check.measure(3) == {f"one way, 16 B: {role}": 1.0 for role in check.processes.ROLES}
-
-
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
