@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_bench import BENCH, children, wait_until_gone
+from benches import BENCH, children, wait_until_gone
 
 from vanilla.protocol.frames import ACK, DATA, HELLO, pack_control, pack_head
 

@@ -46,14 +46,16 @@ def test_the_settings_that_are_compared_are_told(quick):
     assert all(text in said for text in settings)
 
 
-def test_what_is_held_is_what_came_and_is_not_begun(load):
+def test_what_is_held_is_what_came_and_is_not_begun(load, monkeypatch):
     prefetch = load("prefetch")
+    monkeypatch.setattr(prefetch, "LOOKS", 1)
     ends = [1.0, 2.0, 3.0, 4.0, 5.0]
     found = prefetch.most_held([(0.5, 1), (2.5, 5), (4.5, 5)], ends)
     # At 2.5 two are done and the third is in hand.
     assert found == {"held": 2, "held_ms": 2000.0, "looks": 3}
     assert prefetch.most_held([(2.5, 2)], ends)["held"] == 0
-    for unseen in ([], ends), ([(2.5, 2)], [1.0]):
+    monkeypatch.setattr(prefetch, "LOOKS", 2)
+    for unseen in ([(2.5, 2)], ends), ([(2.5, 2), (2.6, 2)], [1.0]):
         with pytest.raises(prefetch.Failed):
             prefetch.most_held(*unseen)
 
