@@ -273,6 +273,22 @@ def test_each_work_runs_as_a_process_of_its_own(load):
         assert (ran.returncode, ran.stderr) == (0, ""), name
 
 
+ALL = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import works
+before = set(sys.modules)
+for work in works.WORKS.values():
+    work.run(50)
+print(*set(sys.modules) - before)
+"""
+
+
+def test_what_any_work_needs_is_imported_and_so_compiled_before_the_first_is_counted():
+    ran = subprocess.run([sys.executable, "-c", ALL, BENCH], capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.stderr) == ("\n", "")
+
+
 @pytest.mark.parametrize("step", [1, 7, 40, 10_000])
 def test_a_far_end_finds_its_frames_however_they_are_split(load, step):
     stream = b"".join(
