@@ -80,3 +80,25 @@ def test_what_is_cleared_is_not_written(ends):
     out.write(ends[0])
     assert read_all(ends[1]) == b""
     assert out.unsent == 0
+
+
+class Struck:
+    """A socket that takes what it is given, and is then struck by a ctrl-C."""
+
+    def __init__(self, sock):
+        self.sock = sock
+
+    def sendmsg(self, parts):
+        self.sock.sendmsg(parts)
+        raise KeyboardInterrupt
+
+
+def test_what_a_ctrl_c_interrupted_is_not_written_twice(ends):
+    out = Outbox()
+    out.put(b"a", b"b")
+    with pytest.raises(KeyboardInterrupt):
+        out.write(Struck(ends[0]))
+    assert (bool(out), out.unsent) == (False, 0)
+    out.put(b"c")
+    out.write(ends[0])
+    assert read_all(ends[1]) == b"abc"
