@@ -200,6 +200,8 @@ def main(results: str = "", folder: str = "") -> None:
     source = Path(results or LATEST)
     try:
         written = write(json.loads(source.read_text()), Path(folder or source.parent))
+    except (KeyError, OSError, ValueError, TypeError) as error:
+        raise SystemExit(f"no charts of {source}: {error}") from None
     except LookupError as error:
         raise SystemExit(f"no charts: {error}") from None
     print(*written, sep="\n")

@@ -135,8 +135,18 @@ def measure(names: list[str], works: dict[str, int]) -> dict[str, Figures]:
 
 
 def load() -> dict[str, Any] | None:
-    """The stored run, if there is one."""
-    return json.loads(STORED.read_text()) if STORED.exists() else None
+    """The stored run, if there is one.
+
+    :raises ValueError: what is stored is none.
+    """
+    if not STORED.exists():
+        return None
+    stored = json.loads(STORED.read_text())
+    if not isinstance(stored, dict) or not all(isinstance(stored.get(key), dict) for key in ("about", "figures")):
+        raise ValueError("it lacks what was measured, or where")
+    if not stored["figures"] or not MEASURES.keys() >= stored["figures"].keys():
+        raise ValueError(f"it has figures by {', '.join(stored['figures']) or 'nothing'}")
+    return stored
 
 
 def keep(figures: dict[str, Figures]) -> None:
@@ -150,7 +160,11 @@ def main() -> int:
     p = argparse.ArgumentParser(description="Compare what a message takes with a stored run.")
     p.add_argument("--store", action="store_true", help="keep this run to compare later ones with")
     args = p.parse_args()
-    stored = load()
+    try:
+        stored = None if args.store else load()
+    except ValueError as error:
+        print(f"{STORED} is no stored run: {error}. {ADVICE}")
+        return 2
     names = count.best() if args.store else count.usable(stored["figures"]) if stored else []
     why = "" if args.store else refusal(stored, names, about(names))
     if why:

@@ -88,13 +88,33 @@ ROWS: dict[str, Rows] = {
 }
 
 
+def count_of(text: str) -> int:
+    """
+    :raises ValueError: it is no whole number of 1 or more.
+    """
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def seconds_of(text: str) -> float:
+    """
+    :raises ValueError: it is no length of time.
+    """
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description="Measure vanilla beside its peers.")
     p.add_argument("rows", nargs="*", metavar="ROW", help="which rows, or how their names begin (default: all)")
     p.add_argument("--list", action="store_true", help="print the names of the rows")
-    p.add_argument("--rounds", type=int, help="measurements of each side, of which the median counts (default 5)")
-    p.add_argument("--seconds", type=float, default=2.0, help="about how long each takes (default 2)")
+    p.add_argument("--rounds", type=count_of, help="measurements of each side, of which the median counts (default 5)")
+    p.add_argument("--seconds", type=seconds_of, default=2.0, help="about how long each takes (default 2)")
     p.add_argument("--json", type=Path, metavar="PATH", help="where the results go instead of bench/results")
     p.add_argument("--quick", action="store_true", help="a thousand messages, one round, nothing kept: for tests")
     return p
@@ -173,7 +193,9 @@ def main() -> int:
         return 0
     try:
         names = chosen(args.rows)
-    except ValueError as error:
+        if args.json:  # not to be found out after a quarter of an hour
+            args.json.open("a").close()
+    except (ValueError, OSError) as error:
         p.error(str(error))
     about = machine.describe()
     settings, rows = measure([ROWS[name] for name in names], args)

@@ -211,6 +211,17 @@ def test_rows_are_chosen_by_name_or_by_how_they_begin(load):
     assert "no row is called 'oneway-1'; there are oneway-16" in ran.stderr
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [["--rounds", "0"], ["--rounds", "-1"], ["--seconds", "0"], ["--seconds", "nan"], ["--json", "/"]],
+    ids=" ".join,
+)
+def test_what_cannot_be_is_refused_before_anything_is_measured(wrong):
+    ran = bench(*wrong, "hub")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert wrong[-1] in ran.stderr
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_ended_leaves_no_process_behind(signum):
     with subprocess.Popen([*RUN, "--seconds", "60", "oneway-16"], stderr=subprocess.DEVNULL) as run:

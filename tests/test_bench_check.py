@@ -131,6 +131,17 @@ def test_a_run_by_a_measure_that_does_not_work_here_is_refused(check):
     assert "make bench-check STORE=1" in why
 
 
+@pytest.mark.parametrize(
+    "text", ["{broken", "[]", "{}", '{"about": {}, "figures": {}}', '{"about": {}, "figures": {"x": {}}}']
+)
+def test_what_is_no_stored_run_is_refused(check, monkeypatch, tmp_path, capsys, text):
+    monkeypatch.setattr(check, "STORED", tmp_path / "check.json")
+    monkeypatch.setattr(sys, "argv", ["check.py"])
+    check.STORED.write_text(text)
+    assert check.main() == 2
+    assert "is no stored run" in capsys.readouterr().out
+
+
 def test_what_is_refused_is_not_measured(check, run_of, monkeypatch):
     run_of({"a": 1.0}, {"a": 1.0})
     monkeypatch.setattr(check, "KIND", "another")
