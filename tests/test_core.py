@@ -139,6 +139,17 @@ def test_new_tasks_and_woken_ones_run_in_the_order_in_which_they_became_ready(h)
     assert h.runner.spare == 0
 
 
+def test_what_is_no_exception_but_an_error_comes_out_of_join_and_nowhere_else(h):
+    def work():
+        raise GeneratorExit("from a task")
+
+    task = h.spawn(work)
+    with pytest.raises(GeneratorExit, match="from a task"):
+        task.join()
+    h.sleep(0)
+    assert h.spawn(abs, -1).join() == 1
+
+
 # -- fibers
 
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import MutableSequence
 from typing import TYPE_CHECKING, Any, Callable
 
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from .exception import Cancelled, Stop, Timeout
 from .timers import disarm, seconds
@@ -247,13 +247,13 @@ class Task:
         except (KeyboardInterrupt, SystemExit) as error:
             self._fail(error)
             self.hub.interrupt_main(error)
-        except Exception as error:
+        except GreenletExit as error:  # the hub itself went away
+            self._fail(error)
+            raise
+        except BaseException as error:
             if not (isinstance(error, Stop) and self.hub.stopping):
                 log.error("%s raised", self, exc_info=error)
             self._fail(error)
-        except BaseException as error:  # GreenletExit: the hub itself went away
-            self._fail(error)
-            raise
         finally:
             self._done = True
             self._call = self.pending = self.fiber = None
