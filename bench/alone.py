@@ -20,7 +20,6 @@ import memory
 import processes
 from hubs import NAMES, Library, find
 from hubs.library import Sleepers
-from oneway import Settings
 from worker import end_with_the_parent
 
 #: How long one may take, in seconds.
@@ -52,30 +51,6 @@ def measure(name: str, what: str, *arguments: Any) -> Figures:
 def described() -> dict[str, dict[str, Any]]:
     """What a reader must know of each library."""
     return {name: processes.describe(find(name)) for name in NAMES}
-
-
-def present() -> int:
-    """How many can be measured."""
-    return sum(not about["missing"] for about in described().values())
-
-
-def take_turns(
-    title: str, about: dict[str, dict[str, Any]], settings: Settings, measure: Callable[[str], Figures]
-) -> dict[str, list[Figures]]:
-    """Measure all that *about* describes, round by round; none that is missing. One that fails is missing from then on.
-
-    :return: the figures of each.
-    """
-    samples: dict[str, list[Figures]] = {name: [] for name in about}
-    for number in range(settings.rounds):
-        for name in [name for name in about if not about[name]["missing"]]:
-            settings.progress(f"{title}: {about[name]['title']}, round {number + 1} of {settings.rounds}")
-            try:
-                samples[name].append(measure(name))
-            except processes.Failed as error:
-                about[name]["missing"] = f"failed: {error}"
-                samples[name].clear()
-    return samples
 
 
 def summary(samples: list[Figures]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import re
 import statistics
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -20,6 +20,7 @@ from hosts import HOSTS, most_descriptors
 from memory import resident
 from oneway import Settings
 from processes import PATIENCE, Failed, Process
+from turns import present, take_turns
 
 HEAD = ("work", "side", "figure", "lowest–highest", "CPU us each: server / client", "goal")
 
@@ -164,34 +165,19 @@ def describe(work: str) -> dict[str, dict[str, Any]]:
     return about
 
 
-def present(about: dict[str, dict[str, Any]]) -> list[str]:
-    """The sides that can be measured."""
-    return [name for name, side in about.items() if not side["missing"]]
-
-
 def rows(settings: Settings) -> list[dict[str, Any]]:
     """Measure them all."""
     found = []
     for work, count in counts(settings).items():
         about = describe(work)
-        samples: dict[str, list[Found]] = {name: [] for name in present(about)}
-        for i in range(rounds(work, settings)):
-            for name, taken in samples.items():
-                settings.progress(f"connections, {work}: {about[name]['title']}, round {i + 1}")
-                add(name, work, count, about[name], taken)
+        samples = take_turns(
+            f"connections, {work}",
+            about,
+            replace(settings, rounds=rounds(work, settings)),
+            lambda name, work=work, count=count: measure(name, work, count),
+        )
         found += [row(figure, count, about, samples, settings) for figure in FIGURES[work]]
     return found
-
-
-def add(name: str, work: str, count: int, about: dict[str, Any], samples: list[Found]) -> None:
-    """Measure once more. A side that fails is not tried again, and has no figures."""
-    if about["missing"]:
-        return
-    try:
-        samples.append(measure(name, work, count))
-    except Failed as error:
-        about["missing"] = f"failed: {error}"
-        samples.clear()
 
 
 def row(
@@ -203,8 +189,7 @@ def row(
 ) -> dict[str, Any]:
     """The row of one figure."""
     sides = {
-        name: {**side, **summary([sample[figure.key] for sample in samples.get(name, [])])}
-        for name, side in about.items()
+        name: {**side, **summary([sample[figure.key] for sample in samples.get(name, [])])} for name, side in about.items()
     }
     return {
         "name": "connections",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import alone
 from oneway import Settings, ratio
+from turns import present, take_turns
 
 
 class Work(NamedTuple):
@@ -54,7 +55,7 @@ def measure(name: str, work: str, n: int) -> alone.Figures:
 
 def measurements(settings: Settings) -> int:
     """How often `rows` will call ``settings.progress``."""
-    return alone.present() * len(WORKS) * settings.rounds
+    return len(present(alone.described())) * len(WORKS) * settings.rounds
 
 
 def rows(settings: Settings) -> list[dict[str, Any]]:
@@ -66,7 +67,7 @@ def row(work: str, settings: Settings) -> dict[str, Any]:
     """Measure one kind of work."""
     about = alone.described()
     moved = {name: messages(name, work, settings) for name in about}
-    samples = alone.take_turns(f"hub: {work}", about, settings, lambda name: measure(name, work, moved[name]))
+    samples = take_turns(f"hub: {work}", about, settings, lambda name: measure(name, work, moved[name]))
     sides = {name: {**about[name], **alone.summary(samples[name]), "messages": moved[name]} for name in about}
     ratios = {name: ratio(sides[OURS], sides[name]) for name in about if name != OURS}
     goal, reached = WORKS[work].goal, ratios[RIVAL]

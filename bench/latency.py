@@ -11,10 +11,11 @@ from typing import Any
 
 import processes
 from cells import ms, span, verdict
-from oneway import Settings, measure, medians
+from oneway import Settings, medians
 from plan import Plan
 from rates import compared
 from sides import find
+from turns import present, take_turns
 
 OURS = "vanilla"
 #: The side that the goal is about.
@@ -57,18 +58,13 @@ def describe() -> dict[str, dict[str, Any]]:
 
 def measurements(settings: Settings) -> int:
     """How often `rows` will call ``settings.progress``."""
-    return len([side for side in describe().values() if not side["missing"]]) * settings.rounds
+    return len(present(describe())) * settings.rounds
 
 
 def rows(settings: Settings) -> list[dict[str, Any]]:
     """Measure it: a list of one row."""
     about, plan = describe(), plan_of(settings)
-    present = [name for name in about if not about[name]["missing"]]
-    samples: dict[str, list[dict[str, Any]]] = {name: [] for name in about}
-    for i in range(settings.rounds):
-        for name in present:
-            settings.progress(f"latency: {about[name]['title']}, round {i + 1} of {settings.rounds}")
-            measure(name, plan, SECONDS, about[name], samples[name])
+    samples = take_turns("latency", about, settings, lambda name: processes.measure(name, plan, SECONDS))
     found = row(plan, {name: {**about[name], **summary(samples[name])} for name in about})
     if settings.quick:
         found["met"] = {RIVAL: None}  # too few messages to tell

@@ -9,6 +9,7 @@ from typing import Any, Callable
 import processes
 from plan import Plan, plan_for
 from sides import find
+from turns import attempt, present, take_turns
 
 #: A side that no goal is about moves as many messages as the others, unless that would take so many times the asked
 #: time. Then it moves as many as it can in the asked time.
@@ -59,29 +60,25 @@ class OneWay:
 
     def measurements(self, settings: Settings) -> int:
         """How often `rows` will call ``settings.progress``."""
-        present = [side for side in self.describe().values() if not side["missing"]]
-        return len(present) * (settings.rounds + (not settings.quick))
+        return len(present(self.describe())) * (settings.rounds + (not settings.quick))
 
     def rows(self, settings: Settings) -> list[dict[str, Any]]:
         """Measure it: a list of one row."""
         about = self.describe()
-        present = [name for name in about if not about[name]["missing"]]
-        samples: dict[str, list[dict[str, Any]]] = {name: [] for name in present}
         if settings.quick:
-            plans = dict.fromkeys(present, plan_for(self.size, 1000))
+            plans = dict.fromkeys(present(about), plan_for(self.size, 1000))
         else:
-            plans = self._pilot(present, about, settings)
-        for i in range(settings.rounds):
-            for name in present:
-                settings.progress(f"{self.name}: {about[name]['title']}, round {i + 1} of {settings.rounds}")
-                measure(name, plans[name], settings.seconds, about[name], samples[name])
+            plans = self._pilot(about, settings)
+        samples = take_turns(
+            self.name, about, settings, lambda name: processes.measure(name, plans[name], settings.seconds)
+        )
         row = self._row(plans, about, samples)
         if settings.quick:
             row["met"] = dict.fromkeys(self.goals)  # too few messages to tell
             row["broker_cpu"] = None
         return [row]
 
-    def _pilot(self, present: list[str], about: dict[str, Any], settings: Settings) -> dict[str, Plan]:
+    def _pilot(self, about: dict[str, Any], settings: Settings) -> dict[str, Plan]:
         """How much to measure of each side.
 
         Ours and those that a goal is about get the same number of messages: the asked time is between what the fastest
@@ -89,17 +86,18 @@ class OneWay:
         """
         usual = round(self.rough * min(settings.seconds, 0.3))
         rates: dict[str, float] = {}
-        for name in present:
+        there = present(about)
+        for name in there:
             settings.progress(f"{self.name}: {about[name]['title']}, pilot")
             found: list[dict[str, Any]] = []
-            few = min(usual, FEW) if name in self.others else usual
-            measure(name, plan_for(self.size, few), settings.seconds, about[name], found)
+            plan = plan_for(self.size, min(usual, FEW) if name in self.others else usual)
+            attempt(name, about[name], found, lambda name, plan=plan: processes.measure(name, plan, settings.seconds))
             rates.update((name, sample["rate"]) for sample in found)
         compared = [rate for name, rate in rates.items() if name not in self.others] or [self.rough]
         same = plan_for(self.size, round(settings.seconds * (min(compared) * max(compared)) ** 0.5))
         most = {name: round(settings.seconds * rate) for name, rate in rates.items() if name in self.others}
         fewer = {name: plan_for(self.size, n) for name, n in most.items() if n * TOO_LONG < same.messages}
-        return {**dict.fromkeys(present, same), **fewer}
+        return {**dict.fromkeys(there, same), **fewer}
 
     def _row(
         self, plans: dict[str, Plan], about: dict[str, Any], samples: dict[str, list[dict[str, Any]]]
@@ -128,17 +126,6 @@ class OneWay:
         if self.broker_cpu is None:
             return None
         return {"goal": self.broker_cpu, "met": None if not ours["cpu"] else ours["cpu"]["broker"] <= self.broker_cpu}
-
-
-def measure(name: str, plan: Plan, seconds: float, about: dict[str, Any], samples: list[dict[str, Any]]) -> None:
-    """Add one sample. A side that fails is not tried again, and has no figures."""
-    if about["missing"]:
-        return
-    try:
-        samples.append(processes.measure(name, plan, seconds))
-    except processes.Failed as error:
-        about["missing"] = f"failed: {error}"
-        samples.clear()
 
 
 def summary(samples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def lines_of(row: dict[str, Any]) -> list[list[str]]:
             "" if place else row["title"],
             side["title"],
             side["missing"] or rate(side["rate"]),
-            spread(side),
+            span(side["low"], side["high"], rate),
             cpu(side["cpu"]),
             latency(side.get("latency")),
             peak(side.get("peak")),
@@ -36,13 +36,6 @@ def lines_of(row: dict[str, Any]) -> list[list[str]]:
         ]
         for place, (name, side) in enumerate(row["sides"].items())
     ]
-
-
-def spread(side: dict[str, Any]) -> str:
-    """The lowest and the highest, or where only that is known, how far they are apart."""
-    if side.get("spread") is not None:
-        return f"{side['spread']:.0%} apart"
-    return span(side["low"], side["high"], rate)
 
 
 def cpu(used: dict[str, float] | None) -> str:

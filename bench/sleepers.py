@@ -9,6 +9,7 @@ from typing import Any
 import alone
 from cells import span
 from oneway import Settings
+from turns import present, take_turns
 
 TASKS = 100_000
 QUICK_TASKS = 1_000
@@ -35,7 +36,7 @@ HEAD = (
 
 def measurements(settings: Settings) -> int:
     """How often `rows` will call ``settings.progress``."""
-    return alone.present() * min(settings.rounds, ROUNDS)
+    return len(present(alone.described())) * min(settings.rounds, ROUNDS)
 
 
 def rows(settings: Settings) -> list[dict[str, Any]]:
@@ -44,7 +45,7 @@ def rows(settings: Settings) -> list[dict[str, Any]]:
     tasks, crowd = (QUICK_TASKS, QUICK_CROWD) if settings.quick else (TASKS, CROWD)
     title = f"{tasks:,} tasks that sleep"
     fewer = replace(settings, rounds=min(settings.rounds, ROUNDS))
-    samples = alone.take_turns(title, about, fewer, lambda name: measure(name, tasks, crowd))
+    samples = take_turns(title, about, fewer, lambda name: measure(name, tasks, crowd))
     sides = {name: {**about[name], "figures": summary(samples[name]), "rounds": samples[name]} for name in about}
     return [{"name": "tasks-sleep", "kind": "sleepers", "title": title, "tasks": tasks, "sides": sides}]
 

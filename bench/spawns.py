@@ -9,6 +9,7 @@ import alone
 from cells import rate, span
 from oneway import Settings, ratio
 from rates import compared
+from turns import present, take_turns
 
 #: How many are waited for together.
 BATCH = 1_000
@@ -21,7 +22,7 @@ HEAD = ("work", "side", "tasks/s", "lowest–highest", "CPU us a task", "vanilla
 
 def measurements(settings: Settings) -> int:
     """How often `rows` will call ``settings.progress``."""
-    return alone.present() * settings.rounds
+    return len(present(alone.described())) * settings.rounds
 
 
 def rows(settings: Settings) -> list[dict[str, Any]]:
@@ -29,7 +30,7 @@ def rows(settings: Settings) -> list[dict[str, Any]]:
     about = alone.described()
     batches = QUICK_BATCHES if settings.quick else BATCHES
     title = f"tasks that return at once, {BATCH:,} at a time"
-    samples = alone.take_turns(title, about, settings, lambda name: alone.measure(name, "spawn", batches, BATCH))
+    samples = take_turns(title, about, settings, lambda name: alone.measure(name, "spawn", batches, BATCH))
     sides = {name: {**about[name], **summary(samples[name])} for name in about}
     ratios = {name: ratio(sides[OURS], sides[name]) for name in about if name != OURS}
     return [{"name": "tasks-spawn", "kind": "spawns", "title": title, "sides": sides, "ratios": ratios}]
