@@ -189,7 +189,8 @@ def row(
 ) -> dict[str, Any]:
     """The row of one figure."""
     sides = {
-        name: {**side, **summary([sample[figure.key] for sample in samples.get(name, [])])} for name, side in about.items()
+        name: {**side, **summary([sample[figure.key] for sample in samples.get(name, [])])}
+        for name, side in about.items()
     }
     return {
         "name": "connections",
