@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vanilla.protocol.frames import Buffer
 from vanilla.protocol.scan import scan
 
@@ -15,10 +17,11 @@ class Batch:
     """Consecutive messages of one endpoint that share their history.
 
     ``number`` is the endpoint's accept number of the first message, ``time`` when it was accepted (seconds, monotonic),
-    ``attempts`` how many deliveries have failed, ``redelivered`` whether a consumer may have seen it.
+    ``attempts`` how many deliveries have failed, ``redelivered`` whether a consumer may have seen it. ``origin`` is whom
+    the outcome is told, if anybody.
     """
 
-    __slots__ = ("_marks", "attempts", "body", "count", "number", "redelivered", "size", "time")
+    __slots__ = ("_marks", "attempts", "body", "count", "number", "origin", "redelivered", "size", "time")
 
     def __init__(self, number: int, count: int, body: Buffer, time: float) -> None:
         self.number = number
@@ -28,6 +31,7 @@ class Batch:
         self.time = time
         self.attempts = 0
         self.redelivered = False
+        self.origin: Any = None
         #: The offsets of messages 0, STEP, 2 * STEP, ..., as far as they were asked for.
         self._marks: tuple[int, ...] = _NO_MARKS
 
@@ -70,6 +74,7 @@ class Batch:
         part = Batch(self.number + skip, count, body, self.time)
         part.attempts = self.attempts
         part.redelivered = self.redelivered
+        part.origin = self.origin
         return part
 
 

@@ -126,17 +126,19 @@ class Broker:
 
     # -- endpoints
 
-    def endpoint(self, name: str) -> Endpoint:
+    def endpoint(self, name: str, kind: type[Endpoint] = Endpoint) -> Endpoint:
         """The endpoint *name*, made if it is not there.
 
-        :raises Refused: TOO_MANY.
+        :raises Refused: TOO_MANY, or MISMATCH: it is there, and is no *kind*.
         """
         endpoint = self.endpoints.get(name)
         if endpoint is None:
             if len(self.endpoints) >= self.options.endpoints:
                 raise Refused("TOO_MANY", f"there are {self.options.endpoints} endpoints already")
-            endpoint = self.endpoints[name] = Endpoint(self, name)
+            endpoint = self.endpoints[name] = kind(self, name)
             self._names = None
+        elif type(endpoint) is not kind:
+            raise Refused("MISMATCH", f"{name!r} is {endpoint.kind}, not {kind.kind}")
         return endpoint
 
     @property
@@ -152,9 +154,10 @@ class Broker:
         name = endpoint.name + DEAD
         if endpoint.name.endswith(DEAD) or len(name.encode()) > 255:
             return None
-        if name not in self.endpoints and len(self.endpoints) >= self.options.endpoints:
+        try:
+            return self.endpoint(name)
+        except Refused:
             return None
-        return self.endpoint(name)
 
     def touch(self, endpoint: Endpoint) -> None:
         """Something happened at *endpoint*: look after it at the tick's edge."""

@@ -1,7 +1,7 @@
 """The broker's side of a channel: a producer or a consumer of one endpoint, over one connection.
 
-Both kinds answer the same calls of `Session`: one method a frame (`FRAMES`), ``emit`` at the tick's edge, ``detach`` at
-the end.
+Each kind (`KINDS` in `session`) answers the same calls of `Session`: one method a frame (``frames``), ``emit`` at the
+tick's edge, ``detach`` at the end.
 """
 
 from __future__ import annotations
@@ -65,8 +65,6 @@ class Pusher:
         "window_n",
     )
 
-    kind = "push"
-
     def __init__(self, session: Session, id: int, endpoint: Endpoint, first: int) -> None:
         self.session = session
         self.id = id
@@ -91,7 +89,7 @@ class Pusher:
         depth = self.session.broker.DEPTH
         if event.kind == DATA_OPTIONS:
             at = scan(array, at, 1, _FAR, depth)[1]
-            read_options(array[ARRAY_HEAD_BYTES:at], "broker")
+            read_options(array[ARRAY_HEAD_BYTES:at], "push")
             count -= 1
         if count < 1:
             raise BadMessage("a data frame carries at least one message")
@@ -202,6 +200,8 @@ class Pusher:
         fields = {"n": quota.limit_n, "b": quota.limit_b, "epoch": self.epoch}
         self.session.put(pack_control(CREDIT, self.id, 0, fields))
 
+    frames: dict[int, Callable[[Any, Event], None]] = {DATA: data, DATA_OPTIONS: data, WANT: want}
+
     # -- the rest
 
     def stir(self) -> None:
@@ -233,9 +233,7 @@ class Puller:
 
     __slots__ = ("endpoint", "flight", "held", "id", "limit_b", "limit_n", "sent_b", "sent_n", "session")
 
-    kind = "pull"
-
-    def __init__(self, session: Session, id: int, endpoint: Endpoint) -> None:
+    def __init__(self, session: Session, id: int, endpoint: Endpoint, first: int = 0) -> None:
         self.session = session
         self.id = id
         self.endpoint = endpoint
@@ -269,6 +267,8 @@ class Puller:
         batches = [piece.batch.part(piece.low, piece.high) for piece in self._take(self._delivered(event))]
         self._give_back(batches, event.payload)
         self.line_up()
+
+    frames: dict[int, Callable[[Any, Event], None]] = {CREDIT: credit, ACK: ack, NACK: nack}
 
     def _give_back(self, batches: list[Batch], fields: Any) -> None:
         endpoint = self.endpoint
@@ -387,14 +387,3 @@ class Puller:
         pieces = self._take(EVERYTHING)
         endpoint.returned(pieces, self.sent_n if seen is None else seen, crashed=seen is None)
         endpoint.broker.touch(endpoint)
-
-
-#: Which method answers which frame; what else may come is the connection's business.
-FRAMES: dict[int, Callable[[Any, Event], None]] = {
-    DATA: Pusher.data,
-    DATA_OPTIONS: Pusher.data,
-    WANT: Pusher.want,
-    CREDIT: Puller.credit,
-    ACK: Puller.ack,
-    NACK: Puller.nack,
-}

@@ -49,6 +49,9 @@ DEAD = ".dead"
 class Endpoint:
     """One named endpoint. Made by `Broker.endpoint` on first use, gone when idle and empty."""
 
+    #: What it is called where another kind was asked for.
+    kind = "a work queue"
+
     __slots__ = (
         "accepted",
         "acknowledged",

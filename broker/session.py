@@ -31,7 +31,8 @@ from vanilla.protocol.frames import (
 )
 from vanilla.protocol.urls import check_name
 
-from .channels import FRAMES, Puller, Pusher
+from .channels import Puller, Pusher
+from .endpoint import Endpoint
 
 if TYPE_CHECKING:
     from vanilla.timers import Timer
@@ -176,13 +177,12 @@ class Session:
             raise Refused("BAD_NAME", str(error)) from None
         if len(self.channels) >= self.broker.options.channels:
             raise Refused("TOO_MANY", f"a connection has at most {self.broker.options.channels} channels")
-        if kind == "push":
-            if self.broker.draining:
-                raise Refused("GOING_AWAY", "the broker is shutting down")
-            return Pusher(self, event.channel, self.broker.endpoint(name), event.seq)
-        if kind == "pull":
-            return Puller(self, event.channel, self.broker.endpoint(name))
-        raise Refused("BAD_KIND", f"there is no kind {kind[:50]!r} of endpoint; there are push and pull")
+        if kind not in KINDS:
+            raise Refused("BAD_KIND", f"there is no kind {kind[:50]!r} of channel; there are {', '.join(KINDS)}")
+        made, of = KINDS[kind]
+        if self.broker.draining and issubclass(made, Pusher):
+            raise Refused("GOING_AWAY", "the broker is shutting down")
+        return made(self, event.channel, self.broker.endpoint(name, of), event.seq)
 
     def _close(self, event: Event) -> None:
         channel = self.channels.pop(event.channel, None)
@@ -215,7 +215,7 @@ class Session:
 
     def _channel(self, event: Event) -> None:
         channel: Any = self.channels[event.channel]
-        FRAMES[event.kind](channel, event)
+        channel.frames[event.kind](channel, event)
 
     def _no_hello(self) -> None:
         self.fail(ProtocolError("HELLO_TIMEOUT", f"no hello in {self.broker.options.hello_ms} ms"))
@@ -327,8 +327,14 @@ class Session:
             channel.detach(None)
 
 
+#: What may be opened: the channel, and the kind of endpoint.
+KINDS: dict[str, tuple[Any, type[Endpoint]]] = {
+    "push": (Pusher, Endpoint),
+    "pull": (Puller, Endpoint),
+}
+
 _HANDLERS = {
-    **dict.fromkeys(FRAMES, Session._channel),
+    **{kind: Session._channel for made, _ in KINDS.values() for kind in made.frames},
     HELLO: Session._hello,
     OPEN: Session._open,
     CLOSE: Session._close,

@@ -337,7 +337,7 @@ class PullState(Channel):
         redelivered, attempts = False, 1
         if event.kind & ~MORE == DATA_OPTIONS:
             at = scan(array, at, 1, len(array))[1]
-            options = read_options(array[ARRAY_HEAD_BYTES:at], "client")
+            options = read_options(array[ARRAY_HEAD_BYTES:at], "pull")
             redelivered, attempts = options.get("redelivered", False), options.get("attempts", 1)
             count -= 1
         if count < 1:

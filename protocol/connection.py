@@ -6,13 +6,13 @@ frame may come in which state; a frame that is not in it is a `ProtocolError`, a
 
 A channel's state as its receiver sees it (channel 0 is the connection itself)::
 
-    broker:  none -OPEN-> push | pull -CLOSE-> none          (an ERROR that the broker sends: push | pull -> ended)
+    broker:  none -OPEN-> KIND -CLOSE-> none                 (an ERROR that the broker sends: KIND -> ended)
              ended: everything is passed over until CLOSE -> none
-    client:  none -(sends OPEN)-> push | pull -(sends CLOSE)-> closing -CLOSE-> none
+    client:  none -(sends OPEN)-> KIND -(sends CLOSE)-> closing -CLOSE-> none
              closing: everything is passed over until CLOSE -> none
-             push | pull -ERROR-> ended -(sends CLOSE)-> closing
+             KIND -ERROR-> ended -(sends CLOSE)-> closing
 
-Before the hello only channel 0 exists. The clients choose channel numbers, so either side knows from its own table what
+where KIND is one of `KINDS`. Before the hello only channel 0 exists. The clients choose channel numbers, so either side knows from its own table what
 a number means. There is no clock in here: the hello's deadline is the caller's.
 """
 
@@ -24,12 +24,15 @@ from typing import Any, Callable, NamedTuple
 from .errors import ProtocolError
 from .frames import (
     ACK,
+    CANCEL,
     CLOSE,
     CREDIT,
     DATA,
     DATA_OPTIONS,
+    END,
     ERROR,
     EXTRA_BYTES,
+    FAIL,
     FRAME_LIMIT,
     GO_AWAY,
     HELLO,
@@ -42,8 +45,10 @@ from .frames import (
     NACK,
     NAMES,
     OPEN,
+    PART,
     PING,
     PONG,
+    REPLY,
     STATUS,
     WANT,
     Frame,
@@ -60,6 +65,8 @@ VERSION = 1
 ID_BYTES = 16
 #: A reason stands in logs.
 REASON_CHARACTERS = 100
+#: So does the code of a failed request.
+CODE_CHARACTERS = 64
 
 
 class Event(NamedTuple):
@@ -108,6 +115,18 @@ def _map(value: Any) -> bool:
     return type(value) is dict
 
 
+def _count(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= MAX_SEQ
+
+
+def _code(value: Any) -> bool:
+    return type(value) is str and 1 <= len(value) <= CODE_CHARACTERS and not has_controls(value)
+
+
+def _side(value: Any) -> bool:
+    return type(value) is str and value in ("broker", "server")
+
+
 def _list(value: Any) -> bool:
     return type(value) is list
 
@@ -133,7 +152,7 @@ FIELDS: dict[int, dict[str, Field]] = {
         "frame": Field(_limit, "longest frame that the broker takes, in bytes", "client"),
     },
     OPEN: {
-        "kind": Field(_text, "push or pull", "broker"),
+        "kind": Field(_text, "push, pull, call or serve", "broker"),
         "name": Field(_text, "the endpoint", "broker"),
     },
     CREDIT: {
@@ -168,6 +187,16 @@ FIELDS: dict[int, dict[str, Field]] = {
     PING: {},
     PONG: {},
     GO_AWAY: {"drain": Field(_number, "ms until the broker ends at the latest", "client")},
+    FAIL: {
+        "count": Field(_count, "how many requests failed, of which seq is the first", "both"),
+        "code": Field(_code, "why, for programs", "both"),
+        "text": Field(_text, "why, for people", "both"),
+        "type": Field(_text, "the name of an exception's type"),
+        "trace": Field(_text, "where it was raised, if the request asked for that"),
+        "by": Field(_side, "who says so: broker or server", "client"),
+    },
+    END: {"n": Field(_number, "how many items the stream had", "both")},
+    CANCEL: {"r": Field(_ranges, "ranges of request numbers", "both")},
 }
 
 #: Fields that stand together or not at all...
@@ -178,9 +207,10 @@ APART: dict[int, tuple[str, ...]] = {NACK: ("delay", "back", "dead")}
 # -- what may come when
 
 _DATA = frozenset((DATA, DATA_OPTIONS))
+_ANSWER = frozenset((REPLY, PART, FAIL, END))
 _DELIVERY = _DATA | {DATA | MORE, DATA_OPTIONS | MORE}
-_TO_CLIENT = _DELIVERY | {OPEN, CREDIT, ACK, CLOSE, ERROR}
-_TO_BROKER = _DATA | {WANT, CREDIT, ACK, NACK, CLOSE}
+_TO_CLIENT = _DELIVERY | _ANSWER | {OPEN, CREDIT, ACK, CANCEL, CLOSE, ERROR}
+_TO_BROKER = _DATA | _ANSWER | {WANT, CREDIT, ACK, NACK, CANCEL, CLOSE}
 
 #: (who receives, state) -> the frames that may come. "hello" and "ready" are states of channel 0.
 ALLOWED: dict[tuple[str, str], frozenset[int]] = {
@@ -189,12 +219,16 @@ ALLOWED: dict[tuple[str, str], frozenset[int]] = {
     ("broker", "none"): frozenset((OPEN,)),
     ("broker", "push"): _DATA | {WANT, CLOSE},
     ("broker", "pull"): frozenset((CREDIT, ACK, NACK, CLOSE)),
+    ("broker", "call"): _DATA | {WANT, CREDIT, CANCEL, CLOSE},
+    ("broker", "serve"): _ANSWER | {CREDIT, NACK, CLOSE},
     ("broker", "ended"): _TO_BROKER,
     ("client", "hello"): frozenset((HELLO, ERROR)),
     ("client", "ready"): frozenset((STATUS, PING, PONG, ERROR, GO_AWAY)),
     ("client", "none"): frozenset(),
     ("client", "push"): frozenset((OPEN, CREDIT, ACK, ERROR)),
     ("client", "pull"): _DELIVERY | {OPEN, ERROR},
+    ("client", "call"): _ANSWER | {OPEN, CREDIT, ERROR},
+    ("client", "serve"): _DELIVERY | {OPEN, CREDIT, CANCEL, ERROR},
     ("client", "closing"): _TO_CLIENT,
     ("client", "ended"): frozenset(),
 }
@@ -202,7 +236,8 @@ ALLOWED: dict[tuple[str, str], frozenset[int]] = {
 #: States of a channel in which what comes is passed over until CLOSE.
 DEAF = frozenset(("closing", "ended"))
 
-KINDS = frozenset(("push", "pull"))
+#: Of channels: what a client may open.
+KINDS = frozenset(("push", "pull", "call", "serve"))
 
 
 class Connection:
@@ -254,7 +289,7 @@ class Connection:
             self._refuse(kind, channel, state)
         if seq > MAX_SEQ:
             raise ProtocolError("BAD_SEQUENCE", f"the seq of {NAMES[kind]} is {seq}; numbers are below 2**63")
-        if kind & ~MORE <= DATA_OPTIONS:
+        if kind & ~MORE <= PART:
             return None if state in DEAF else Event(kind, channel, seq, count, payload)
         fields = control_map(frame, self.limit) if self.side == "client" else control_map(frame)
         if kind == HELLO:

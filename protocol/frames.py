@@ -31,6 +31,8 @@ from .scan import check
 
 DATA = 0x01  #: N messages
 DATA_OPTIONS = 0x02  #: one map of options, then N - 1 messages
+REPLY = 0x03  #: N replies to consecutive requests
+PART = 0x04  #: one integer, the index of the first item, then N - 1 items of a streamed reply
 #: Set in the type of a delivery that was cut only by credit: the broker has more.
 MORE = 0x10
 
@@ -46,6 +48,9 @@ ERROR = 0x28
 PING = 0x29
 PONG = 0x2A
 GO_AWAY = 0x2B
+FAIL = 0x2C
+END = 0x2D
+CANCEL = 0x2E
 
 NAMES = {
     DATA: "DATA",
@@ -63,7 +68,12 @@ NAMES = {
     ERROR: "ERROR",
     PING: "PING",
     PONG: "PONG",
+    REPLY: "REPLY",
+    PART: "PART",
     GO_AWAY: "GO_AWAY",
+    FAIL: "FAIL",
+    END: "END",
+    CANCEL: "CANCEL",
 }
 
 # -- sizes

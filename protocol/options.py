@@ -10,7 +10,7 @@ from typing import Any, Callable
 import msgpack
 
 from .errors import ProtocolError
-from .frames import Buffer
+from .frames import MAX_SEQ, Buffer
 
 
 def _flag(value: Any) -> bool:
@@ -21,12 +21,30 @@ def _attempt(value: Any) -> bool:
     return type(value) is int and 1 <= value < 1 << 32
 
 
-#: Who receives it -> name -> check.
+def _number(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_SEQ
+
+
+def _text(value: Any) -> bool:
+    return type(value) is str
+
+
+#: The kind of channel that it comes on -> name -> check.
 OPTIONS: dict[str, dict[str, Callable[[Any], bool]]] = {
-    "broker": {},
-    "client": {
+    "push": {},
+    "pull": {
         "redelivered": _flag,  # a consumer may have seen these messages before
         "attempts": _attempt,  # 1 and how many deliveries have failed
+    },
+    "call": {
+        "wait": _flag,  # while nobody serves, wait instead of failing
+        "deadline": _number,  # ms from now on; what has not been answered by then is not wanted
+        "trace": _flag,  # of an exception the traceback is wanted, too
+    },
+    "serve": {
+        "deadline": _number,  # likewise: what is left
+        "trace": _flag,
+        "identity": _text,  # who asks, on the broker's word
     },
 }
 
@@ -37,10 +55,10 @@ def pack_options(options: dict[str, Any]) -> bytes:
     return packed
 
 
-def read_options(packed: Buffer, side: str) -> dict[str, Any]:
+def read_options(packed: Buffer, channel: str) -> dict[str, Any]:
     """Decode and check a map of options; the scanner has found one well-formed object in *packed*.
 
-    :param side: who we are, "broker" or "client".
+    :param channel: the kind of channel that they came on.
     :raises ProtocolError: BAD_MAP: it is no map, or an option is unknown or has a wrong value.
     """
     try:
@@ -50,7 +68,7 @@ def read_options(packed: Buffer, side: str) -> dict[str, Any]:
     if type(options) is not dict:
         raise ProtocolError("BAD_MAP", "a data frame with options starts with one map")
     for key, value in options.items():
-        check = OPTIONS[side].get(key)
+        check = OPTIONS[channel].get(key)
         if check is None:
             raise ProtocolError("BAD_MAP", f"there is no message option {key!r}")
         if not check(value):

@@ -129,13 +129,16 @@ def feed(receiver: Connection, data: bytes) -> Iterator[Event]:
         yield from receiver.read(receive)
 
 
-def decode(event: Event, side: str) -> tuple[int, int, int, int, Any]:
-    """An event with its messages unpacked, after the checks that are made at the broker's door."""
+def decode(event: Event, channel: str) -> tuple[int, int, int, int, Any]:
+    """An event with its messages unpacked, after the checks that are made at the broker's door.
+
+    :param channel: the kind of its channel.
+    """
     if not isinstance(event.payload, dict):
         array, at, count = event.payload, ARRAY_HEAD_BYTES, event.count
         if event.kind & ~MORE == DATA_OPTIONS:
             at = scan(array, at, 1, 1 << 62)[1]
-            read_options(array[ARRAY_HEAD_BYTES:at], side)
+            read_options(array[ARRAY_HEAD_BYTES:at], channel)
             count -= 1
         check(array, count, 64, at)
         event = event._replace(payload=msgpack.unpackb(array, strict_map_key=False, timestamp=1))
@@ -149,7 +152,7 @@ def outcome(vector: Vector, pieces: list[bytes]) -> tuple[list[Any], str | None]
     try:
         for piece in pieces:
             for event in feed(receiver, piece):
-                events.append(decode(event, vector.to))
+                events.append(decode(event, receiver.channels.get(event.channel, "")))
     except ProtocolError as error:
         return events, error.code
     return events, None
