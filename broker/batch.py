@@ -17,8 +17,8 @@ class Batch:
     """Consecutive messages of one endpoint that share their history.
 
     ``number`` is the endpoint's accept number of the first message, ``time`` when it was accepted (seconds, monotonic),
-    ``attempts`` how many deliveries have failed, ``redelivered`` whether a consumer may have seen it. ``origin`` is whom
-    the outcome is told, if anybody.
+    ``attempts`` how many deliveries have failed, ``redelivered`` whether a consumer may have seen it. ``origin`` tells
+    who is told of the outcome, if anybody is.
     """
 
     __slots__ = ("_marks", "attempts", "body", "count", "number", "origin", "redelivered", "size", "time")

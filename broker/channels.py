@@ -65,6 +65,9 @@ class Pusher:
         "window_n",
     )
 
+    #: The options that its messages may have.
+    kind = "push"
+
     def __init__(self, session: Session, id: int, endpoint: Endpoint, first: int) -> None:
         self.session = session
         self.id = id
@@ -87,14 +90,15 @@ class Pusher:
         at = ARRAY_HEAD_BYTES
         count = event.count
         depth = self.session.broker.DEPTH
+        options: dict[str, Any] = {}
         if event.kind == DATA_OPTIONS:
             at = scan(array, at, 1, _FAR, depth)[1]
-            read_options(array[ARRAY_HEAD_BYTES:at], "push")
+            options = read_options(array[ARRAY_HEAD_BYTES:at], self.kind)
             count -= 1
         if count < 1:
             raise BadMessage("a data frame carries at least one message")
         check(array, count, depth, at)
-        quota, endpoint = self.quota, self.endpoint
+        quota = self.quota
         size = len(array) - at
         if event.seq != quota.n:
             raise ProtocolError("BAD_SEQUENCE", f"message {event.seq} came where {quota.n} was next")
@@ -102,8 +106,12 @@ class Pusher:
             raise ProtocolError("OVER_CREDIT", f"{count} messages, {size} bytes; left {quota.left_n}, {quota.left_b}")
         quota.spend(count, size)
         self._recount()
-        endpoint.accept(count, array[at:])
+        self._take(event.seq, count, array[at:], options)
         self.ask()
+
+    def _take(self, seq: int, count: int, body: Buffer, options: dict[str, Any]) -> None:
+        """*count* messages, of which *seq* is the first, are accepted."""
+        self.endpoint.accept(count, body)
         self.stir()
 
     def want(self, event: Event) -> None:
@@ -340,8 +348,10 @@ class Puller:
         count, size, largest = 0, 0, min(FRAME_BYTES, session.broker.options.frame_bytes - COUNTED_BYTES)
         while most > 0 and endpoint.ready and self.can_take and not session.full:
             batch = endpoint.pop(min(most, self.limit_n - self.sent_n), self.limit_b - self.sent_b)
+            if batch is None:
+                break
             most -= batch.count
-            if frame and (size + batch.size > largest or batch.history != frame[0].history):
+            if frame and (size + batch.size > largest or not self._alike(batch, frame[0])):
                 self._send(frame, count, size, 0)
                 frame, count, size = [], 0, 0
             self._fly(batch)
@@ -362,15 +372,23 @@ class Puller:
 
     def _send(self, frame: list[Batch], count: int, size: int, more: int) -> None:
         """One frame of the batches, *count* messages of *size* bytes, that were just counted as sent."""
-        first = frame[0]
         seq = self.sent_n - count
         parts: list[Buffer] = [batch.body for batch in frame]
-        if first.redelivered:
-            options = pack_options({"redelivered": True, "attempts": first.attempts + 1})
+        terms = self._terms(frame[0])
+        if terms:
+            options = pack_options(terms)
             head = pack_head(DATA_OPTIONS | more, self.id, seq, count + 1, size + len(options))
             self.session.put(head + options, *parts)
         else:
             self.session.put(pack_head(DATA | more, self.id, seq, count, size), *parts)
+
+    def _alike(self, one: Batch, other: Batch) -> bool:
+        """May they share a frame, and so its options?"""
+        return one.history == other.history
+
+    def _terms(self, batch: Batch) -> dict[str, Any]:
+        """The options of a delivery."""
+        return {"redelivered": True, "attempts": batch.attempts + 1} if batch.redelivered else {}
 
     # -- the rest
 

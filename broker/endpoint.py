@@ -112,7 +112,7 @@ class Endpoint:
 
     # -- messages come in
 
-    def accept(self, count: int, body: Any) -> None:
+    def accept(self, count: int, body: Any) -> Batch:
         """Take *count* new messages."""
         batch = Batch(self.accepted, count, body, self.broker.now())
         self.accepted += count
@@ -120,6 +120,7 @@ class Endpoint:
         self.ready_n += count
         self.ready_b += batch.size
         self.broker.touch(self)
+        return batch
 
     def put_back(self, batches: Iterable[Batch]) -> None:
         """Insert *batches* where they stood, at the tick's edge."""
@@ -154,8 +155,11 @@ class Endpoint:
                 puller.deliver(share)
                 puller.line_up()
 
-    def pop(self, most: int, most_b: int) -> Batch:
-        """Take the first batch out of ``ready``: up to *most* messages, and no more once they have *most_b* bytes."""
+    def pop(self, most: int, most_b: int) -> Batch | None:
+        """Take the first batch out of ``ready``: up to *most* messages, and no more once they have *most_b* bytes.
+
+        :return: None if there is none that may go now.
+        """
         batch = self.ready[0]
         if batch.count <= most and batch.size <= most_b:
             self.ready.popleft()

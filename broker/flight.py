@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from .batch import Batch
@@ -125,6 +126,14 @@ class Flight:
         entries[begin:at] = kept
         self.count -= sum(piece.high - piece.low for piece in taken)
         return taken
+
+    def find(self, seq: int) -> Sent | None:
+        """The entry that *seq* is in, if it is in any."""
+        at = bisect_right(self._firsts, seq) - 1
+        return self._entries[at] if at >= 0 and self._entries[at].end > seq else None
+
+    def __iter__(self) -> Iterator[Sent]:
+        return iter(self._entries)
 
     def _divide(self, entry: Sent, first: int, end: int, taken: list[Sent], kept: list[Sent]) -> None:
         """Put what of *entry* is in the range into *taken*, the rest into *kept*."""

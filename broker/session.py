@@ -31,8 +31,11 @@ from vanilla.protocol.frames import (
 )
 from vanilla.protocol.urls import check_name
 
+from .caller import Caller
 from .channels import Puller, Pusher
 from .endpoint import Endpoint
+from .server import Server
+from .service import Service
 
 if TYPE_CHECKING:
     from vanilla.timers import Timer
@@ -68,10 +71,12 @@ class Session:
         "connection",
         "dirty",
         "held",
+        "identity",
         "interest",
         "out",
         "owed",
         "peer",
+        "promised",
         "questions",
         "sock",
         "starved",
@@ -83,15 +88,19 @@ class Session:
         self.sock = sock
         self.peer = peer
         self.agent = ""
+        #: Who it is, on evidence that the broker has checked; "" if that is not known.
+        self.identity = ""
         self.connection = Connection("broker", broker.scratch, broker.options.frame_bytes)
         self.channels: dict[int, Pusher | Puller] = {}
         self.out = Outbox()
         #: Status requests: number, and behind which name.
         self.questions: list[tuple[int, str]] = []
         self.closing = self.dirty = self.answering = self.owed = False
-        self.starved: set[Puller] = set()
+        self.starved: set[Any] = set()
         #: Bytes of memory that the unsettled deliveries of all its consumers keep.
         self.held = 0
+        #: Bytes that servers may still send to its requesters as streamed replies.
+        self.promised = 0
         self.interest = IN
         #: Ends a connection whose hello does not come, or that does not take its last words.
         self.timer: Timer | None = None
@@ -331,6 +340,8 @@ class Session:
 KINDS: dict[str, tuple[Any, type[Endpoint]]] = {
     "push": (Pusher, Endpoint),
     "pull": (Puller, Endpoint),
+    "call": (Caller, Service),
+    "serve": (Server, Service),
 }
 
 _HANDLERS = {

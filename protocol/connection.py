@@ -12,8 +12,8 @@ A channel's state as its receiver sees it (channel 0 is the connection itself)::
              closing: everything is passed over until CLOSE -> none
              KIND -ERROR-> ended -(sends CLOSE)-> closing
 
-where KIND is one of `KINDS`. Before the hello only channel 0 exists. The clients choose channel numbers, so either side knows from its own table what
-a number means. There is no clock in here: the hello's deadline is the caller's.
+where KIND is one of `KINDS`. Before the hello only channel 0 exists. The clients choose channel numbers, so either side
+knows from its own table what a number means. There is no clock in here: the hello's deadline is the caller's.
 """
 
 from __future__ import annotations

@@ -1,0 +1,95 @@
+"""A requester of a service, over one connection.
+
+Its requests come as a producer's messages do. They are not confirmed: each is answered.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Callable
+
+from vanilla.protocol.errors import FAILURES
+from vanilla.protocol.frames import CANCEL, CREDIT, DATA, DATA_OPTIONS, FAIL, WANT, Buffer, pack_control
+from vanilla.protocol.ranges import Ranges, pairs
+
+from .channels import Pusher
+from .flight import EVERYTHING
+from .service import Asked, Service
+
+if TYPE_CHECKING:
+    from vanilla.protocol.connection import Event
+
+    from .session import Session
+    from .stream import Stream
+
+
+class Caller(Pusher):
+    """One requester."""
+
+    __slots__ = ("cancelled", "streams")
+
+    kind = "call"
+    endpoint: Service
+
+    def __init__(self, session: Session, id: int, endpoint: Service, first: int) -> None:
+        super().__init__(session, id, endpoint, first)
+        #: What it does not want any more, gathered over a tick.
+        self.cancelled = Ranges()
+        #: Streamed replies that are under way, by its numbers.
+        self.streams: dict[int, Stream] = {}
+
+    # -- frames
+
+    def _take(self, seq: int, count: int, body: Buffer, options: dict[str, Any]) -> None:
+        service, wait = self.endpoint, options.get("wait", False)
+        if not service.pullers and not wait:
+            service.refuse(count)
+            self.fail(seq, count, "NO_SERVICE", FAILURES["NO_SERVICE"], {"by": "broker"})
+            return
+        deadline = service.broker.now() + options["deadline"] / 1000 if "deadline" in options else math.inf
+        batch = service.accept(count, body)
+        batch.origin = Asked(self, seq - batch.number, wait, deadline, options.get("trace", False))
+
+    def credit(self, event: Event) -> None:
+        """It takes more of a streamed reply; one that has ended meanwhile needs none."""
+        stream = self.streams.get(event.seq)
+        if stream is not None:
+            stream.raise_to(event.payload["n"], event.payload["b"])
+
+    def cancel(self, event: Event) -> None:
+        """It does not want these any more. To find them costs a look at all that waits: once a tick."""
+        for first, count in pairs(event.payload["r"]):
+            self.cancelled.add(first, count)
+        self.stir()
+
+    frames: dict[int, Callable[[Any, Event], None]] = {
+        DATA: Pusher.data,
+        DATA_OPTIONS: Pusher.data,
+        WANT: Pusher.want,
+        CREDIT: credit,
+        CANCEL: cancel,
+    }
+
+    # -- answers
+
+    def fail(self, seq: int, count: int, code: str, text: str, more: dict[str, Any]) -> None:
+        """Tell it that *count* requests failed, *seq* being the first."""
+        self.session.put(pack_control(FAIL, self.id, seq, {"count": count, "code": code, "text": text, **more}))
+
+    # -- the rest
+
+    def line_up(self) -> None:
+        """It has read what it was sent: its requests may go to servers again."""
+        self.endpoint.resume(self)
+
+    def emit(self) -> None:
+        self.dirty = False
+        if self.cancelled:
+            ranges, self.cancelled = list(self.cancelled), Ranges()
+            self.endpoint.withdraw(self, ranges)
+
+    def detach(self, seen: int | None) -> None:
+        self.session.starved.discard(self)
+        self.endpoint.withdraw(self, EVERYTHING)
+        self.endpoint.aside.pop(self, None)
+        super().detach(seen)
