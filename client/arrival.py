@@ -33,16 +33,16 @@ class Arrival:
     :param array: an array of msgpack, with its head of 5 bytes; a writable view.
     :param at: where the first message begins.
     :param count: how many there are.
+    :param options: what holds for all of them.
     """
 
-    __slots__ = ("_array", "_at", "_single", "attempts", "left", "redelivered")
+    __slots__ = ("_array", "_at", "_single", "left", "options")
 
-    def __init__(self, array: memoryview, at: int, count: int, redelivered: bool, attempts: int) -> None:
+    def __init__(self, array: memoryview, at: int, count: int, options: dict[str, Any]) -> None:
         self._array = array
         self._at = at
         self.left = count
-        self.redelivered = redelivered
-        self.attempts = attempts
+        self.options = options
         #: Something in it cannot be decoded: one message at a time.
         self._single = False
 

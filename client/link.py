@@ -29,18 +29,23 @@ from vanilla.protocol.connection import VERSION, Connection, Event
 from vanilla.protocol.errors import ProtocolError
 from vanilla.protocol.frames import (
     ACK,
+    CANCEL,
     CLOSE,
     CREDIT,
     DATA,
     DATA_OPTIONS,
+    END,
     ERROR,
+    FAIL,
     GO_AWAY,
     HELLO,
     HELLO_LIMIT,
     MORE,
     OPEN,
+    PART,
     PING,
     PONG,
+    REPLY,
     SCRATCH_BYTES,
     STATUS,
     Buffer,
@@ -420,7 +425,10 @@ _HANDLERS: dict[int, Callable[[Link, Event], None]] = {
     PING: Link._ping,
     OPEN: Link._opened,
     CLOSE: Link._closed,
-    **dict.fromkeys((DATA, DATA | MORE, DATA_OPTIONS, DATA_OPTIONS | MORE, CREDIT, ACK), Link._channel),
+    **dict.fromkeys(
+        (DATA, DATA | MORE, DATA_OPTIONS, DATA_OPTIONS | MORE, CREDIT, ACK, REPLY, PART, FAIL, END, CANCEL),
+        Link._channel,
+    ),
 }
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()

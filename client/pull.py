@@ -100,8 +100,11 @@ class PullState(Channel):
         "window_bytes",
     )
 
+    #: What it opens.
+    role = "pull"
+
     def __init__(self, link: Link, name: str, ack: bool, prefetch: int, window_bytes: int) -> None:
-        super().__init__(link.hub, -1, f"pull from {name!r}")
+        super().__init__(link.hub, -1, f"{self.role} from {name!r}")
         self.link = link
         self.name = name
         self.ack = ack
@@ -123,7 +126,7 @@ class PullState(Channel):
         self._end_error: Callable[[], Exception] | None = None
         #: The task that consumes, to which this end then belongs.
         self.owner: Task | None = None
-        self.id = link.open("pull", name, self)
+        self.id = link.open(self.role, name, self)
 
     @property
     def taken(self) -> int:
@@ -222,9 +225,10 @@ class PullState(Channel):
     def _deliveries(self, arrival: Arrival, items: list[Any], size: int) -> list[Delivery]:
         """Each item with its number and its part of the bytes; the first gets what does not divide."""
         share = size // len(items)
+        options = arrival.options
+        redelivered, attempts = options.get("redelivered", False), options.get("attempts", 1)
         made = [
-            Delivery(self, number, share, item, arrival.redelivered, arrival.attempts)
-            for number, item in enumerate(items, self.loaded)
+            Delivery(self, number, share, item, redelivered, attempts) for number, item in enumerate(items, self.loaded)
         ]
         made[0]._size = size - share * (len(items) - 1)
         return made
@@ -334,15 +338,14 @@ class PullState(Channel):
         if event.seq != self.arrived:
             raise ProtocolError("BAD_SEQUENCE", f"delivery {event.seq} came where {self.arrived} was next")
         array, at, count = event.payload, ARRAY_HEAD_BYTES, event.count
-        redelivered, attempts = False, 1
+        options: dict[str, Any] = {}
         if event.kind & ~MORE == DATA_OPTIONS:
             at = scan(array, at, 1, len(array))[1]
-            options = read_options(array[ARRAY_HEAD_BYTES:at], "pull")
-            redelivered, attempts = options.get("redelivered", False), options.get("attempts", 1)
+            options = read_options(array[ARRAY_HEAD_BYTES:at], self.role)
             count -= 1
         if count < 1:
             raise BadMessage("a data frame carries at least one message")
-        arrival = Arrival(array, at, count, redelivered, attempts)
+        arrival = Arrival(array, at, count, options)
         self.arrivals.append(arrival)
         self.link.lent.append(arrival)
         self._more = bool(event.kind & MORE)
@@ -395,7 +398,7 @@ class PullState(Channel):
             size += arrival.size
             arrival.left = 0  # nobody is to copy it
         if self.ack:
-            size += sum(delivery._size for delivery in self.buffer)
+            size += self._buffered_b()
         else:
             size += self._load_b
             self._load_b = 0
@@ -403,6 +406,10 @@ class PullState(Channel):
         self.buffer.clear()
         self.arrivals.clear()
         return size
+
+    def _buffered_b(self) -> int:
+        """With ``ack``: the bytes of what is in ``buffer``, and is about to be dropped."""
+        return sum(delivery._size for delivery in self.buffer)
 
     # -- the end
 

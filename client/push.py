@@ -88,8 +88,11 @@ class PushState(Channel):
         "users",
     )
 
+    #: What it opens.
+    role = "push"
+
     def __init__(self, link: Link, name: str) -> None:
-        super().__init__(link.hub, -1, f"push to {name!r}")
+        super().__init__(link.hub, -1, f"{self.role} to {name!r}")
         self.link = link
         self.name = name
         #: Handles that are open.
@@ -114,7 +117,7 @@ class PushState(Channel):
         self._step = FIRST_STEP
         self._idle: Timer | None = None
         self._refusal: tuple[str, str] | None = None
-        self.id = link.open("push", name, self)
+        self.id = link.open(self.role, name, self)
 
     # -- sending
 
@@ -259,7 +262,7 @@ class PushState(Channel):
         count, size = self.batch.count, self.batch.size
         if not count:
             return
-        head = pack_head(DATA, self.id, self.quota.n, count, size)
+        head = self._head(count, size)
         parts = self.batch.take()
         if size < SMALL_BYTES:
             self.link.put(b"".join((head, *parts)))
@@ -270,6 +273,10 @@ class PushState(Channel):
         self._mark = -1
         if self._idle is None:
             self._idle = self.hub.after(IDLE_MS, self._look_idle)
+
+    def _head(self, count: int, size: int) -> bytes:
+        """What stands before *count* messages of *size* bytes."""
+        return pack_head(DATA, self.id, self.quota.n, count, size)
 
     def _flush(self) -> None:
         self._frame()

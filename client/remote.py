@@ -6,6 +6,7 @@ import atexit
 import logging
 import time
 import weakref
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vanilla.channel import Channel, State
@@ -16,13 +17,16 @@ from vanilla.protocol.frames import COUNTED_BYTES, PING, STATUS
 from vanilla.protocol.urls import check_name
 from vanilla.timers import seconds
 
+from .dealer import CallState, Dealer
 from .link import Link
 from .pull import WINDOW_BYTES, PullRecver, PullState
 from .push import PushState
+from .router import Router, RouterState
 from .sender import PushSender
+from .serve import METHODS, Served, Wrapped, public_methods
 
 if TYPE_CHECKING:
-    from vanilla.core import Hub
+    from vanilla.core import Hub, Task
 
 log = logging.getLogger("vanilla.client")
 
@@ -58,6 +62,7 @@ class Remote:
         self._events = Channel(hub, EVENTS, "events")
         self.events = Recver(self._events)
         self._link = Link(hub, url, self._notify)
+        self._calls: weakref.WeakValueDictionary[str, CallState] = weakref.WeakValueDictionary()
         self._pushes: weakref.WeakValueDictionary[str, PushState] = weakref.WeakValueDictionary()
 
     def _connect(self, timeout: float) -> None:
@@ -108,6 +113,73 @@ class Remote:
         if prefetch < 0 or window < 1:
             raise ValueError("prefetch is 0 or more, window 1 byte or more")
         return PullRecver(PullState(self._link, name, ack, prefetch, window))
+
+    # -- requests and replies
+
+    def dealer(self, name: str) -> Dealer:
+        """The asking end of the service *name*: ``dealer.call(item).recv()``.
+
+        :raises ValueError: a wrong *name*, see `push`.
+        :raises ConnectionLost: the broker is gone.
+        """
+        check_name(name)
+        state = self._calls.get(name)
+        if state is None or state.halt is not None:
+            state = self._calls[name] = CallState(self._link, name)
+        self._link.check()
+        return Dealer(state)
+
+    def router(self, name: str, prefetch: int = 0, window: int = WINDOW_BYTES) -> Router:
+        """The answering end of the service *name*: a Recver of `Request`. Each goes to one of those who serve.
+
+        :param prefetch: how many requests to ask for ahead; 0 lets it size itself by how fast they are taken.
+        :param window: bytes of requests that may be unanswered; beyond it the broker sends nothing.
+        :raises ValueError: a wrong *name*, or a number out of range.
+        :raises ConnectionLost: the broker is gone.
+        """
+        check_name(name)
+        if prefetch < 0 or window < 1:
+            raise ValueError("prefetch is 0 or more, window 1 byte or more")
+        return Router(RouterState(self._link, name, prefetch, window))
+
+    def serve(self, name: str, ob: Any, methods: Iterable[str] | None = None, concurrency: int = 1) -> Task:
+        """Let others call methods of *ob* by `wrap`.
+
+        What a method returns is the reply; a generator's items become a streamed reply; what it raises is logged, and
+        raised at the caller as a `RemoteError`. A call that is cancelled cancels the task that its method runs in.
+
+        :param methods: which; None for all whose names have no underscore in front.
+        :param concurrency: how many calls at a time, each in a task of its own.
+        :return: the task that takes the requests; to ``cancel`` it ends the service.
+        :raises ValueError: one of *methods* is none of *ob*; a wrong *name*; *concurrency* is below 1.
+        :raises ConnectionLost: the broker is gone.
+        """
+        if concurrency < 1:
+            raise ValueError("concurrency is 1 or more")
+        found = public_methods(ob, methods)
+        return self.hub.spawn(Served(self.hub, self.router(name), found, concurrency).run)
+
+    def wrap(self, name: str, deadline: float | None = None, wait: bool = False, trace: bool = False) -> Wrapped:
+        """Methods that are served elsewhere: ``remote.wrap("calc").add(2, 3).recv()``.
+
+        The options hold for each call, see `Dealer.call`.
+
+        :raises ValueError: a wrong *name*.
+        :raises ConnectionLost: the broker is gone.
+        """
+        return Wrapped(self.dealer(name), {"deadline": deadline, "wait": wait, "trace": trace})
+
+    def methods(self, name: str, timeout: float = CONNECT_MS) -> list[dict[str, str]]:
+        """What is served by `serve` under *name*.
+
+        :param timeout: ms to wait for the answer.
+        :return: a map for each method: ``name``, ``signature`` and ``doc``.
+        :raises RemoteError: nobody serves it, or not by `serve`.
+        :raises Timeout: no answer in time.
+        :raises ConnectionLost: the broker is gone.
+        """
+        found: list[dict[str, str]] = self.dealer(name).call([METHODS, [], {}], deadline=timeout).recv()
+        return found
 
     # -- asking the broker
 

@@ -38,6 +38,23 @@ class ConnectionLost(Exception):
     """The connection to a peer is gone, or could not be made. The text names the peer and the reason."""
 
 
+class RemoteError(Exception):
+    """A call failed: at the server, or because no server could answer it.
+
+    ``code`` is stable and for programs, ``text`` for people. If an exception was raised at the server, ``type`` is the
+    name of its type, and ``trace`` where it was raised, if the call asked for that. ``by_broker``: the broker says so,
+    and not the server.
+    """
+
+    def __init__(self, code: str, text: str, type: str = "", trace: str = "", by_broker: bool = False) -> None:
+        super().__init__(f"{code}: {type + ': ' if type else ''}{text}")
+        self.code = code
+        self.text = text
+        self.type = type
+        self.trace = trace
+        self.by_broker = by_broker
+
+
 class Busy(RuntimeError):
     """A second task waits at an end that is made for one. Use `dealer`, `router` or `channel` for many."""
 

@@ -1,0 +1,298 @@
+"""The asking end: a Dealer, whose calls are answered in any order by whoever serves the name.
+
+Requests leave as pushed messages do, in batches, within credit (`push`). All Dealers of one connection on one endpoint
+share one `CallState`: one channel, its numbers, its credit. A reply finds its call by number.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Callable
+
+from vanilla.exception import Closed
+from vanilla.protocol.connection import Event
+from vanilla.protocol.errors import ProtocolError
+from vanilla.protocol.frames import (
+    ARRAY_HEAD_BYTES,
+    CANCEL,
+    COUNTED_BYTES,
+    CREDIT,
+    DATA,
+    DATA_OPTIONS,
+    END,
+    FAIL,
+    PART,
+    REPLY,
+    Buffer,
+    pack_control,
+    pack_head,
+)
+from vanilla.protocol.options import pack_options
+from vanilla.protocol.ranges import Ranges
+
+from .arrival import Arrival
+from .batch import BATCH_BYTES
+from .packing import UNDECODABLE, unpack
+from .push import BATCH_AGE, PushState
+from .reply import Reply, ReplyState, remote_error
+
+if TYPE_CHECKING:
+    from .link import Link
+
+log = logging.getLogger("vanilla.client")
+
+monotonic = time.monotonic
+
+
+class Call:
+    """A packed request and where its answer goes; it stands where a `batch.Message` would."""
+
+    __slots__ = ("options", "parts", "reply", "size")
+
+    def __init__(self, parts: tuple[Buffer, ...], size: int, options: bytes, reply: ReplyState) -> None:
+        self.parts = parts
+        self.size = size
+        self.options = options
+        self.reply = reply
+
+
+class CallState(PushState):
+    """What the Dealers of one endpoint share."""
+
+    __slots__ = ("_cancels", "_options", "calls")
+
+    role = "call"
+
+    def __init__(self, link: Link, name: str) -> None:
+        super().__init__(link, name)
+        #: What has been asked and not answered, by number.
+        self.calls: dict[int, ReplyState] = {}
+        #: The options of what is in ``batch``, packed.
+        self._options = b""
+        self._cancels = Ranges()
+
+    # -- asking
+
+    def call(self, item: Any, options: bytes, timeout: float) -> ReplyState:
+        """All of `Dealer.call`."""
+        message = self._pack(item)
+        if options and message.size + len(options) + COUNTED_BYTES > self.link.frame_limit:
+            raise ValueError(f"a request of {message.size} bytes with its options is larger than the broker takes")
+        reply = ReplyState(self)
+        call = Call(message.parts, message.size, options, reply)
+        self.check()
+        if self.senders or not self._fits_now(call.size):
+            self._wait(call, timeout)  # type: ignore[arg-type]
+        else:
+            self._add(call)
+            self._decide()
+        return reply
+
+    def _add(self, call: Any) -> None:
+        if (
+            call.options != self._options
+            or self.batch.size + call.size + len(call.options) + COUNTED_BYTES > self.link.frame_limit
+        ):
+            self._frame()
+            self._options = call.options
+        number = call.reply.number = self.quota.n + self.batch.count
+        self.calls[number] = call.reply
+        self.batch.add(call)
+
+    def _decide(self) -> None:
+        now = monotonic()
+        if self.link.fresh or self.batch.size >= BATCH_BYTES or now - self._since > BATCH_AGE:
+            self._since = now
+            self._flush()
+        else:
+            self.link.dirty[self] = None
+
+    def _head(self, count: int, size: int) -> bytes:
+        options = self._options
+        if not options:
+            return pack_head(DATA, self.id, self.quota.n, count, size)
+        return pack_head(DATA_OPTIONS, self.id, self.quota.n, count + 1, size + len(options)) + options
+
+    # -- answers
+
+    def _reply(self, event: Event) -> None:
+        array, number = event.payload, event.seq
+        self._check_asked(number + event.count)
+        for item in _decode(array, ARRAY_HEAD_BYTES, event.count):
+            reply = self.calls.pop(number, None)
+            number += 1
+            if reply is not None and not reply.dropped:
+                reply.reply(item)
+
+    def _part(self, event: Event) -> None:
+        self._check_asked(event.seq + 1)
+        reply = self.calls.get(event.seq)
+        if reply is None:
+            return
+        array = event.payload
+        index, *items = _decode(array, ARRAY_HEAD_BYTES, event.count)
+        if type(index) is not int or index != (0 if reply.window is None else reply.arrived):
+            raise ProtocolError("BAD_SEQUENCE", f"a part of a streamed reply has index {index!r}")
+        size = len(array) - ARRAY_HEAD_BYTES - integer_bytes(index)
+        if not reply.part(items, size):
+            self.cancel(reply)
+
+    def _finished(self, event: Event) -> None:
+        self._check_asked(event.seq + 1)
+        reply = self.calls.pop(event.seq, None)
+        if reply is not None:
+            reply.end()
+
+    def _failed(self, event: Event) -> None:
+        self._check_asked(event.seq + event.payload["count"])
+        for number in range(event.seq, event.seq + event.payload["count"]):
+            reply = self.calls.pop(number, None)
+            if reply is not None:
+                reply.fail_with(remote_error(event.payload))
+
+    def _check_asked(self, end: int) -> None:
+        if end > self.quota.n:
+            raise ProtocolError("BAD_SEQUENCE", f"request {end - 1} is answered and was never sent")
+
+    frames: dict[int, Callable[[Any, Event], None]] = {
+        CREDIT: PushState._credit,
+        REPLY: _reply,
+        PART: _part,
+        END: _finished,
+        FAIL: _failed,
+    }
+
+    # -- what is not wanted any more
+
+    def cancel(self, reply: ReplyState) -> None:
+        """Tell the broker, at the tick's edge: once for all of them."""
+        if self.calls.pop(reply.number, None) is not None and self.halt is None:
+            self._cancels.add(reply.number)
+            self.link.dirty[self] = None
+            self.hub.at_edge(self.link.edge)
+
+    def emit(self) -> bool:
+        super().emit()
+        while self._cancels:
+            self.link.put(pack_control(CANCEL, self.id, 0, {"r": self._cancels.take()}))
+        return False
+
+    # -- the end
+
+    @property
+    def unconfirmed(self) -> int:
+        """Calls are answered, not confirmed: closing does not wait for them."""
+        return 0
+
+    def _end(self, error: Callable[[], Exception]) -> None:
+        super()._end(error)
+        calls, self.calls = self.calls, {}
+        for reply in calls.values():
+            reply.fail_with(error())
+
+
+def _decode(array: Any, at: int, count: int) -> list[Any]:
+    """The objects of an array; in the place of one that is nothing Python can hold, an error to be raised."""
+    try:
+        return unpack(array)
+    except (ValueError, TypeError, OverflowError):
+        arrival = Arrival(array, at, count, {})
+        items: list[Any] = []
+        while arrival.left:
+            items += arrival.take(1)[0]
+        undecodable = {"code": "UNDECODABLE", "text": "Python cannot hold this reply", "by": "server"}
+        return [remote_error(undecodable) if item is UNDECODABLE else item for item in items]
+
+
+def integer_bytes(value: int) -> int:
+    """How long *value*, 0 or more, is in msgpack's shortest form."""
+    return 1 if value < 128 else 2 if value < 256 else 3 if value < 65536 else 5 if value < 1 << 32 else 9
+
+
+class Dealer:
+    """The asking end of a service; made by `Remote.dealer`.
+
+    Any number of calls may be outstanding. They are answered in any order, by whichever server is free.
+    """
+
+    __slots__ = ("__weakref__", "_state")
+
+    def __init__(self, state: CallState) -> None:
+        self._state: Any = state
+        state.users += 1
+
+    def call(
+        self,
+        item: Any,
+        timeout: float = -1,
+        deadline: float | None = None,
+        wait: bool = False,
+        trace: bool = False,
+    ) -> Reply:
+        """Ask for *item*; it waits only while too much is asked already.
+
+        :param item: what `PushSender.send` takes.
+        :param timeout: ms to wait until it can be asked, -1 for ever, 0 not at all.
+        :param deadline: ms from now on until which the answer is wanted; then the call fails with Timeout and the
+            server is told to stop. None: there is no end.
+        :param wait: while nobody serves, wait. Else the call fails at once, with code NO_SERVICE.
+        :param trace: if an exception is raised at the server, its traceback is wanted.
+        :return: where the answer comes. A call is never repeated: one that fails with `ConnectionLost` or PEER_LOST may
+            have been done or not.
+        :raises Timeout: it was not asked.
+        :raises TypeError, ValueError: *item* cannot be sent, see `PushSender.send`.
+        :raises ConnectionLost: the broker is gone.
+        :raises Refused: the broker refuses this endpoint.
+        """
+        options = b""
+        if deadline is not None or wait or trace:
+            options = _options(deadline, wait, trace)
+        state = self._state.call(item, options, timeout)
+        if deadline is not None and state.halt is None:
+            state.timer = state.hub.after(deadline, state.expire)
+        return Reply(state)
+
+    def close(self) -> None:
+        """Detach this handle; the last one of its connection ends what is outstanding. Twice does nothing."""
+        state, self._state = self._state, _CLOSED
+        if state is not _CLOSED:
+            state.users -= 1
+            if not state.users:
+                state.close()
+
+    def __enter__(self) -> Dealer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        state = getattr(self, "_state", _CLOSED)
+        if state is not _CLOSED and not state.link.ended:
+            state.users -= 1
+            if not state.users:
+                state.hub.at_edge(lambda: None if state.users or state.calls else state.close())
+
+
+class _Closed:
+    """The state of a Dealer that was closed."""
+
+    def call(self, *_: Any) -> Any:
+        raise Closed("cannot call: this dealer was closed")
+
+
+_CLOSED: Any = _Closed()
+
+
+def _options(deadline: float | None, wait: bool, trace: bool) -> bytes:
+    options: dict[str, Any] = {}
+    if deadline is not None:
+        if not 0 <= deadline < 1 << 53:
+            raise ValueError("a deadline is 0 ms or more")
+        options["deadline"] = int(deadline)
+    if wait:
+        options["wait"] = True
+    if trace:
+        options["trace"] = True
+    return pack_options(options)

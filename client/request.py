@@ -1,0 +1,151 @@
+"""What a Router hands out: something that was asked, and has to be answered."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Callable
+
+from vanilla.exception import Closed, ConnectionLost, Halt
+from vanilla.message import Sender
+from vanilla.protocol.connection import CODE_CHARACTERS
+
+from .stream import StreamState
+
+if TYPE_CHECKING:
+    from .router import RouterState
+
+log = logging.getLogger("vanilla.client")
+
+monotonic = time.monotonic
+
+
+class Request:
+    """One request; answer it by `reply`, `fail` or `stream`. Only the first answer counts.
+
+    ``item`` is what was asked. A request that is dropped without an answer fails at its caller with code NO_REPLY.
+    """
+
+    __slots__ = ("_due", "_number", "_options", "_state", "item")
+
+    def __init__(self, state: RouterState, number: int, item: Any, options: dict[str, Any], due: float | None) -> None:
+        self._state = state
+        self._number = number
+        self._options = options
+        self._due = due
+        self.item = item
+
+    @property
+    def identity(self) -> str:
+        """Who asks, on the broker's word; "" if it does not know."""
+        identity: str = self._options.get("identity", "")
+        return identity
+
+    @property
+    def trace(self) -> bool:
+        """Does the caller want the traceback of what is raised?"""
+        trace: bool = self._options.get("trace", False)
+        return trace
+
+    @property
+    def deadline(self) -> float | None:
+        """The ms that are left until nobody wants the answer any more, 0 if none are; None if there is no end."""
+        return None if self._due is None else max(self._due - monotonic(), 0) * 1000
+
+    @property
+    def settled(self) -> bool:
+        """Is no answer wanted any more: was it answered or cancelled, or is the connection gone?"""
+        return self._number not in self._state.open
+
+    @property
+    def cancelled(self) -> bool:
+        """Does nobody want the answer any more? Its caller has cancelled it or is gone, or its deadline is over."""
+        return self.settled or self.deadline == 0
+
+    def oncancel(self, f: Callable[[], object]) -> None:
+        """Call *f*, in the hub's loop, when it is cancelled before it is answered; at once if it is. It must not
+        wait."""
+        if self.settled:
+            f()
+        else:
+            self._state.oncancel[self._number] = f
+
+    def reply(self, item: Any) -> None:
+        """Answer with *item*; wait while too much is unsent. Does nothing if no answer is wanted any more.
+
+        :raises TypeError, ValueError: *item* cannot be sent, see `PushSender.send`. The request can still be answered.
+        :raises ConnectionLost: the broker is gone, and so is the request.
+        :raises Closed: the router was closed, and so is the request.
+        """
+        self._state.reply(self._number, item)
+
+    def fail(self, code: str, text: str = "", type: str = "", trace: str = "") -> None:
+        """Answer with an error: the caller's ``recv`` raises a `RemoteError`. Ends a stream that was begun.
+
+        :param code: what programs go by: 1 to 64 characters, no control characters.
+        :param text: what people read; 2,000 characters of it are sent.
+        :param type: the name of an exception's type, if it is one's.
+        :param trace: a traceback, of which the last 10,000 characters are sent.
+        :raises ValueError: *code* is none.
+        """
+        if not 1 <= len(code) <= CODE_CHARACTERS or not code.isprintable():
+            raise ValueError(f"a code has 1 to {CODE_CHARACTERS} printable characters, not {code!r}")
+        self._state.refuse_request(self._number, code, text, type, trace)
+
+    def stream(self) -> Sender:
+        """Answer with a stream of items: a Sender of them, to be closed at the end.
+
+        ``send`` waits while the reader does. When the request is cancelled it raises `Closed`.
+        """
+        state = self._state
+        if self.settled:
+            raise Closed("nobody wants an answer to this request any more")
+        stream = state.streams.get(self._number)
+        if stream is None:
+            stream = state.streams[self._number] = StreamState(state, self._number)
+        return Sender(stream)
+
+    def __repr__(self) -> str:
+        return f"<Request of {self.item!r}{', settled' if self.settled else ''}>"
+
+    def __del__(self) -> None:
+        try:
+            state, number = self._state, self._number
+        except AttributeError:
+            return  # __init__ did not get as far
+        if number in state.open and number not in state.streams:
+            # May be called anywhere, by the garbage collector: the rest waits for the loop.
+            state.hub.at_edge(
+                lambda: state.refuse_request(number, "NO_REPLY", "the server has dropped this request", "", "")
+            )
+
+
+def answer(request: Request, f: Callable[[], Any]) -> None:
+    """Answer *request* with what *f* returns: a stream of items if that is a generator. What it raises is logged, and
+    raised at the caller as a `RemoteError` with code RAISED."""
+    try:
+        result = f()
+        if isinstance(result, Iterator):
+            _stream(request, result)
+        else:
+            request.reply(result)
+    except (ConnectionLost, Halt):
+        if not request.settled:
+            raise
+    except Exception as error:
+        log.exception("%r raised", request)
+        trace = traceback.format_exc() if request.trace else ""
+        request.fail("RAISED", str(error), type(error).__qualname__, trace)
+
+
+def _stream(request: Request, items: Iterator[Any]) -> None:
+    try:
+        with request.stream() as sender:
+            for item in items:
+                sender.send(item)
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()

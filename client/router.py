@@ -1,0 +1,285 @@
+"""The answering end: a Recver of requests, each of which is answered where it came from.
+
+Requests come as pulled messages do (`pull`), and as many ahead as are taken in some milliseconds; so who is busy is not
+given more. Answers leave in batches: at once if nothing else is at hand, else at the tick's edge.
+
+Invariants:
+1. ``open`` has the bytes of each request that was decoded and is neither answered nor cancelled, by number. What is not
+   in there needs no answer: whatever is said to it is dropped here.
+2. ``early`` has the numbers that were cancelled before they were decoded.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable
+
+from vanilla.protocol.connection import Event
+from vanilla.protocol.frames import (
+    CANCEL,
+    COUNTED_BYTES,
+    CREDIT,
+    FAIL,
+    HELLO_LIMIT,
+    REPLY,
+    pack_control,
+    pack_head,
+)
+from vanilla.protocol.ranges import pairs
+
+from .batch import BATCH_BYTES, SMALL_BYTES, Batch, Message
+from .packing import LARGE_BYTES, large_parts, pack
+from .pull import PullRecver, PullState
+from .request import Request, answer
+
+if TYPE_CHECKING:
+    from .arrival import Arrival
+    from .link import Link
+    from .stream import StreamState
+
+log = logging.getLogger("vanilla.client")
+
+monotonic = time.monotonic
+
+#: How long the text of an error may be, and the traceback that goes with it: it travels in a control frame.
+TEXT_CHARACTERS = 2_000
+TRACE_CHARACTERS = 10_000
+
+
+class RouterState(PullState):
+    """What is behind one `Router`."""
+
+    __slots__ = ("_replied_b", "_replies", "early", "oncancel", "open", "streams", "writers")
+
+    role = "serve"
+
+    def __init__(self, link: Link, name: str, prefetch: int, window_bytes: int) -> None:
+        self.open: dict[int, int] = {}
+        self.early: set[int] = set()
+        #: Who wants to know that a request was cancelled.
+        self.oncancel: dict[int, Callable[[], object]] = {}
+        #: Streamed replies that are under way.
+        self.streams: dict[int, StreamState] = {}
+        #: Answers that are to leave: number, and the packed reply or the frame of an error.
+        self._replies: list[tuple[int, Message]] = []
+        self._replied_b = 0
+        #: Who waits until the output takes more.
+        self.writers: deque[Any] = deque()
+        super().__init__(link, name, True, prefetch, window_bytes)
+
+    # -- requests
+
+    def _deliveries(self, arrival: Arrival, items: list[Any], size: int) -> list[Any]:
+        share = size // len(items)
+        options = arrival.options
+        due = monotonic() + options["deadline"] / 1000 if "deadline" in options else None
+        made = []
+        for number, item in enumerate(items, self.loaded):
+            if self.early and number in self.early:
+                self.early.discard(number)
+                self.done_b += share
+            else:
+                self.open[number] = share
+            made.append(Request(self, number, item, options, due))
+        rest = size - share * len(items)
+        if self.loaded in self.open:
+            self.open[self.loaded] += rest
+        else:
+            self.done_b += rest
+        return made
+
+    def _bury(self, number: int, size: int) -> None:
+        self.open[number] = size
+        self.refuse_request(number, "UNDECODABLE", "Python cannot hold this request", "", "")
+
+    def _buffered_b(self) -> int:
+        return sum(self.open.pop(request._number, 0) for request in self.buffer)
+
+    def _cancel(self, event: Event) -> None:
+        for first, count in pairs(event.payload["r"]):
+            for number in range(first, min(first + count, self.arrived)):
+                if number >= self.loaded:
+                    self.early.add(number)
+                else:
+                    self.close_request(number)
+
+    def close_request(self, number: int) -> None:
+        """It needs no answer any more: whoever works at it is told."""
+        size = self.open.pop(number, None)
+        if size is None:
+            return
+        self.done_b += size
+        self.link.dirty[self] = None
+        stream = self.streams.pop(number, None)
+        if stream is not None:
+            stream.stop()
+        told = self.oncancel.pop(number, None)
+        if told is not None:
+            self.hub.guard(told)
+
+    def _stream_credit(self, event: Event) -> None:
+        stream = self.streams.get(event.seq)
+        if stream is not None:
+            stream.credit(event.payload["n"], event.payload["b"])
+
+    frames: dict[int, Callable[[Any, Event], None]] = {
+        **PullState.frames,
+        CREDIT: _stream_credit,
+        CANCEL: _cancel,
+    }
+
+    # -- answers
+
+    def take_over(self, number: int) -> bool:
+        """Is *number* still to be answered? Then it is so now."""
+        size = self.open.pop(number, None)
+        if size is None:
+            self._check()
+            return False
+        self.done_b += size
+        self.oncancel.pop(number, None)
+        return True
+
+    def reply(self, number: int, item: Any) -> None:
+        """Answer request *number* with *item*."""
+        message = self.pack(item)
+        self._wait_room()
+        if self.take_over(number):
+            self._answer(number, message)
+
+    def refuse_request(self, number: int, code: str, text: str, type: str, trace: str) -> None:
+        """Answer request *number* with an error."""
+        fields = {"count": 1, "code": code, "text": text[:TEXT_CHARACTERS]}
+        if type:
+            fields["type"] = type[:TEXT_CHARACTERS]
+        if trace:
+            fields["trace"] = trace[-TRACE_CHARACTERS:]
+        frame = pack_control(FAIL, self.id, number, fields)
+        stream = self.streams.pop(number, None)
+        if stream is not None:
+            stream.flush()
+            stream.stop()
+        if self.take_over(number):
+            self.put_replies()
+            self.link.put(frame)
+            self._leave()
+
+    def pack(self, item: Any, extra: int = 0) -> Message:
+        """*item* as a reply, beside which *extra* bytes are to fit into a frame.
+
+        :raises TypeError, ValueError: it cannot be sent.
+        """
+        if type(item) is bytes and len(item) >= LARGE_BYTES:
+            parts = large_parts(item)
+            message = Message(parts, len(parts[0]) + len(item))
+        elif isinstance(item, BaseException):
+            raise TypeError("an exception is no reply; see Request.fail")
+        else:
+            packed = pack(item)
+            message = Message((packed,), len(packed))
+        limit = self.link.frame_limit - COUNTED_BYTES - extra
+        if message.size > limit:
+            raise ValueError(f"a reply of {message.size} bytes is too big: the broker's limit is {limit}")
+        return message
+
+    def _wait_room(self) -> None:
+        while self.link.full:
+            self._check()
+            self.link.crowded = True
+            self.hub.wait(self.writers, f"room for a reply: {self.kind}")
+
+    def drained(self) -> None:
+        self.hub.ready.extend(self.writers)
+        self.writers.clear()
+        for stream in list(self.streams.values()):
+            stream.serve()
+
+    def _answer(self, number: int, message: Message) -> None:
+        self._replies.append((number, message))
+        self._replied_b += message.size
+        self._leave()
+
+    def _leave(self) -> None:
+        """Shall the answers leave now? Not while there are requests at hand whose answers could go with them."""
+        if (self.link.fresh and not self.buffer and not self.arrivals) or self._replied_b >= BATCH_BYTES:
+            self._flushed = monotonic()
+            self.emit()
+            self.link.flush()
+        else:
+            self.link.dirty[self] = None
+            self._mind_age()
+
+    def put_replies(self) -> None:
+        """Frames of consecutive answers."""
+        replies, self._replies, self._replied_b = self._replies, [], 0
+        if len(replies) == 1:
+            number, message = replies[0]
+            self._put(number, 1, message.size, list(message.parts))
+            return
+        replies.sort(key=_number)
+        batch, first = Batch(), 0
+        for number, message in replies:
+            if batch.count and (number != first + batch.count or batch.size + message.size > self._most):
+                self._put(first, batch.count, batch.size, batch.take())
+            if not batch.count:
+                first = number
+            batch.add(message)
+        if batch.count:
+            self._put(first, batch.count, batch.size, batch.take())
+
+    @property
+    def _most(self) -> int:
+        return max(min(BATCH_BYTES, self.link.frame_limit - COUNTED_BYTES), HELLO_LIMIT)
+
+    def _put(self, first: int, count: int, size: int, parts: list[Any]) -> None:
+        head = pack_head(REPLY, self.id, first, count, size)
+        if size < SMALL_BYTES:
+            self.link.put(b"".join((head, *parts)))
+        else:
+            self.link.put(head, *parts)
+
+    def emit(self) -> bool:
+        if self._replies:
+            self.put_replies()
+        return super().emit()
+
+    # -- the end
+
+    def _end(self, error: Callable[[], Exception]) -> None:
+        super()._end(error)
+        self._replies.clear()
+        for number in list(self.open):
+            self.close_request(number)
+        while self.writers:
+            self.fail(self.writers.popleft(), error())
+
+
+class Router(PullRecver):
+    """A Recver of requests; made by `Remote.router`. Iterate over it, and answer each `Request`.
+
+    It asks the broker for nothing until somebody receives. A request that arrives and is not received within 100 ms
+    goes to another server. When this end is closed, what was not received goes to others, and what was received and
+    not answered fails at its caller with code PEER_LOST.
+    """
+
+    __slots__ = ()
+
+    def consume(self, f: Callable[[Any], object]) -> Any:
+        """Reply with ``f(item)`` to each request, one at a time, in a task of its own; see `Remote.serve` for many.
+
+        What *f* raises is logged, and raised at the caller as a `RemoteError` with code RAISED.
+
+        :return: the task.
+        """
+        return self.hub.spawn(_answer_all, self, f)
+
+
+def _answer_all(router: Router, f: Callable[[Any], object]) -> None:
+    for request in router:
+        answer(request, lambda request=request: f(request.item))  # type: ignore[misc]
+
+
+def _number(reply: tuple[int, Message]) -> int:
+    return reply[0]
