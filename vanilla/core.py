@@ -5,8 +5,7 @@ waits *parks*: its fiber says what it is parked on and switches to the next gree
 there is none. Whoever wakes it puts it into ``ready`` and goes on. Nothing here knows of channels or sockets: those
 park and wake.
 
-One round of the loop is a *tick*: fire timers, run who is ready, call what asked for the tick's edge (flushes gather
-there), poll descriptors. So whom a timer or a descriptor has woken runs before the next poll. Tasks switch directly to
+Tasks switch directly to
 each other only `task.BUDGET` times before the loop gets its turn, so that two tasks at ping-pong starve neither timers
 nor I/O.
 
@@ -24,7 +23,6 @@ Invariants:
 
 from __future__ import annotations
 
-import gc
 import itertools
 import logging
 import os
@@ -36,15 +34,16 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Callable
 
-from greenlet import GreenletExit, getcurrent, greenlet
+from greenlet import getcurrent, greenlet
 
 from .channel import Channel, State
 from .exception import Forked, Halt, Stop
+from .loop import Loop
 from .message import Pair, Recver, Sender
 from .poll import Poll
 from .selection import select
-from .task import BUDGET, Fiber, Outsider, Runner, Task, lost, throw_from
-from .timers import DUE, INFINITY, Timer, Timers, seconds
+from .task import Fiber, Outsider, Runner, Task, lost, throw_from
+from .timers import Timer, Timers, seconds
 
 if TYPE_CHECKING:
     from vanilla.broker.broker import Service as BrokerService
@@ -55,9 +54,6 @@ if TYPE_CHECKING:
     from .unix import Service as UnixService
 
 log = logging.getLogger("vanilla")
-
-#: The longest that one poll waits, in seconds: epoll takes no more than 24 days.
-LONGEST = 86400.0
 
 #: How often `Hub.stop` tells tasks that catch Stop and wait again.
 ROUNDS = 100
@@ -104,14 +100,16 @@ class Hub:
 
     def __init__(self) -> None:
         self.timers = Timers()
-        self.runner = Runner(self, greenlet(self._run_loop), self.timers)
+        self.poll = Poll()
+        self._loop = Loop(self, self.timers, self.poll)
+        self.runner = Runner(self, greenlet(self._loop.run), self.timers)
+        self._loop.bind(self.runner)
         #: Who runs next; whoever wakes a task puts it here.
         self.ready = self.runner.ready
         # Waiting, for those who build channels and transports; see `task.Runner`.
         self.me = self.runner.me
         self.park = self.runner.park
         self.line_up = self.runner.line_up
-        self.poll = Poll()
         #: Every task that is not done.
         self.tasks: set[Task] = set()
         self.stopping = False
@@ -121,9 +119,6 @@ class Hub:
         self._thread = threading.get_ident()
         self._numbers = itertools.count(1)
         self._selects = 0
-        self._edges: list[Callable[[], object]] = []
-        #: What is called at every tick's edge, as a tuple so that one of them may take itself out.
-        self._hooks: tuple[Callable[[], object], ...] = ()
         self._closers: dict[Callable[[], object], None] = {}
         self._outsiders: weakref.WeakKeyDictionary[greenlet, Outsider] = weakref.WeakKeyDictionary()
         # Started here, where it is safe: PyPy cannot start a greenlet again whose start a ctrl-C has hit.
@@ -291,14 +286,19 @@ class Hub:
         """Call *f*; what it raises is logged, so that it ends nothing else. Ctrl-C goes to the main greenlet."""
         try:
             f(*args)
-        except (KeyboardInterrupt, SystemExit) as error:
+        except (KeyboardInterrupt, SystemExit, Exception) as error:
+            self.failed(f, error)
+
+    def failed(self, f: Callable[..., object], error: BaseException) -> None:
+        """What `guard` does about *error*, which *f* has raised."""
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.interrupt_main(error)
-        except Exception:
-            log.exception("%s raised", getattr(f, "__qualname__", f))
+        else:
+            log.error("%s raised", getattr(f, "__qualname__", f), exc_info=error)
 
     def at_edge(self, f: Callable[[], object]) -> None:
         """Call *f* once at the edge of this tick, before descriptors are polled. It must not wait."""
-        self._edges.append(f)
+        self._loop.edges.append(f)
 
     def at_every_edge(self, f: Callable[[], object]) -> Callable[[], None]:
         """Call *f* at the edge of each tick, from now on. It must not wait, and costs something each time: be quick.
@@ -307,10 +307,11 @@ class Hub:
 
         :return: ends it when called; twice does nothing.
         """
-        self._hooks += (f,)
+        loop = self._loop
+        loop.hooks += (f,)
 
         def remove() -> None:
-            self._hooks = tuple(hook for hook in self._hooks if hook is not f)
+            loop.hooks = tuple(hook for hook in loop.hooks if hook is not f)
 
         return remove
 
@@ -319,80 +320,13 @@ class Hub:
         self.check_thread()
         return self.timers.after(max(seconds(ms), 0), monotonic(), f)
 
-    # -- the loop
+    # -- for the loop
 
-    def _run_loop(self) -> None:
-        while True:
-            try:
-                while True:  # inside of try: a ctrl-C may come anywhere
-                    self._tick()
-            except GreenletExit:  # the hub's end
-                raise
-            except BaseException as error:  # a signal handler raised it, most likely while we polled
-                self.interrupt_main(error)
+    def waiters(self) -> list[Any]:
+        """Everybody who may be parked."""
+        return [*self._outsiders.values(), *(task.waiter for task in self.tasks)]
 
-    def _tick(self) -> None:
-        self._run_timers()
-        self._run_ready()
-        self._run_edges()
-        self._run_poll()
-
-    # One method each, so that nothing of the last edge, timer or handler stays alive in a frame of the loop.
-
-    def _run_ready(self) -> None:
-        runner, ready = self.runner, self.ready
-        runner.budget, runner.spare = 0, BUDGET
-        while ready and runner.budget + runner.spare:
-            runner.pop().switch()
-        if self.forked:
-            self._leave()
-
-    def _run_timers(self) -> None:
-        for timer in self.timers.expire(monotonic()):
-            if timer.home is DUE:
-                timer.home = None
-                self.guard(timer.fire)
-
-    def _run_edges(self) -> None:
-        while self._edges:
-            edges, self._edges = self._edges, []
-            for edge in edges:
-                self.guard(edge)
-        for hook in self._hooks:  # the last word: what the edges had to say leaves now
-            self.guard(hook)
-
-    def _run_poll(self) -> None:
-        for fd, events in self.poll.wait(self._patience()):
-            self.guard(self.poll.handle, fd, events)
-
-    def _patience(self) -> float:
-        """How long the poll may wait, in seconds."""
-        if self.ready or self._edges:
-            return 0
-        due = self.timers.next_due()
-        if due is not None and due < INFINITY:
-            return min(max(due - monotonic(), 0), LONGEST)
-        if self.poll.live:
-            return -1
-        self._deadlock()
-        return 0
-
-    def _deadlock(self) -> None:
-        """Nothing can ever wake anybody: tell those outside, and stay usable."""
-        gc.collect()  # an end that only a cycle (or PyPy) keeps may be all that is waited for
-        if self.ready or self._edges:
-            return
-        waiters: list[Any] = [*self._outsiders.values(), *(task.waiter for task in self.tasks)]
-        parked = [waiter for waiter in waiters if waiter.on is not None]
-        lines = [f"{waiter} waits for {waiter.on.describe(waiter)}" for waiter in parked]
-        text = "deadlock: every task waits and nothing can wake one: " + "; ".join(lines)
-        stopped = [waiter for waiter in parked if isinstance(waiter, Outsider)]
-        for waiter in stopped:
-            self.interrupt(waiter, Stop(text))
-        if not stopped:
-            raise SystemError(text)
-
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """A forked child has come back to its parent's loop, where nothing may run: its main task is to end it."""
         self.ready.clear()
         for outsider in list(self._outsiders.values()):

@@ -25,8 +25,12 @@ class Poll:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._handlers: dict[int, tuple[Handler, bool]] = {}
+        #: Who is called for which descriptor; looked up when it is its turn.
+        self.handlers: dict[int, Handler] = {}
+        self._background: set[int] = set()
         self.live = 0
+        #: What is ready, as [(descriptor, events)]; the argument is in seconds, -1 for ever.
+        self.wait: Callable[[float], list[tuple[int, int]]] = self._epoll.poll
 
     def register(self, fd: int, handler: Handler, events: int = IN, background: bool = False) -> None:
         """Call *handler* when *fd* is ready for *events*.
@@ -35,8 +39,11 @@ class Poll:
         :raises FileExistsError: *fd* is registered already.
         """
         self._epoll.register(fd, events)
-        self._handlers[fd] = handler, background
-        self.live += not background
+        self.handlers[fd] = handler
+        if background:
+            self._background.add(fd)
+        else:
+            self.live += 1
 
     def modify(self, fd: int, events: int) -> None:
         """Wait for other *events* from now on; 0 waits for none."""
@@ -44,22 +51,15 @@ class Poll:
 
     def unregister(self, fd: int) -> None:
         """Forget *fd*. Call it before the descriptor is closed; twice does nothing."""
-        handler = self._handlers.pop(fd, None)
-        if handler is None:
+        if self.handlers.pop(fd, None) is None:
             return
-        self.live -= not handler[1]
+        if fd in self._background:
+            self._background.discard(fd)
+        else:
+            self.live -= 1
         self._epoll.unregister(fd)
 
-    def wait(self, timeout: float) -> list[tuple[int, int]]:
-        """What is ready, as (descriptor, events). *timeout* in seconds, -1 for ever."""
-        return self._epoll.poll(timeout)
-
-    def handle(self, fd: int, events: int) -> None:
-        entry = self._handlers.get(fd)
-        if entry is not None:
-            entry[0](events)
-
     def close(self) -> None:
-        self._handlers.clear()
+        self.handlers.clear()
         self.live = 0
         self._epoll.close()

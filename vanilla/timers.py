@@ -140,6 +140,8 @@ class Timers:
         self._fifos: dict[float, OrderedDict[Any, None]] = {}
         self._heap = Heap()
         self._serials = count()
+        #: No timer is due before this, in seconds: a lower bound, for who is disarmed does not raise it.
+        self.soonest = INFINITY
 
     def after(self, delay: float, now: float, action: Action) -> Timer:
         """Call *action* once, *delay* seconds after *now*."""
@@ -152,12 +154,15 @@ class Timers:
         timer = Timer(action)
         timer.due = due
         timer.serial = next(self._serials)
+        self.soonest = min(due, self.soonest)
         self._heap.add(timer)
         return timer
 
     def arm(self, timer: Any, delay: float, now: float) -> None:
         """Fire *timer*, which is not armed, *delay* seconds after *now*."""
-        timer.due = now + delay
+        due = timer.due = now + delay
+        if due < self.soonest:
+            self.soonest = due
         timer.serial = next(self._serials)
         fifo = self._fifos.get(delay)
         if fifo is None:
@@ -189,6 +194,8 @@ class Timers:
     def expire(self, now: float) -> list[Any]:
         """Take out what is due at *now*, in order. The caller fires, each by its turn, those still at home in `DUE`."""
         due: list[Any] = []
+        if now < self.soonest:
+            return due
         for fifo in self._fifos.values():
             while fifo:
                 timer = next(iter(fifo))
@@ -205,6 +212,8 @@ class Timers:
         for timer in due:
             timer.home = DUE
         due.sort(key=_order)
+        soonest = self.next_due()
+        self.soonest = INFINITY if soonest is None else soonest
         return due
 
     def __len__(self) -> int:

@@ -1,0 +1,145 @@
+"""The loop of a hub: what runs when no task does.
+
+One round of it is a *tick*: fire timers, run who is ready, call what asked for the tick's edge (flushes gather there),
+poll descriptors. So whom a timer or a descriptor has woken runs before the next poll.
+
+It is no part of the Hub for the sake of speed: Python looks up an attribute of a class with a ``__getattr__`` several
+times slower, and a message that comes alone costs each process a tick. For the same reason a tick is one function, and
+reads the clock only if there are timers. Its locals are gone when it returns: nothing of the last handler stays alive.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Callable
+
+from greenlet import GreenletExit
+
+from .exception import Stop
+from .poll import Poll
+from .task import BUDGET, Outsider
+from .timers import DUE, INFINITY, Timers
+
+if TYPE_CHECKING:
+    from .core import Hub
+    from .task import Runner
+
+log = logging.getLogger("vanilla")
+
+#: The longest that one poll waits, in seconds: epoll takes no more than 24 days.
+LONGEST = 86400.0
+
+monotonic = time.monotonic
+
+
+class Loop:
+    """The loop of *hub*.
+
+    ``edges`` are called once at the edge of this tick, ``hooks`` at each tick's edge, behind them; neither may wait.
+    """
+
+    __slots__ = ("edges", "hooks", "hub", "poll", "ready", "runner", "timers")
+
+    def __init__(self, hub: Hub, timers: Timers, poll: Poll) -> None:
+        self.hub = hub
+        self.timers = timers
+        self.poll = poll
+        self.edges: list[Callable[[], object]] = []
+        #: A tuple, so that one of them may take itself out.
+        self.hooks: tuple[Callable[[], object], ...] = ()
+
+    def bind(self, runner: Runner) -> None:
+        """*runner* switches to this loop; called once, before it runs."""
+        self.runner = runner
+        self.ready = runner.ready
+
+    def run(self) -> None:
+        """The body of the loop's greenlet."""
+        while True:
+            try:
+                while True:  # inside of try: a ctrl-C may come anywhere
+                    self._tick()
+            except GreenletExit:  # the hub's end
+                raise
+            except BaseException as error:  # a signal handler raised it, most likely while we polled
+                self.hub.interrupt_main(error)
+
+    def _tick(self) -> None:
+        timers, ready = self.timers, self.ready
+        if timers.soonest < INFINITY:
+            self._run_timers()
+        if ready:
+            self._run_ready()
+        if self.edges:
+            self._run_edges()
+        for hook in self.hooks:  # the last word: what the edges had to say leaves now
+            try:
+                hook()
+            except BaseException as error:
+                self._failed(hook, error)
+        poll = self.poll
+        if ready or self.edges:
+            wait: float = 0
+        elif timers.soonest == INFINITY and poll.live:
+            wait = -1
+        else:
+            wait = self._patience()
+        for fd, events in poll.wait(wait):
+            handler = poll.handlers.get(fd)  # one that was unregistered in this very batch is not called
+            if handler is not None:
+                try:
+                    handler(events)
+                except BaseException as error:
+                    self._failed(handler, error)
+
+    def _failed(self, f: Callable[..., object], error: BaseException) -> None:
+        """What a handler or hook raises ends nothing else; see `Hub.guard`."""
+        if not isinstance(error, (KeyboardInterrupt, SystemExit, Exception)):
+            raise error
+        self.hub.failed(f, error)
+
+    def _run_ready(self) -> None:
+        runner, ready = self.runner, self.ready
+        runner.budget, runner.spare = 0, BUDGET
+        while ready and runner.budget + runner.spare:
+            runner.pop().switch()
+        if self.hub.forked:
+            self.hub.leave()
+
+    def _run_timers(self) -> None:
+        for timer in self.timers.expire(monotonic()):
+            if timer.home is DUE:
+                timer.home = None
+                self.hub.guard(timer.fire)
+
+    def _run_edges(self) -> None:
+        while self.edges:
+            edges, self.edges = self.edges, []
+            for edge in edges:
+                self.hub.guard(edge)
+
+    def _patience(self) -> float:
+        """How long the poll may wait, in seconds."""
+        if self.poll.live:
+            return min(max(self.timers.soonest - monotonic(), 0), LONGEST)
+        due = self.timers.next_due()
+        if due is not None and due < INFINITY:
+            return min(max(due - monotonic(), 0), LONGEST)
+        self._deadlock()
+        return 0
+
+    def _deadlock(self) -> None:
+        """Nothing can ever wake anybody: tell those outside, and stay usable."""
+        gc.collect()  # an end that only a cycle (or PyPy) keeps may be all that is waited for
+        if self.ready or self.edges:
+            return
+        parked = [waiter for waiter in self.hub.waiters() if waiter.on is not None]
+        lines = [f"{waiter} waits for {waiter.on.describe(waiter)}" for waiter in parked]
+        text = "deadlock: every task waits and nothing can wake one: " + "; ".join(lines)
+        stopped: list[Any] = [waiter for waiter in parked if isinstance(waiter, Outsider)]
+        for waiter in stopped:
+            self.hub.interrupt(waiter, Stop(text))
+        if not stopped:
+            raise SystemError(text)
