@@ -2,9 +2,8 @@
 
 Input marks endpoints as touched and sessions as having output; `_edge` then does all of it once: line up consumers that
 waited for settlements, match and grant for each endpoint that was touched, one confirm for each producer that sent, one
-write for each session. A delivery waits
-for nothing but the matching: a connection that is owed neither credit nor a confirm is written to before these are
-worked out.
+write for each session. A delivery waits for nothing but the matching: a connection that is owed neither credit nor a
+confirm is written to before these are worked out.
 """
 
 from __future__ import annotations
@@ -181,30 +180,41 @@ class Broker:
 
     def _do_edge(self) -> None:
         guard = self.hub.guard  # a fault at one endpoint or session is logged, and is no other's
-        relieved, self.relieved = self.relieved, {}
-        for session in relieved:
-            guard(session.relieve)
+        if self.relieved:
+            relieved, self.relieved = self.relieved, {}
+            for session in relieved:
+                guard(session.relieve)
         touched, self._touched = self._touched, {}
         for endpoint in touched:
             guard(endpoint.match)
-        self._write_early()
+        if touched or self.emitters:
+            self._write_early()
         for endpoint in touched:
-            guard(endpoint.grant)
-        emitters, self.emitters = self.emitters, []
-        for emitter in emitters:
-            guard(emitter.emit)
-        writers, self.writers = self.writers, []
-        for session in writers:
-            guard(session.flush)
+            if endpoint.asking:
+                guard(endpoint.grant)
+        if self.emitters:
+            emitters, self.emitters = self.emitters, []
+            for emitter in emitters:
+                guard(emitter.emit)
+        if self.writers:
+            writers, self.writers = self.writers, []
+            for session in writers:
+                guard(session.flush)
+        if touched:
+            self._look_after(touched)
+        if self.draining:
+            self._look_whether_drained()
+
+    def _look_after(self, touched: dict[Endpoint, None]) -> None:
+        """Rates, and endpoints that nobody needs any more."""
         now = self.now()
         for endpoint in touched:
-            endpoint.work_out_rates(now)
+            if now - endpoint.mark[0] >= 1:
+                endpoint.work_out_rates(now)
             if endpoint.idle and self.endpoints.get(endpoint.name) is endpoint:
                 self.totals.add(endpoint)
                 del self.endpoints[endpoint.name]
                 self._names = None
-        if self.draining:
-            self._look_whether_drained()
 
     def _write_early(self) -> None:
         """Write to the sessions that have output and are owed nothing more in this tick."""

@@ -46,9 +46,10 @@ class Caller(Pusher):
             service.refuse(count)
             self.fail(seq, count, "NO_SERVICE", FAILURES["NO_SERVICE"], {"by": "broker"})
             return
-        deadline = service.broker.now() + options["deadline"] / 1000 if "deadline" in options else math.inf
-        batch = service.accept(count, body)
-        batch.origin = Asked(self, seq - batch.number, wait, deadline, options.get("trace", False))
+        deadline = service.broker.now() + options["deadline"] / 1000 if options and "deadline" in options else math.inf
+        origin = Asked(self, seq - service.accepted, wait, deadline, options.get("trace", False))
+        if service.ready_n or not service.hungry or not service.pass_on(count, body, origin):
+            service.accept(count, body).origin = origin
 
     def credit(self, event: Event) -> None:
         """It takes more of a streamed reply; one that has ended meanwhile needs none."""

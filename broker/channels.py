@@ -30,7 +30,7 @@ from vanilla.protocol.scan import check, scan
 
 from .batch import Batch
 from .endpoint import FIRST_BYTES, FIRST_MESSAGES, LONE_FIRST_MESSAGES, Endpoint
-from .flight import EVERYTHING, Flight, Sent
+from .flight import EVERYTHING, FRAGMENT_BYTES, Flight, Sent
 
 if TYPE_CHECKING:
     from vanilla.protocol.connection import Event
@@ -86,7 +86,7 @@ class Pusher:
 
     def data(self, event: Event) -> None:
         """Messages. All of the frame is accepted, or the connection ends."""
-        array = memoryview(event.payload)
+        array = event.payload
         at = ARRAY_HEAD_BYTES
         count = event.count
         depth = self.session.broker.DEPTH
@@ -106,8 +106,9 @@ class Pusher:
             raise ProtocolError("OVER_CREDIT", f"{count} messages, {size} bytes; left {quota.left_n}, {quota.left_b}")
         quota.spend(count, size)
         self._recount()
-        self._take(event.seq, count, array[at:], options)
-        self.ask()
+        self._take(event.seq, count, memoryview(array)[at:], options)
+        if quota.left_n * 2 <= self.window_n or quota.left_b * 2 <= self.window_b:  # else it would be given nothing
+            self.ask()
 
     def _take(self, seq: int, count: int, body: Buffer, options: dict[str, Any]) -> None:
         """*count* messages, of which *seq* is the first, are accepted."""
@@ -215,8 +216,9 @@ class Pusher:
     def stir(self) -> None:
         """There is something to `emit` at the tick's edge."""
         if not self.dirty:
-            self.dirty = True
+            self.dirty = self.session.owed = True
             self.session.broker.emitters.append(self)
+            self.session.broker.wake()
 
     def emit(self) -> None:
         """Confirm what was accepted in this tick."""
@@ -314,7 +316,8 @@ class Puller:
 
     def _weigh(self) -> None:
         """Keep the session's sum of what its consumers hold."""
-        cost = self.flight.cost
+        flight = self.flight
+        cost = flight.size + flight.count * FRAGMENT_BYTES
         self.session.held += cost - self.held
         self.held = cost
 

@@ -266,7 +266,7 @@ class Endpoint:
         message that a consumer takes would be a frame of credit, and a wake-up, for a producer that may send one more.
         """
         asking = self.asking
-        if not asking or self._pauses():
+        if self._pauses():
             return
         for _ in range(len(asking)):
             pusher = next(iter(asking))
@@ -306,7 +306,7 @@ class Endpoint:
     @property
     def idle(self) -> bool:
         """Nobody is here and nothing: the endpoint may go."""
-        return self.empty and not self.pushers and not self.pullers
+        return not self.pushers and not self.pullers and self.empty
 
     @property
     def settled(self) -> bool:

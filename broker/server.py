@@ -159,6 +159,11 @@ class Server(Puller):
 
     # -- deliveries
 
+    def send_one(self, batch: Batch) -> None:
+        """Send *batch*, for which it has credit, in a frame of its own."""
+        self._fly(batch)
+        self._send([batch], batch.count, batch.size, 0)
+
     def _alike(self, one: Batch, other: Batch) -> bool:
         a, b = one.origin, other.origin
         return bool(
@@ -168,7 +173,7 @@ class Server(Puller):
     def _terms(self, batch: Batch) -> dict[str, Any]:
         asked: Asked = batch.origin
         terms: dict[str, Any] = {}
-        if asked.deadline < math.inf:
+        if asked.deadline != math.inf:
             terms["deadline"] = max(int((asked.deadline - self.endpoint.broker.now()) * 1000), 0)
         if asked.trace:
             terms["trace"] = True

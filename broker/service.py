@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from vanilla.protocol.errors import FAILURES
+from vanilla.protocol.frames import Buffer
 
 from .batch import Batch
 from .endpoint import Endpoint
@@ -68,6 +69,27 @@ class Service(Endpoint):
         self.aside: dict[Caller, list[Batch]] = {}
 
     # -- requests go out
+
+    def pass_on(self, count: int, body: Buffer, origin: Asked) -> bool:
+        """Hand *count* new requests to the server that waits longest, without a stop in ``ready``: the way of a request
+        that comes alone.
+
+        False: they are more than it takes, or there are others for it in this tick, with which they can share a frame.
+        """
+        server = next(iter(self.hungry))
+        session = server.session
+        if session.dirty or count > server.limit_n - server.sent_n or origin.caller.session.full or not server.can_take:
+            return False
+        batch = Batch(self.accepted, count, body, 0.0)
+        batch.origin = origin
+        self.accepted += count
+        server.send_one(batch)
+        if server.can_take and not session.full:
+            self.hungry.move_to_end(server)
+        else:
+            del self.hungry[server]
+            server.line_up()
+        return True
 
     def pop(self, most: int, most_b: int) -> Batch | None:
         while self.ready:

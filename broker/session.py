@@ -255,6 +255,8 @@ class Session:
             self._drained()
 
     def _drained(self) -> None:
+        if not (self.starved or self.closing or self.out.blocked or self.interest != IN):
+            return  # as nearly always
         if self.sock.fileno() < 0:
             return
         if self.starved:

@@ -79,6 +79,8 @@ class Event(NamedTuple):
     payload: Any
 
 
+_event = Event._make
+
 # -- what the maps hold
 
 
@@ -233,6 +235,11 @@ ALLOWED: dict[tuple[str, str], frozenset[int]] = {
     ("client", "ended"): frozenset(),
 }
 
+#: The same by side, then by state.
+_ALLOWED = {
+    who: {state: kinds for (side, state), kinds in ALLOWED.items() if side == who} for who in ("broker", "client")
+}
+
 #: States of a channel in which what comes is passed over until CLOSE.
 DEAF = frozenset(("closing", "ended"))
 
@@ -249,10 +256,11 @@ class Connection:
     :param limit: the longest frame that a broker takes. A client learns it from the broker's hello.
     """
 
-    __slots__ = ("channels", "limit", "reader", "side", "state")
+    __slots__ = ("_allowed", "channels", "limit", "reader", "side", "state")
 
     def __init__(self, side: str, scratch: bytearray, limit: int = FRAME_LIMIT) -> None:
         self.side = side
+        self._allowed = _ALLOWED[side]
         #: The longest frame that may come.
         self.limit = limit if side == "broker" else MAX_FRAME_LIMIT + EXTRA_BYTES
         #: State of channel 0.
@@ -271,12 +279,13 @@ class Connection:
         :raises ProtocolError: the peer broke the protocol.
         :raises EOFError: the peer has closed.
         """
-        for frame in reading(receive, self.reader):
-            event = self.accept(frame)
+        reader, accept = self.reader, self.accept
+        for frame in reading(receive, reader):
+            event = accept(frame)
             if event is not None:
                 yield event
-        if self.reader.error is not None:
-            raise self.reader.error
+        if reader.error is not None:
+            raise reader.error
 
     def accept(self, frame: Frame) -> Event | None:
         """Check one frame. None: it belongs to a channel that has ended, and is passed over.
@@ -285,12 +294,12 @@ class Connection:
         """
         kind, channel, seq, count, payload = frame
         state = self.channels.get(channel, "none") if channel else self.state
-        if kind not in ALLOWED[self.side, state] or (channel and self.state == "hello"):
+        if kind not in self._allowed[state] or (channel and self.state == "hello"):
             self._refuse(kind, channel, state)
         if seq > MAX_SEQ:
             raise ProtocolError("BAD_SEQUENCE", f"the seq of {NAMES[kind]} is {seq}; numbers are below 2**63")
         if kind & ~MORE <= PART:
-            return None if state in DEAF else Event(kind, channel, seq, count, payload)
+            return None if state in DEAF else _event((kind, channel, seq, count, payload))
         fields = control_map(frame, self.limit) if self.side == "client" else control_map(frame)
         if kind == HELLO:
             self._check_version(fields)

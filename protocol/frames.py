@@ -384,5 +384,5 @@ def reading(receive: Callable[[list[memoryview]], int], reader: Reader) -> list[
     n = receive(buffers)
     if not n:
         raise EOFError
-    reader.filled = n == sum(map(len, buffers))
+    reader.filled = n == (len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers)))
     return reader.received(n)

@@ -5,9 +5,8 @@ waits *parks*: its fiber says what it is parked on and switches to the next gree
 there is none. Whoever wakes it puts it into ``ready`` and goes on. Nothing here knows of channels or sockets: those
 park and wake.
 
-Tasks switch directly to
-each other only `task.BUDGET` times before the loop gets its turn, so that two tasks at ping-pong starve neither timers
-nor I/O.
+Tasks switch directly to each other only `task.BUDGET` times before the loop (`loop.Loop`) gets its turn, so that two
+tasks at ping-pong starve neither timers nor I/O.
 
 Invariants:
 1. A waiter (a fiber, or an `Outsider`) is in ``ready`` at most once, and not while it is parked: who wakes it has first

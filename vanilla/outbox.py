@@ -43,11 +43,16 @@ class Outbox:
         """
         buffers = self._buffers
         while buffers and not self.blocked:
-            parts = buffers[:IOV_MAX]
-            size = sum(map(len, parts))
-            # First: what a ctrl-C interrupts was sent, most likely, and is not to be sent twice.
-            del buffers[:IOV_MAX]
-            self.unsent -= size
+            # Out of it first: what a ctrl-C interrupts was sent, most likely, and is not to be sent twice.
+            if len(buffers) <= IOV_MAX:
+                parts, size = buffers[:], self.unsent
+                buffers.clear()
+                self.unsent = 0
+            else:
+                parts = buffers[:IOV_MAX]
+                size = sum(map(len, parts))
+                del buffers[:IOV_MAX]
+                self.unsent -= size
             try:
                 sent = sock.sendmsg(parts)
             except BlockingIOError:
