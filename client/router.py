@@ -51,7 +51,7 @@ TRACE_CHARACTERS = 10_000
 class RouterState(PullState):
     """What is behind one `Router`."""
 
-    __slots__ = ("_replied_b", "_replies", "early", "oncancel", "open", "streams", "writers")
+    __slots__ = ("_begun", "_came", "_replied_b", "_replies", "early", "oncancel", "open", "streams", "writers")
 
     role = "serve"
 
@@ -65,11 +65,19 @@ class RouterState(PullState):
         #: Answers that are to leave: number, and the packed reply or the frame of an error.
         self._replies: list[tuple[int, Message]] = []
         self._replied_b = 0
+        #: When the first of what is at hand came, and how many had come before.
+        self._came = 0.0
+        self._begun = 0
         #: Who waits until the output takes more.
         self.writers: deque[Any] = deque()
         super().__init__(link, name, True, prefetch, window_bytes)
 
     # -- requests
+
+    def _data(self, event: Event) -> None:
+        if not self.open and not self.arrivals:
+            self._came, self._begun = monotonic(), self.arrived
+        super()._data(event)
 
     def _deliveries(self, arrival: Arrival, items: list[Any], size: int) -> list[Any]:
         share = size // len(items)
@@ -125,7 +133,7 @@ class RouterState(PullState):
             stream.credit(event.payload["n"], event.payload["b"])
 
     frames: dict[int, Callable[[Any, Event], None]] = {
-        **PullState.frames,
+        **dict.fromkeys(PullState.frames, _data),
         CREDIT: _stream_credit,
         CANCEL: _cancel,
     }
@@ -203,6 +211,12 @@ class RouterState(PullState):
 
     def _leave(self) -> None:
         """Shall the answers leave now? Not while there are requests at hand whose answers could go with them."""
+        alone = not self.open and not self.arrivals
+        if alone:
+            now = monotonic()
+            self.window.handled(self.arrived - self._begun, now - self._came)
+            if self.window.due(self.arrived):  # the credit for the next ones leaves with this answer
+                self.window.renew(self.arrived, len(self.recvers), self._more, now)
         if (self.link.fresh and not self.buffer and not self.arrivals) or self._replied_b >= BATCH_BYTES:
             self._flushed = monotonic()
             self.emit()

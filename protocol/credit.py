@@ -57,6 +57,11 @@ FAST = 0.005
 #: ...and one that lasted longer than this halves.
 SLOW = 0.010
 
+#: A consumer that gets its messages one by one holds so many seconds of its own work ahead...
+EASY = 0.002
+#: ...but not more messages than this.
+LONE_MOST = 64
+
 
 class Window:
     """How many messages a consumer asks for ahead of what it has taken.
@@ -104,6 +109,15 @@ class Window:
             return False
         self.limit = limit
         return True
+
+    def handled(self, count: int, lasted: float) -> None:
+        """*count* messages that came when nothing was at hand were handled in *lasted* seconds.
+
+        So fast a consumer may hold a few more ahead even if the broker has no more for now: each renewal is a frame,
+        and one for each message costs the broker as much as the message.
+        """
+        if not self.fixed and lasted > 0:
+            self.size = max(self.size, min(int(count * EASY / lasted), LONE_MOST))
 
     def _resize(self, taken: int, more: bool, now: float) -> None:
         used = taken - self._mark
