@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Callable
 
-import msgpack
-
-from vanilla.protocol.errors import BadMessage, ProtocolError
+from vanilla.protocol.errors import ProtocolError
 from vanilla.protocol.frames import (
     ARRAY_HEAD_BYTES,
     CANCEL,
@@ -23,6 +21,7 @@ from vanilla.protocol.frames import (
     REPLY,
     pack_control,
     pack_head,
+    part_index,
 )
 from vanilla.protocol.scan import check, scan
 
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from .session import Session
 
 _FAR = 1 << 62
-_NO_INDEX = "a part of a streamed reply starts with an integer, the index of its first item"
 
 
 class Server(Puller):
@@ -73,12 +71,7 @@ class Server(Puller):
         """Items of a streamed reply."""
         array = memoryview(event.payload)
         check(array, event.count, self.session.broker.DEPTH, ARRAY_HEAD_BYTES)
-        if not event.count:
-            raise BadMessage(_NO_INDEX)
-        at = scan(array, ARRAY_HEAD_BYTES, 1, _FAR)[1]
-        index = msgpack.unpackb(array[ARRAY_HEAD_BYTES:at]) if at - ARRAY_HEAD_BYTES <= 9 else None
-        if type(index) is not int:
-            raise BadMessage(_NO_INDEX)
+        index, at = part_index(array, event.count)
         stream = self.streams.get(event.seq) or self._begin(event.seq)
         if stream is not None:
             stream.part(index, event.count - 1, len(array) - at, array[ARRAY_HEAD_BYTES:])

@@ -24,8 +24,8 @@ from typing import Any, Callable, Union
 
 import msgpack
 
-from .errors import ProtocolError
-from .scan import check
+from .errors import BadMessage, ProtocolError
+from .scan import check, scan
 
 # -- types
 
@@ -109,6 +109,9 @@ _MARKS = (0xC6, 0x94, 0xCE, 0xCF, 0xDD)
 _MARKS_AT = (0, 5, 7, 12, ARRAY_AT)
 _LENGTH = struct.Struct(">xI")
 
+#: First bytes of msgpack's integers: up to the first, from the second to the third, from the last on.
+_FIXINT, _UINT8, _INT64, _NEGATIVE_FIXINT = 0x7F, 0xCC, 0xD3, 0xE0
+
 #: What is read at once; the buffer that a reader's caller brings should be of this size.
 SCRATCH_BYTES = 256 << 10
 
@@ -156,6 +159,22 @@ def control_map(frame: Frame, limit: int = CONTROL_LIMIT) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ProtocolError("BAD_MAP", f"{NAMES[kind]} carries a map, not a {type(fields).__name__}")
     return fields
+
+
+def part_index(array: Buffer, count: int) -> tuple[int, int]:
+    """Where a PART goes on: the index of its first item, and where in *array*, from its first byte on, the items begin.
+
+    Nothing but an integer is decoded, so nothing that a stranger may write here raises anything else.
+
+    :param count: how many objects *array* is said to have.
+    :raises BadMessage: the first of them is no integer, or there is none.
+    """
+    if count:
+        end = scan(array, ARRAY_HEAD_BYTES, 1, 1)[1]
+        first = array[ARRAY_HEAD_BYTES]
+        if first <= _FIXINT or _UINT8 <= first <= _INT64 or first >= _NEGATIVE_FIXINT:
+            return msgpack.unpackb(array[ARRAY_HEAD_BYTES:end]), end
+    raise BadMessage("a part of a streamed reply starts with an integer, the index of its first item")
 
 
 class Reader:

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from vanilla.protocol import frames
 from vanilla.protocol.errors import ProtocolError
-from vanilla.protocol.frames import Keeper, Lender, control_map, pack_control, pack_head
+from vanilla.protocol.frames import Keeper, Lender, control_map, pack_control, pack_head, part_index
 
 LIMIT = 1 << 20
 KINDS = Keeper, Lender
 
-kinds = st.sampled_from([frames.DATA, frames.DATA_OPTIONS, frames.DATA | frames.MORE])
+kinds = st.sampled_from([frames.DATA, frames.DATA_OPTIONS, frames.DATA | frames.MORE, frames.REPLY, frames.PART])
 small_bodies = st.lists(st.integers(-200, 70_000) | st.text(max_size=9), min_size=1, max_size=9)
 large_bodies = st.integers(1, 400_000).map(lambda size: [b"x" * size])
 whole_frames = st.builds(
@@ -332,3 +332,67 @@ def test_the_limit_of_a_map_counts_as_that_of_a_frame_does(over):
             control_map(frame, length - 1)
     else:
         control_map(frame, length)
+
+
+# -- parts of a streamed reply
+
+
+def part(count, body):
+    """The array of a PART."""
+    return b"\xdd" + count.to_bytes(4, "big") + body
+
+
+@settings(deadline=None)
+@given(
+    st.integers(-(1 << 63), (1 << 64) - 1),
+    st.lists(st.text(max_size=5), max_size=3),
+    st.sampled_from([bytes, memoryview]),
+)
+def test_a_part_says_the_index_of_its_first_item(index, items, kind):
+    body = b"".join(map(msgpack.packb, [index, *items]))
+    array = kind(part(1 + len(items), body))
+    assert part_index(array, 1 + len(items)) == (index, frames.ARRAY_HEAD_BYTES + len(msgpack.packb(index)))
+
+
+@pytest.mark.parametrize(
+    "width", [b"\xcc", b"\xcd\0", b"\xce\0\0\0", b"\xcf" + bytes(7), b"\xd0", b"\xd1\0", b"\xd3" + bytes(7)]
+)
+def test_any_form_of_an_integer_is_an_index(width):
+    assert part_index(part(2, width + b"\x05\xc0"), 2) == (5, frames.ARRAY_HEAD_BYTES + len(width) + 1)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=20))
+def test_a_part_without_an_index_is_refused_and_never_raises_another_error(body):
+    try:
+        index, at = part_index(part(1, body), 1)
+        outcome = "an index" if msgpack.unpackb(body[: at - frames.ARRAY_HEAD_BYTES]) == index else "another"
+    except ProtocolError as error:
+        outcome = error.code
+    assert outcome in ("an index", "BAD_MESSAGE")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xa1\xff",
+        b"\x81\x90\xc0",
+        b"\xc0",
+        b"\xc3",
+        b"\xca" + bytes(4),
+        b"\xcb" + bytes(8),
+        b"\xd6\xff" + bytes(4),
+        b"\xcf\0",
+    ],
+    ids=bytes.hex,
+)
+def test_what_is_no_whole_integer_is_no_index(body):
+    with pytest.raises(ProtocolError, match="BAD_MESSAGE"):
+        part_index(part(1, body), 1)
+
+
+@pytest.mark.parametrize("body", [b"", b"\x05"], ids=["empty", "more than it says"])
+def test_a_part_of_no_objects_has_no_index(body):
+    with pytest.raises(ProtocolError, match="BAD_MESSAGE"):
+        part_index(part(0, body), 0)
