@@ -9,14 +9,17 @@ from hypothesis import strategies as st
 from vectors import feed
 
 from vanilla.protocol import frames
-from vanilla.protocol.connection import ALLOWED, APART, DEAF, FIELDS, TOGETHER, Connection
+from vanilla.protocol.connection import ALLOWED, APART, DEAF, FIELDS, KINDS, TOGETHER, Connection
 from vanilla.protocol.errors import ProtocolError
 from vanilla.protocol.frames import (
     ACK,
+    CANCEL,
     CLOSE,
     CREDIT,
     DATA,
+    END,
     ERROR,
+    FAIL,
     GO_AWAY,
     HELLO,
     MORE,
@@ -42,6 +45,9 @@ MAPS = {
     STATUS: {"broker": {}, "endpoints": []},
     ERROR: {"code": "TOO_MANY", "text": "x"},
     GO_AWAY: {"drain": 1},
+    FAIL: {"count": 1, "code": "X", "text": "x", "by": "server"},
+    END: {"n": 1},
+    CANCEL: {"r": [0, 1]},
 }
 
 
@@ -105,10 +111,14 @@ MOVES = {
     ("broker", "none", OPEN): "push",
     ("broker", "push", CLOSE): "none",
     ("broker", "pull", CLOSE): "none",
+    ("broker", "call", CLOSE): "none",
+    ("broker", "serve", CLOSE): "none",
     ("broker", "ended", CLOSE): "none",
     ("client", "closing", CLOSE): "none",
     ("client", "push", ERROR): "ended",
     ("client", "pull", ERROR): "ended",
+    ("client", "call", ERROR): "ended",
+    ("client", "serve", ERROR): "ended",
 }
 
 
@@ -126,6 +136,15 @@ def test_what_comes_on_a_channel_that_has_ended_is_passed_over_but_for_close(sid
     for kind in ALLOWED[side, state]:
         made, channel = in_state(side, state)
         assert [event.kind for event in feed(made, packed(kind, channel))] == ([CLOSE] if kind == CLOSE else [])
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_channel_that_is_opened_is_in_the_state_of_its_kind(kind):
+    broker, client = in_state("broker", "none")[0], in_state("client", "none")[0]
+    client.opening(1, kind)
+    list(feed(broker, packed(OPEN, 1, {"kind": kind, "name": "x"})))
+    assert client.channels == broker.channels == {1: kind}
+    assert all((side, kind) in ALLOWED for side in ("broker", "client"))
 
 
 def test_an_unknown_kind_of_endpoint_ends_the_channel_and_not_the_connection():
@@ -175,6 +194,20 @@ def test_whoever_handles_an_event_may_change_what_the_next_frame_means():
         if event.kind == OPEN:
             made.ending(1)
     assert seen == [OPEN, CLOSE, PING]
+
+
+@pytest.mark.parametrize("kind", [frames.REPLY, frames.PART], ids=NAMES.get)
+@pytest.mark.parametrize(("side", "state"), [("broker", "serve"), ("client", "call")])
+def test_an_answer_cannot_say_that_there_is_more(side, state, kind):
+    made, channel = in_state(side, state)
+    assert code(made, pack_head(kind | MORE, channel, 0, 1, 1) + b"\x00") == "BAD_FRAME"
+
+
+@pytest.mark.parametrize(("asks", "answers"), [("call", "serve"), ("serve", "call")])
+def test_what_a_broker_passes_on_may_go_on_where_it_came_from(asks, answers):
+    """What one side of a service sends, the other can be sent: requests and cancelling, answers, credit of streams."""
+    sent = ALLOWED["broker", asks] - {WANT, NACK, CLOSE}
+    assert sent <= ALLOWED["client", answers]
 
 
 def test_what_came_before_an_error_counts():
@@ -321,7 +354,7 @@ maps = st.sampled_from(list(MAPS.values())).flatmap(
 any_frames = st.builds(
     lambda kind, channel, fields: packed(kind, channel, None if kind < HELLO else fields),
     st.sampled_from(list(NAMES)),
-    st.integers(0, 3),
+    st.integers(0, 5),
     maps,
 )
 
@@ -333,7 +366,9 @@ def test_any_frames_are_events_or_an_error_and_the_same_in_pieces(side, stream, 
 
     def run(pieces):
         made = Connection(side, bytearray(512))
-        made.channels.update({1: "push", 2: "pull", 3: "closing" if side == "client" else "ended"})
+        made.channels.update(
+            {1: "push", 2: "pull", 3: "call", 4: "serve", 5: "closing" if side == "client" else "ended"}
+        )
         events = []
         try:
             for piece in pieces:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from vanilla.protocol import errors
-from vanilla.protocol.errors import CODES, BadMessage, ProtocolError, Refused, WireError
+from vanilla.protocol.connection import FIELDS
+from vanilla.protocol.errors import CODES, FAILURES, BadMessage, ProtocolError, Refused, WireError
+from vanilla.protocol.frames import FAIL
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {path: path.read_text() for folder in ("protocol", "broker") for path in sorted((ROOT / folder).glob("*.py"))}
@@ -39,6 +41,12 @@ def test_every_code_in_the_table_is_used(code):
     assert any(f'"{code}"' in source for source in others)
 
 
-def test_codes_are_words_and_their_meaning_is_a_sentence():
-    assert all(re.fullmatch(r"[A-Z]+(_[A-Z]+)*", code) and text and text[-1] != "." for code, text in CODES.items())
+@pytest.mark.parametrize("table", [CODES, FAILURES], ids=["codes", "failures"])
+def test_codes_are_words_and_their_meaning_is_a_sentence(table):
+    assert all(re.fullmatch(r"[A-Z]+(_[A-Z]+)*", code) and text and text[-1] != "." for code, text in table.items())
     assert errors.__doc__
+
+
+@pytest.mark.parametrize("code", FAILURES)
+def test_a_code_of_the_broker_may_stand_in_a_fail_frame(code):
+    assert FIELDS[FAIL]["code"].check(code)

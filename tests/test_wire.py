@@ -15,7 +15,7 @@ import vectors
 from peers import Peer, data
 
 import vanilla
-from vanilla.broker import admin, session
+from vanilla.broker import admin, session, stream
 from vanilla.broker.endpoint import LONE_FIRST_MESSAGES
 from vanilla.broker.options import Options
 from vanilla.protocol import connection, errors, frames, options, scan
@@ -32,7 +32,7 @@ def examples(text, name):
 
 
 FILES = vectors.files()
-_BEFORE, _SESSION = DOCUMENT.split("## 15. A whole session")
+_BEFORE, _SESSION = DOCUMENT.split("## 16. A whole session")
 EXAMPLES = examples(_BEFORE, "example")
 #: Each of these needs the state that the one before left behind.
 SESSION = examples(_SESSION, "session")
@@ -137,6 +137,11 @@ def test_the_document_shows_each_type(kind):
     )
 
 
+@pytest.mark.parametrize("kind", [frames.REPLY, frames.PART, frames.FAIL, frames.END, frames.CANCEL], ids=NAMES.get)
+def test_the_document_shows_what_a_broker_passes_on_in_both_directions(kind):
+    assert {v.to for v in EXAMPLES for event in v.events if event[0] == kind} == {"broker", "client"}
+
+
 # -- the document's tables
 
 
@@ -187,12 +192,16 @@ def test_the_drawing_of_a_frame_is_that_of_the_code():
 KINDS = {
     "integer, 0 to 2^63 - 1": ([0, 2**63 - 1], [-1, 2**63, True, 1.0, "1", None]),
     "bin of 16 bytes": ([bytes(16)], [bytes(15), bytes(17), "x" * 16]),
+    "integer, 1 to 2^63 - 1": ([1, 2**63 - 1], [0, -1, 2**63, True, 1.0, "1", None]),
+    "integer, 1 to 2^32 - 1": ([1, 2**32 - 1], [0, -1, 2**32, True, 1.0, "1", None]),
     "text": (["", "é"], [b"x", 1, None]),
     "integer, 4096 to 2^30": ([4096, 1 << 30], [4095, (1 << 30) + 1, True, 5000.0]),
     "list of two integers": ([[0, 1]], [[0], [0, 1, 2], [0, -1], 5, [0, "1"]]),
     "ranges": ([[0, 1], [0, 1, 1, 1]], [[], [0], [0, 0], "x"]),
     "boolean": ([True, False], [0, 1, None]),
     "text of 1 to 100 characters": (["x", "é" * 100], ["", "x" * 101, "a\nb", b"x", "\x85"]),
+    "text of 1 to 64 characters": (["x", "é" * 64, "not there"], ["", "x" * 65, "a\nb", b"x", "\x85", 5]),
+    "broker or server": (["broker", "server"], ["client", "", "Broker", b"broker", None]),
     "map": ([{}], [[], None]),
     "list": ([[]], [{}, None]),
 }
@@ -231,11 +240,21 @@ def test_the_table_of_codes_is_that_of_the_code():
     assert {code: text for code, _, text in table("code", "ends the", "meaning")} == errors.CODES
 
 
+def test_the_table_of_failures_is_that_of_the_code():
+    assert dict(table("failure", "what happened")) == errors.FAILURES
+
+
 def test_the_table_of_options_is_that_of_the_code():
-    said = {"broker": set(), "client": set()}
-    for side, option, *_ in table("receiver", "option", "is", "what it says"):
-        said[side] |= {option} - {""}
-    assert said == {side: set(known) for side, known in options.OPTIONS.items()}
+    rows = table("channel", "option", "is", "what it says")
+    said = {channel: {option for kind, option, *_ in rows if kind == channel} - {""} for channel, *_ in rows}
+    assert said == {channel: set(known) for channel, known in options.OPTIONS.items()}
+    assert set(said) == connection.KINDS
+    for channel, option, kind, _ in rows:
+        if option:
+            right, wrong = KINDS[kind]
+            check = options.OPTIONS[channel][option]
+            assert all(map(check, right)), (channel, option)
+            assert not any(map(check, wrong)), (channel, option)
 
 
 def test_the_limits_are_those_of_the_code():
@@ -258,6 +277,7 @@ def test_the_limits_are_those_of_the_code():
         Options.capacity_bytes,
         Options.unsettled_bytes,
         Options.output_bytes,
+        stream.AHEAD_BYTES,
         Options.max_attempts,
     ]
     assert session.LAST_WORDS_MS == 1_000 and Options.backoff_ms == 1_000 and admin.PAGE == 100
@@ -307,8 +327,10 @@ def test_the_session_is_in_order_for_both_of_its_sides():
             sides["client"].opening(channel, payload["kind"])
         if vector.to == "broker" and kind == frames.CLOSE:
             sides["client"].closing(channel)
+        receiver = sides[vector.to]
         assert [
-            vectors.decode(event, vector.to) for event in vectors.feed(sides[vector.to], vector.data)
+            vectors.decode(event, receiver.channels.get(event.channel, ""))
+            for event in vectors.feed(receiver, vector.data)
         ] == vector.events
     assert sides["broker"].channels == sides["client"].channels == {}
 

@@ -30,9 +30,11 @@ from vanilla.protocol.frames import (
     FRAME_LIMIT,
     MORE,
     NAMES,
+    PART,
     SCRATCH_BYTES,
     pack_control,
     pack_head,
+    part_index,
 )
 from vanilla.protocol.options import read_options
 from vanilla.protocol.scan import check, scan
@@ -140,6 +142,8 @@ def decode(event: Event, channel: str) -> tuple[int, int, int, int, Any]:
             at = scan(array, at, 1, 1 << 62)[1]
             read_options(array[ARRAY_HEAD_BYTES:at], channel)
             count -= 1
+        elif event.kind == PART:
+            part_index(array, event.count)
         check(array, count, 64, at)
         event = event._replace(payload=msgpack.unpackb(array, strict_map_key=False, timestamp=1))
     return tuple(event)  # type: ignore[return-value]
