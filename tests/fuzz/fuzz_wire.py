@@ -18,10 +18,10 @@ from collections.abc import Callable
 
 import msgpack
 
-from vanilla.protocol import connection, errors, frames, ranges, scan
+from vanilla.protocol import connection, errors, frames, options, ranges, scan
 
 #: These guide the fuzzer by their coverage.
-INSTRUMENTED = [scan, frames, connection, ranges]
+INSTRUMENTED = [scan, frames, connection, options, ranges]
 
 SCANNERS = [scanner for scanner in (scan.scan_python, scan.scan_c) if scanner is not None]
 
@@ -157,7 +157,8 @@ def fuzz_connection(data: bytes) -> None:
         made = connection.Connection(side, bytearray(512), 4096)
         if data[0] & 1:
             list(made.read(receiving(memoryview(HELLO))))
-            made.channels.update({1: "push", 2: "pull", 3: "ended" if side == "broker" else "closing"})
+            deaf = "ended" if side == "broker" else "closing"
+            made.channels.update({1: "push", 2: "pull", 3: "call", 4: "serve", 5: deaf})
         assert code_of(read_events, made, stream) in (None, *errors.CODES)
         assert set(made.channels.values()) <= {state for who, state in connection.ALLOWED if who == side}
 
@@ -170,18 +171,46 @@ def read_events(made: connection.Connection, stream: bytes) -> None:
             for event in made.read(receiving(rest)):
                 assert event.kind in frames.NAMES
                 assert event.kind < frames.HELLO or type(event.payload) is dict
+                if event.kind < frames.HELLO:
+                    code = code_of(read_data, event, made.channels[event.channel])
+                    assert code in (None, "BAD_MAP", "BAD_MESSAGE"), code
             rest = rest[taken[0] :]
     except EOFError:
         assert not rest
 
 
+def read_data(event: connection.Event, channel: str) -> None:
+    """What is made of a data frame at the door: its options or its index, and then the messages are looked at."""
+    array, at, count = event.payload, frames.ARRAY_HEAD_BYTES, event.count
+    kind = event.kind & ~frames.MORE
+    if not count:
+        raise errors.BadMessage("there is nothing in it")
+    if kind == frames.DATA_OPTIONS:
+        at = scan.scan(array, at, 1, 1)[1]
+        assert set(options.read_options(array[frames.ARRAY_HEAD_BYTES : at], channel)) <= set(options.OPTIONS[channel])
+        count -= 1
+    elif kind == frames.PART:
+        index, at = frames.part_index(array, count)
+        assert type(index) is int
+        count -= 1
+    scan.check(array, count, scan.DEPTH, at)
+
+
+#: The types there are.
+KINDS = sorted(frames.NAMES)
+
+
 def heads(data: bytes) -> bytes:
-    """Frames whose heads are right: a type, a channel, a count, a length, and then so much of *data*; and so on."""
+    """Frames whose heads are right: a type, a channel, a count, a length, and then so much of *data*; and so on.
+
+    Each type there is has a byte of its own, so that none is rare; bytes above are types as they stand.
+    """
     stream, at = b"", 0
     while at + 4 <= len(data):
         kind, channel, count, size = data[at : at + 4]
         body = data[at + 4 : at + 4 + size]
-        stream += frames.pack_head(kind, channel & 3, kind, count, len(body)) + body
+        kind = KINDS[kind] if kind < len(KINDS) else kind
+        stream += frames.pack_head(kind, channel & 7, kind, count, len(body)) + body
         at += 4 + size
     return stream
 
