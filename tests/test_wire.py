@@ -32,12 +32,17 @@ def examples(text, name):
 
 
 FILES = vectors.files()
-_BEFORE, _SESSION = DOCUMENT.split("## 16. A whole session")
+_BEFORE, _SESSIONS = DOCUMENT.split("## 16. Whole sessions")
 EXAMPLES = examples(_BEFORE, "example")
-#: Each of these needs the state that the one before left behind.
-SESSION = examples(_SESSION, "session")
+#: Of a session each vector needs the state that the one before left behind.
+SESSIONS = {
+    name: examples(text, name)
+    for name, text in re.findall(r"^### (.*?)\n(.*?)(?=^##)", _SESSIONS, re.DOTALL | re.MULTILINE)
+}
+IN_SESSIONS = [vector for session in SESSIONS.values() for vector in session]
 ALL = FILES + EXAMPLES
 
+every_session = pytest.mark.parametrize("name", SESSIONS)
 every_vector = pytest.mark.parametrize("vector", ALL, ids=lambda vector: vector.name)
 
 
@@ -105,7 +110,7 @@ def whole_frames(data):
 
 @pytest.mark.parametrize(
     "vector",
-    [v for v in FILES + EXAMPLES + SESSION if v.canonical and not v.error and "passed-over" not in v.name],
+    [v for v in FILES + EXAMPLES + IN_SESSIONS if v.canonical and not v.error and "passed-over" not in v.name],
     ids=lambda v: v.name,
 )
 def test_the_same_values_are_written_as_the_same_bytes(vector):
@@ -133,7 +138,7 @@ def test_there_is_a_vector_for_each_type_in_each_direction(kind):
 @pytest.mark.parametrize("kind", NAMES, ids=NAMES.get)
 def test_the_document_shows_each_type(kind):
     assert kind == frames.DATA_OPTIONS | frames.MORE or any(
-        event[0] == kind for v in EXAMPLES + SESSION for event in v.events
+        event[0] == kind for v in EXAMPLES + IN_SESSIONS for event in v.events
     )
 
 
@@ -303,10 +308,19 @@ def test_the_code_in_the_document_is_that_of_the_example():
 # -- the document against a broker
 
 
-def test_the_session_in_the_document_is_what_a_broker_says():
+def test_the_document_has_a_session_of_each_kind_of_endpoint():
+    opened = [
+        {e[4]["kind"] for v in session for e in v.events if e[0] == frames.OPEN and v.to == "broker"}
+        for session in SESSIONS.values()
+    ]
+    assert opened == [{"push", "pull"}, {"call", "serve"}]
+
+
+@every_session
+def test_a_session_in_the_document_is_what_a_broker_says(name):
     with vanilla.Hub() as h, h.broker.listen("tcp://127.0.0.1:0") as broker:
         peer = Peer(h, broker.urls[0], hello=False)
-        for vector in SESSION:
+        for vector in SESSIONS[name]:
             if vector.to == "broker":
                 peer.send(vector.data)
                 continue
@@ -319,9 +333,10 @@ def test_the_session_in_the_document_is_what_a_broker_says():
         peer.close()
 
 
-def test_the_session_is_in_order_for_both_of_its_sides():
+@every_session
+def test_a_session_is_in_order_for_both_of_its_sides(name):
     sides = {side: connection.Connection(side, bytearray(4096)) for side in ("broker", "client")}
-    for vector in SESSION:
+    for vector in SESSIONS[name]:
         ((kind, channel, _, _, payload),) = vector.events
         if vector.to == "broker" and kind == frames.OPEN:
             sides["client"].opening(channel, payload["kind"])
