@@ -109,11 +109,11 @@ class Flight:
         """
         firsts, entries = self._firsts, self._entries
         if len(ranges) == 1 and entries and ranges[0] == (entries[0].seq, entries[0].high - entries[0].low):
-            first = entries.pop(0)
+            whole = entries.pop(0)
             del firsts[0]
-            self.count -= first.high - first.low
-            self.size -= first.size
-            return [first]
+            self.count -= whole.high - whole.low
+            self.size -= whole.size
+            return [whole]
         begin = at = max(bisect_right(firsts, ranges[0][0]) - 1, 0)
         taken: list[Sent] = []
         kept: list[Sent] = []

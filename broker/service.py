@@ -16,7 +16,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vanilla.protocol.errors import FAILURES
 from vanilla.protocol.frames import Buffer
@@ -52,7 +52,7 @@ class Run(NamedTuple):
 
     caller: Caller
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks for
     seq: int
 
 
@@ -76,7 +76,7 @@ class Service(Endpoint):
 
         False: they are more than it takes, or there are others for it in this tick, with which they can share a frame.
         """
-        server = next(iter(self.hungry))
+        server: Any = next(iter(self.hungry))
         session = server.session
         if session.dirty or count > server.limit_n - server.sent_n or origin.caller.session.full or not server.can_take:
             return False
@@ -157,6 +157,7 @@ class Service(Endpoint):
         waiting = [*self.ready, *self.back, *(batch for batches in self.aside.values() for batch in batches)]
         self.ready_n = sum(batch.count for batch in waiting)
         self.ready_b = sum(batch.size for batch in waiting)
+        server: Any
         for server in self.pullers:
             delivered: Ranges = []
             for sent in server.flight:

@@ -64,13 +64,17 @@ log = logging.getLogger("vanilla.client")
 OUTPUT_BYTES = 1 << 20
 
 
-class ChannelState(Protocol):
-    """What a link asks of the state behind a remote end."""
-
-    id: int
+class Speaker(Protocol):
+    """What a link asks of who has something to say."""
 
     def emit(self) -> bool:
         """Put what there is to say into the link's output. True: ask again at the next edge."""
+
+
+class ChannelState(Speaker, Protocol):
+    """What a link asks of the state behind a remote end."""
+
+    id: int
 
     def close(self) -> None:
         """Say that this channel is done with, and tell everybody who waits."""
@@ -113,7 +117,7 @@ class Link:
         self.fresh = True
         self.going_away = False
         self.channels: dict[int, ChannelState] = {}
-        self.dirty: dict[ChannelState, None] = {}
+        self.dirty: dict[Speaker, None] = {}
         self._last_channel = 0
         self._requests: dict[int, Any] = {}
         self._last_request = 0

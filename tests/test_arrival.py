@@ -21,7 +21,7 @@ def arrived(bodies, count=None, before=b""):
     body = b"".join(bodies)
     array = b"\xdd" + (len(bodies) if count is None else count).to_bytes(4, "big") + before + body
     at = ARRAY_HEAD_BYTES + len(before)
-    return Arrival(memoryview(bytearray(array)), at, len(bodies) if count is None else count, False, 1)
+    return Arrival(memoryview(bytearray(array)), at, len(bodies) if count is None else count, {})
 
 
 def drain(arrival, most):
@@ -65,7 +65,7 @@ def test_no_more_than_a_portion_is_decoded_at_once():
 
 def test_what_is_owned_no_longer_changes_with_what_was_lent():
     lent = bytearray(b"\xdd\x00\x00\x00\x02\x01\x02")
-    arrival = Arrival(memoryview(lent), 5, 2, False, 1)
+    arrival = Arrival(memoryview(lent), 5, 2, {})
     assert arrival.take(1) == ([1], 1)
     arrival.own()
     lent[:] = bytes(7)
