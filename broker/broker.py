@@ -92,11 +92,7 @@ class Broker:
         :raises OSError: the address cannot be had.
         """
         address = parse(url)
-        if not address.is_local and not self.options.insecure:
-            raise ValueError(
-                f"{url}: other machines can reach this address, without encryption or authentication; "
-                "listen on 127.0.0.1 or unix://, or say --insecure (insecure=True) if you mean it"
-            )
+        check_reach(address, self.options)
         sock, bound = _bind(address)
         self.listeners.append((Listener(self.hub, sock, self._accepted), bound))
         return str(bound)
@@ -326,6 +322,18 @@ class Service:
             broker.close()
             raise
         return broker
+
+
+def check_reach(address: Address, options: Options) -> None:
+    """May a broker with these *options* listen at *address*?
+
+    :raises ValueError: other machines can reach it and ``insecure`` is not set.
+    """
+    if not address.is_local and not options.insecure:
+        raise ValueError(
+            f"{address}: other machines can reach this address, without encryption or authentication; "
+            "listen on 127.0.0.1 or unix://, or say --insecure (insecure=True) if you mean it"
+        )
 
 
 def _bind(address: Address) -> tuple[socket.socket, Address]:

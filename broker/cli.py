@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import vanilla
 from vanilla.core import Hub
@@ -19,77 +19,80 @@ from vanilla.protocol.scan import KIND
 from vanilla.signal import subscribe
 
 from .broker import Broker
-from .options import Options
+from .config import FILE_VARIABLE, Wrong, check, read, strays
+from .settings import GROUPS, INTEGER, LEVEL, LEVELS, SWITCH, URLS, Kind, Setting
 
 log = logging.getLogger("vanilla.broker")
 
-DEFAULT_URL = "tcp://127.0.0.1:8264"
-LEVELS = ("debug", "info", "warning", "error")
+DESCRIPTION = """\
+A message broker: named work queues over TCP and Unix sockets.
 
-#: flag, field of `Options`, what --help says. The defaults are those of `Options`.
-FLAGS = (
-    ("--capacity", "capacity", "N", "messages that an endpoint holds before its producers wait"),
-    ("--capacity-bytes", "capacity_bytes", "BYTES", "the same in bytes of packed messages"),
-    ("--max-frame", "frame_bytes", "BYTES", "longest frame, and so nearly the longest message"),
-    ("--hello-timeout", "hello_ms", "MS", "ms that a new connection may take for its hello"),
-    ("--connections", "connections", "N", "connections at a time"),
-    ("--channels", "channels", "N", "channels of one connection"),
-    ("--endpoints", "endpoints", "N", "endpoints at a time"),
-    ("--output-bytes", "output_bytes", "BYTES", "unsent output from which on a connection gets no deliveries"),
-    ("--unsettled-bytes", "unsettled_bytes", "BYTES", "what the consumers of one connection may leave unsettled"),
-    ("--max-attempts", "max_attempts", "N", "failed deliveries before a message becomes a dead letter"),
-    ("--backoff", "backoff_ms", "MS", "ms before the first redelivery of a refused message; doubles each time"),
-    ("--drain", "drain_ms", "MS", "ms that SIGTERM leaves consumers to take what is there"),
-)
+Each setting can also be given as an environment variable (--max-frame is VANILLA_BROKER_MAX_FRAME; several URLs are
+separated by commas) or as a key of the --config file (max-frame). A flag goes before the variable, that before the
+file, the file before the default."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="vanilla-broker",
-        description="A message broker: named work queues over TCP and Unix sockets.",
+        description=DESCRIPTION,
         epilog="SIGTERM and SIGINT end it in good order (see --drain); a second one ends it at once.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument(
-        "--listen",
-        action="append",
-        metavar="URL",
-        help="tcp://HOST:PORT (port 0: any free one) or unix:///PATH; may be given more than once "
-        f"(default {DEFAULT_URL})",
-    )
-    for flag, field, metavar, text in FLAGS:
-        default = getattr(Options, field)
-        p.add_argument(flag, dest=field, type=int, metavar=metavar, default=default, help=f"{text} (default {default})")
-    p.add_argument(
-        "--insecure",
-        action="store_true",
-        help="allow addresses that other machines reach; there is no encryption and no authentication",
-    )
-    p.add_argument("--log-level", choices=LEVELS, default="info", help="what is logged on stderr (default info)")
     p.add_argument("--version", action="version", version=f"vanilla-broker {vanilla.__version__} ({KIND} scanner)")
+    p.add_argument("--config", metavar="FILE", help=f"a TOML file with settings (or {FILE_VARIABLE})")
+    p.add_argument("--check", action="store_true", help="only say what would hold and why, or what is wrong, and end")
+    for title, settings in GROUPS.items():
+        group = p.add_argument_group(title)
+        for setting in settings:
+            group.add_argument(setting.flag, dest=setting.key, **_ARGUMENTS[setting.kind], **_help(setting))
     return p
 
 
-def give_up(text: str) -> NoReturn:
-    """One line on stderr, exit status 1."""
-    print(f"vanilla-broker: {text}", file=sys.stderr)
+#: How argparse reads a flag of each kind.
+_ARGUMENTS: dict[Kind, dict[str, Any]] = {
+    INTEGER: {"type": int},
+    SWITCH: {"action": argparse.BooleanOptionalAction},
+    LEVEL: {"choices": LEVELS},
+    URLS: {"action": "append"},
+}
+
+
+def _help(setting: Setting) -> dict[str, Any]:
+    default = " ".join(setting.default) if setting.kind is URLS else str(setting.default)
+    text = {"help": setting.text if setting.kind is SWITCH else f"{setting.text} (default {default})"}
+    return {"metavar": setting.metavar, **text} if setting.metavar else text
+
+
+def give_up(*faults: str) -> NoReturn:
+    """A line each on stderr, exit status 1."""
+    for fault in faults:
+        print(f"vanilla-broker: {fault}", file=sys.stderr)
     raise SystemExit(1)
 
 
 def main(argv: list[str] | None = None) -> None:
     """The program. Exits with 0 after SIGTERM or SIGINT, with 1 if it cannot start or was told twice to end."""
     args = parser().parse_args(argv)
-    logging.basicConfig(
-        stream=sys.stderr, level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    keep_freed_memory()
     try:
-        options = Options(insecure=args.insecure, **{field: getattr(args, field) for _, field, _, _ in FLAGS})
-    except ValueError as error:
-        field, _, wrong = str(error).partition(" ")
-        give_up(f"{next(flag for flag, name, _, _ in FLAGS if name == field)} {wrong}")
+        config = read(vars(args), args.config)
+        check(config)
+    except Wrong as wrong:
+        give_up(*wrong.faults)
+    if args.check:
+        print(config)
+        for stray in strays(os.environ):
+            print(f"vanilla-broker: {stray}", file=sys.stderr)
+        return
+    logging.basicConfig(
+        stream=sys.stderr, level=config["log-level"].upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for stray in strays(os.environ):
+        log.warning("%s", stray)
+    keep_freed_memory()
     with Hub() as hub:
-        serve(hub, Broker(hub, options), args.listen or [DEFAULT_URL])
+        serve(hub, Broker(hub, config.options), config["listen"])
 
 
 def serve(hub: Hub, broker: Broker, urls: list[str]) -> None:

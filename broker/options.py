@@ -43,10 +43,15 @@ class Options:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            low, high = _RANGES.get(field.name, (0, 1 << 62))
-            if not low <= value <= high:
-                raise ValueError(f"{field.name} is {value}, but must be from {low} to {high}")
+            wrong = fault(field.name, getattr(self, field.name))
+            if wrong:
+                raise ValueError(f"{field.name} {wrong}")
+
+
+def fault(name: str, value: int) -> str:
+    """What is wrong with *value* for the option *name*, to be put behind its name; "" if nothing is."""
+    low, high = _RANGES.get(name, (0, 1 << 62))
+    return "" if low <= value <= high else f"is {value}, but must be from {low} to {high}"
 
 
 _RANGES = {

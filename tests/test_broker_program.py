@@ -15,8 +15,7 @@ import pytest
 from peers import PATIENCE, Peer, until
 
 import vanilla
-from vanilla.broker.cli import FLAGS
-from vanilla.broker.options import Options
+from vanilla.broker.settings import GROUPS, SETTINGS, URLS
 from vanilla.protocol.frames import GO_AWAY
 
 COMMAND = [sys.executable, "-m", "vanilla.broker"]
@@ -78,13 +77,18 @@ def test_it_says_where_it_listens_a_line_a_listener_and_nothing_else(h, start, t
     assert not os.path.exists(f"{tmp_path}/s")
 
 
-def test_help_names_every_option_with_its_default():
-    text = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True).stdout
+def test_help_names_every_setting_in_its_group_with_its_default():
+    wide = {**os.environ, "COLUMNS": "500"}
+    text = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True, env=wide).stdout
+    for title, group in GROUPS.items():
+        section = " ".join(text.partition(f"\n{title}:\n")[2].partition("\n\n")[0].split())
+        for setting in group:
+            assert setting.flag in section.replace(",", "").split()
+            assert setting.text in section
     words = " ".join(text.split())
-    for flag, field, _, _ in FLAGS:
-        assert flag in words
-        assert f"(default {getattr(Options, field)})" in words
-    assert "(default tcp://127.0.0.1:8264)" in words
+    for setting in SETTINGS.values():
+        default = setting.default[0] if setting.kind is URLS else setting.default
+        assert setting.kind.name == "true or false" or f"(default {default})" in words
 
 
 def test_version_says_which_scanner_is_in_use():

@@ -202,7 +202,7 @@ def test_a_child_says_why_it_ended(tmp_path):
     child = Child("the broker", tmp_path, "vanilla.broker", "--listen", "nonsense")
     try:
         child.process.wait()
-        with pytest.raises(Failed, match=r"the broker ended with status 1: vanilla-broker: 'nonsense'"):
+        with pytest.raises(Failed, match=r"the broker ended with status 1: vanilla-broker: --listen: 'nonsense'"):
             child.check()
     finally:
         child.end()

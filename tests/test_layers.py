@@ -5,7 +5,7 @@
 | `protocol` | stdlib, msgpack, its own scanner            | any clock, socket, thread, the others   |
 | `vanilla`  | stdlib, greenlet                            | the other three (by name on a Hub only) |
 | `client`   | stdlib, msgpack, vanilla, protocol          | broker                                  |
-| `broker`   | stdlib, msgpack, vanilla, protocol          | client                                  |
+| `broker`   | stdlib, msgpack, tomli, vanilla, protocol   | client                                  |
 
 Across folders the import is by the installed name (``vanilla.protocol.frames``), inside a folder it is relative. What
 stands under ``if TYPE_CHECKING:`` does not run, so it may cross layers, but by the same names.
@@ -43,7 +43,7 @@ LAYERS = {
     "protocol": Layer("vanilla.protocol", frozenset(), frozenset({"msgpack"}), CLOCKS_AND_IO),
     "vanilla": Layer("vanilla", frozenset(), frozenset({"greenlet"})),
     "client": Layer("vanilla.client", frozenset({"vanilla", "protocol"}), frozenset({"msgpack"})),
-    "broker": Layer("vanilla.broker", frozenset({"vanilla", "protocol"}), frozenset({"msgpack"})),
+    "broker": Layer("vanilla.broker", frozenset({"vanilla", "protocol"}), frozenset({"msgpack", "tomli", "tomllib"})),
 }
 
 #: Files that have needs of their own, and why.

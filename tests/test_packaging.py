@@ -101,10 +101,10 @@ def test_the_types_are_shipped(wheel):
 @pytest.mark.parametrize(
     ("implementation", "python", "expected"),
     [
-        ("CPython", "3.9", {"greenlet", "cffi", "msgpack>=1.1.1,<1.2"}),
-        ("CPython", "3.10", {"greenlet", "cffi", "msgpack>=1.2.1"}),
+        ("CPython", "3.9", {"greenlet", "cffi", "msgpack>=1.1.1,<1.2", "tomli"}),
+        ("CPython", "3.10", {"greenlet", "cffi", "msgpack>=1.2.1", "tomli"}),
         ("CPython", "3.13", {"greenlet", "cffi", "msgpack>=1.2.1"}),
-        ("PyPy", "3.9", {"msgpack>=1.1.1,<1.2"}),
+        ("PyPy", "3.9", {"msgpack>=1.1.1,<1.2", "tomli"}),
         ("PyPy", "3.11", {"msgpack>=1.1.1,<1.2"}),
     ],
 )
