@@ -93,9 +93,18 @@ class Broker:
         """
         address = parse(url)
         check_reach(address, self.options)
-        sock, bound = _bind(address)
-        self.listeners.append((Listener(self.hub, sock, self._accepted), bound))
-        return str(bound)
+        return self.adopt(*_bind(address))
+
+    def adopt(self, sock: socket.socket, address: Address) -> str:
+        """Take connections at *sock*, which is bound, listening and non-blocking; the broker closes it.
+
+        :param address: what *sock* is bound to.
+        :return: the URL of it.
+        :raises ValueError: other machines can reach it and ``insecure`` is not set.
+        """
+        check_reach(address, self.options)
+        self.listeners.append((Listener(self.hub, sock, self._accepted), address))
+        return str(address)
 
     @property
     def urls(self) -> list[str]:

@@ -18,18 +18,22 @@ from vanilla.memory import keep_freed_memory
 from vanilla.protocol.scan import KIND
 from vanilla.signal import subscribe
 
-from .broker import Broker
-from .config import FILE_VARIABLE, Wrong, check, read, strays
+from . import systemd
+from .broker import LEAVE_MS, Broker
+from .config import FILE_VARIABLE, SYSTEMD, Wrong, check, read, strays
 from .settings import GROUPS, INTEGER, LEVEL, LEVELS, SWITCH, URLS, Kind, Setting
 
 log = logging.getLogger("vanilla.broker")
+
+#: How long the process may take to go once all is said, in ms.
+END_MS = 5_000
 
 DESCRIPTION = """\
 A message broker: named work queues over TCP and Unix sockets.
 
 Each setting can also be given as an environment variable (--max-frame is VANILLA_BROKER_MAX_FRAME; several URLs are
 separated by commas) or as a key of the --config file (max-frame). A flag goes before the variable, that before the
-file, the file before the default."""
+file, the file before the default. Sockets that systemd passes replace --listen."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,9 +81,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     try:
         config = read(vars(args), args.config)
+        passed = systemd.take_sockets()
+        if passed:
+            config.give("listen", [str(address) for _, address in passed], SYSTEMD)
         check(config)
     except Wrong as wrong:
         give_up(*wrong.faults)
+    except ValueError as error:
+        give_up(str(error))
     if args.check:
         print(config)
         for stray in strays(os.environ):
@@ -92,11 +101,12 @@ def main(argv: list[str] | None = None) -> None:
         log.warning("%s", stray)
     keep_freed_memory()
     with Hub() as hub:
-        serve(hub, Broker(hub, config.options), config["listen"])
+        serve(hub, Broker(hub, config.options), config["listen"], passed)
 
 
-def serve(hub: Hub, broker: Broker, urls: list[str]) -> None:
-    """Listen at *urls* until a signal comes."""
+def serve(hub: Hub, broker: Broker, urls: list[str], passed: list[systemd.Passed]) -> None:
+    """Listen at the sockets that were *passed*, else at *urls*, until a signal comes."""
+    manager = systemd.Manager()
     ended = hub.state()
     signals: list[int] = []
 
@@ -111,11 +121,16 @@ def serve(hub: Hub, broker: Broker, urls: list[str]) -> None:
     for signum in signal.SIGTERM, signal.SIGINT:
         subscribe(hub, signum, lambda signum=signum: end(signum))  # type: ignore[misc]
     with broker:
-        for url in urls:
+        for sock, address in passed:
+            announce(broker.adopt(sock, address))
+        for url in [] if passed else urls:
             announce(listen(broker, url))
+        manager.watch(hub)
+        manager.ready(f"listening on {', '.join(broker.urls)}")
         ended.recv()
         name, ms = signal.Signals(signals[0]).name, broker.options.drain_ms
         log.info("%s: ending; consumers have %d ms to take what is left, unless it is told again", name, ms)
+        manager.stopping(ms + LEAVE_MS + END_MS, f"ending; consumers have {ms} ms to take what is left")
         broker.drain()
     if len(signals) > 1:
         raise SystemExit(1)

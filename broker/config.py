@@ -21,6 +21,9 @@ from .tomlfile import TomlFile, near_miss
 #: Names the file, as --config does. The file has no key for itself.
 FILE_VARIABLE = f"{PREFIX}CONFIG"
 
+#: The origin of what the service manager has given us instead.
+SYSTEMD = "systemd"
+
 #: How much alike two variables are, by `difflib`, for one to be taken for a slip of the other.
 CLOSE = 0.75
 
@@ -52,6 +55,10 @@ class Config:
 
     def __getitem__(self, key: str) -> Any:
         return self.held[key].value
+
+    def give(self, key: str, value: Any, origin: str) -> None:
+        """Put *value* before what holds for *key*."""
+        self.held[key] = Held(value, origin, f"{key} from {origin}")
 
     @property
     def options(self) -> Options:
@@ -179,11 +186,12 @@ def check(config: Config) -> None:
 
 
 def _check_listen(config: Config) -> None:
+    ours = config.held["listen"].origin != SYSTEMD
     for url in config["listen"]:
         address = parse(url)
         check_reach(address, config.options)
         folder = os.path.dirname(address.path)
-        if folder and not os.path.isdir(folder):
+        if ours and folder and not os.path.isdir(folder):
             raise ValueError(f"{url}: there is no folder {folder}")
 
 

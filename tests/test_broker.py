@@ -29,7 +29,7 @@ from vanilla.protocol.frames import (
     PONG,
     pack_control,
 )
-from vanilla.protocol.urls import parse
+from vanilla.protocol.urls import Address, parse
 
 HI = pack_control(HELLO, 0, 0, {"v": 1, "id": b"p" * 16})
 
@@ -814,6 +814,20 @@ def test_an_address_that_others_reach_is_refused_unless_insecure(h):
     with pytest.raises(ValueError, match="insecure"):
         h.broker.listen("tcp://0.0.0.0:0")
     h.broker.listen("tcp://0.0.0.0:0", insecure=True).close()
+
+
+def test_an_address_that_is_refused_is_not_opened_first(h, monkeypatch):
+    opened = []
+    monkeypatch.setattr("vanilla.broker.broker._bind", opened.append)
+    with pytest.raises(ValueError, match="insecure"):
+        h.broker.listen("tcp://0.0.0.0:0")
+    assert opened == []
+
+
+def test_a_socket_that_others_reach_is_refused_as_well(h):
+    with socket.create_server(("0.0.0.0", 0)) as server, h.broker.listen() as broker:
+        with pytest.raises(ValueError, match="insecure"):
+            broker.adopt(server, Address("tcp", *server.getsockname()))
 
 
 def test_an_address_in_use_is_an_error(h, broker):
