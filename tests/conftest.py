@@ -123,6 +123,14 @@ def name(request):
     return re.sub(r"\W+", ".", request.node.name)[:200]
 
 
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory):
+    """Authorities, certificates and keys, see `certs.Certs`."""
+    from certs import Certs
+
+    return Certs(tmp_path_factory.mktemp("certs"))
+
+
 @pytest.fixture
 def load(monkeypatch):
     """Import modules of bench/ as its programs do, and forget them again."""

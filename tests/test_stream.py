@@ -1,4 +1,4 @@
-"""Byte streams: nothing lost, nothing read ahead, nothing copied twice, nothing left open."""
+"""Byte streams: nothing lost, nothing read ahead, nothing copied twice, nothing left open; in the clear and by TLS."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import termios
 import warnings
 
 import pytest
+import tlspeers
 
 import vanilla
 from vanilla import line
@@ -24,12 +25,19 @@ by_reference_count = pytest.mark.skipif(platform.python_implementation() == "PyP
 BIG = b"0123456789abcdef" * (1 << 18)  # 4 MiB: more than a socket takes at once
 
 
-@pytest.fixture
-def peer():
+#: What looks at bytes in the kernel, or at how many calls it takes.
+in_the_clear = pytest.mark.parametrize("peer", ["unix"], indirect=True)
+
+
+@pytest.fixture(params=["unix", "tls"])
+def peer(request, h, certs):
     """The other side's socket, blocking, and ours."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.settimeout(30)
+    if request.param == "tls":
+        theirs, ours = tlspeers.pair(h, certs)
+    else:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.settimeout(30)
     yield theirs, ours
     theirs.close()
 
@@ -94,6 +102,7 @@ def test_recv_waits_for_what_comes(h, conn, peer):
     assert task.join() == b"hello"
 
 
+@in_the_clear
 def test_nothing_is_read_while_nobody_receives(h, conn, peer):
     peer[0].send(b"one")
     assert conn.recv() == b"one"
@@ -104,6 +113,7 @@ def test_nothing_is_read_while_nobody_receives(h, conn, peer):
     assert conn.recv() == b"two"
 
 
+@in_the_clear
 def test_a_read_is_bounded(conn, peer):
     peer[0].setblocking(False)
     sent = peer[0].send(BIG)

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from .tcp import Service as TCPService
     from .thread import Service as ThreadService
+    from .tls import Service as TLSService
     from .unix import Service as UnixService
 
 log = logging.getLogger("vanilla")
@@ -94,6 +95,7 @@ class Hub:
     tcp: TCPService
     unix: UnixService
     thread: ThreadService
+    tls: TLSService
     client: ClientService
     broker: BrokerService
 

@@ -107,7 +107,8 @@ class Line:
 
     def _wanted(self) -> int:
         events = IN if self.input is not None and self.input.recvers else 0
-        if self.output is not None and (self.output.pending or self.output.senders):
+        output = self.output
+        if output is not None and (output.pending or output.senders or (output.halt is not None and not output.done)):
             events |= OUT
         return events
 
@@ -590,6 +591,10 @@ class Output(_Half):
         try:
             if not self.hub.forked:  # there, the connection is the parent's
                 self.line.transport.shutdown(socket.SHUT_WR)
+        except BlockingIOError:  # TLS has a last word, and no room for it yet
+            self.done = self.hub.stopping
+            if not self.done:
+                self.line.want(OUT)
         except OSError:
             pass  # the peer was faster
         self.line.settle()

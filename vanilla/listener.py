@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 from .channel import Channel
-from .exception import ConnectionLost, Halt
+from .exception import ConnectionLost, Halt, Timeout
 from .message import Recver
 from .poll import IN
 
@@ -82,6 +82,10 @@ class Listener:
     @property
     def closed(self) -> bool:
         return self._fd < 0
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
 
     def pause(self) -> None:
         """Accept nothing until `resume`. May be called from *on_accept*; twice does nothing."""
@@ -159,17 +163,21 @@ class Server(Recver):
 
     __slots__ = ("host", "path", "port")
 
-    def __init__(self, hub: Hub, sock: socket.socket, wrap: OnAccept) -> None:
+    def __init__(
+        self, hub: Hub, sock: socket.socket, wrap: OnAccept, meet: Callable[[socket.socket], Any] | None = None
+    ) -> None:
         """
         :param sock: as for `Listener`.
         :param wrap: makes of a socket and the peer's address what is received.
+        :param meet: shakes hands, in a task of its own, and gives what is to be wrapped in place of the socket, which
+            it closes if it fails.
         """
         channel = Channel(hub, AHEAD, "server")
         super().__init__(channel)
         self.host: str | None = None
         self.port: int | None = None
         self.path: str | None = None
-        listener = _Queue(channel, sock, wrap).listener
+        listener = _Queue(channel, sock, wrap, meet).listener
         channel.onclose(listener.close)
         hub.onstop(channel.close)
         channel.onclose(partial(hub.offstop, channel.close))
@@ -190,16 +198,41 @@ class _Queue:
     While it is full, this object stands in the channel's ``senders`` as a select on a Sender would, to be told of room.
     """
 
-    __slots__ = ("channel", "listener", "wrap")
+    __slots__ = ("channel", "listener", "meet", "wrap")
 
-    def __init__(self, channel: Channel, sock: socket.socket, wrap: OnAccept) -> None:
+    def __init__(
+        self, channel: Channel, sock: socket.socket, wrap: OnAccept, meet: Callable[[socket.socket], Any] | None
+    ) -> None:
         self.channel = channel
         self.wrap = wrap
-        self.listener = Listener(channel.hub, sock, self.put)
+        self.meet = meet
+        self.listener = Listener(channel.hub, sock, self.put if meet is None else self._receive)
+
+    def _receive(self, conn: socket.socket, peer: Any) -> None:
+        self.channel.hub.spawn(self._meet, conn, peer)
+
+    def _meet(self, conn: socket.socket, peer: Any) -> None:
+        assert self.meet is not None
+        try:
+            met = self.meet(conn)
+        except (ConnectionLost, Timeout) as error:
+            log.info("no connection from %s: %s", peer, error)
+            return
+        item = self.wrap(met, peer)
+        try:
+            if not self.channel.give_nowait(item):  # others were faster with their handshakes
+                self.channel.wait_room(item, -1)
+        except Halt:
+            met.close()
+        else:
+            self._mind()
 
     def put(self, conn: socket.socket, peer: Any) -> None:
         self.channel.give_nowait(self.wrap(conn, peer))
-        if len(self.channel.buffer) >= self.channel.capacity:
+        self._mind()
+
+    def _mind(self) -> None:
+        if len(self.channel.buffer) >= self.channel.capacity and not self.listener.paused:
             self.listener.pause()
             self.channel.senders.append(self)
 

@@ -6,13 +6,22 @@ For who gathers output during a tick and writes it at its edge. It never waits a
 from __future__ import annotations
 
 import os
-import socket
-from typing import Union
+from typing import Any, Protocol, Union
 
 Buffer = Union[bytes, bytearray, memoryview]
 
 #: What one vectored write takes, in buffers.
 IOV_MAX = os.sysconf("SC_IOV_MAX")
+
+
+class Sink(Protocol):
+    """A non-blocking socket, or what is written to as one is."""
+
+    def sendmsg(self, buffers: list[Any], /) -> int:
+        """How many bytes were taken. The rest is sent again, first, with whatever follows it.
+
+        :raises BlockingIOError: none, for now.
+        """
 
 
 class Outbox:
@@ -36,7 +45,7 @@ class Outbox:
         for buffer in buffers:
             self.unsent += len(buffer)
 
-    def write(self, sock: socket.socket) -> None:
+    def write(self, sock: Sink) -> None:
         """Write as far as the socket takes it.
 
         :raises OSError: the connection is broken.

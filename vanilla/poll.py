@@ -2,12 +2,16 @@
 
 A handler is called with the events, in the loop, and must not block. Events are looked up by descriptor when they are
 handled, so a handler that was unregistered earlier in the same batch is not called.
+
+Between a descriptor and its handler there may be a `Layer` (TLS): it has to read in order to write now and then, and
+the other way round, and it may hold bytes that the kernel has given away and therefore does not report. Who registers
+does not notice: a handler is still called as long as there is something to do.
 """
 
 from __future__ import annotations
 
 import select
-from typing import Callable
+from typing import Callable, Protocol
 
 IN = select.EPOLLIN
 OUT = select.EPOLLOUT
@@ -15,6 +19,16 @@ OUT = select.EPOLLOUT
 GONE = select.EPOLLHUP | select.EPOLLERR
 
 Handler = Callable[[int], None]
+
+
+class Layer(Protocol):
+    """What translates readiness for one descriptor; it stands in `Poll.layers` as long as it does."""
+
+    def ask(self, events: int) -> int:
+        """The handler wants *events*, 0 if there is none any more: what to wait for in the kernel."""
+
+    def between(self, handler: Handler) -> Handler:
+        """What to call with the kernel's events in place of *handler*."""
 
 
 class Poll:
@@ -29,8 +43,9 @@ class Poll:
         self.handlers: dict[int, Handler] = {}
         self._background: set[int] = set()
         self.live = 0
-        #: What is ready, as [(descriptor, events)]; the argument is in seconds, -1 for ever.
-        self.wait: Callable[[float], list[tuple[int, int]]] = self._epoll.poll
+        self.layers: dict[int, Layer] = {}
+        #: Descriptors whose layer has something to be read: the next `wait` reports them, and does not wait.
+        self.again: set[int] = set()
 
     def register(self, fd: int, handler: Handler, events: int = IN, background: bool = False) -> None:
         """Call *handler* when *fd* is ready for *events*.
@@ -38,6 +53,9 @@ class Poll:
         :param background: this descriptor alone is no reason to wait (the hub's own wake-up channel).
         :raises FileExistsError: *fd* is registered already.
         """
+        layer = self.layers.get(fd)
+        if layer is not None:
+            handler, events = layer.between(handler), layer.ask(events)
         self._epoll.register(fd, events)
         self.handlers[fd] = handler
         if background:
@@ -47,6 +65,11 @@ class Poll:
 
     def modify(self, fd: int, events: int) -> None:
         """Wait for other *events* from now on; 0 waits for none."""
+        layer = self.layers.get(fd)
+        self._epoll.modify(fd, events if layer is None else layer.ask(events))
+
+    def ask_kernel(self, fd: int, events: int) -> None:
+        """For a layer whose own needs have changed: what to wait for in the kernel."""
         self._epoll.modify(fd, events)
 
     def unregister(self, fd: int) -> None:
@@ -57,9 +80,22 @@ class Poll:
             self._background.discard(fd)
         else:
             self.live -= 1
+        if fd in self.layers:
+            self.layers[fd].ask(0)
         self._epoll.unregister(fd)
+
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
+        """What is ready, as (descriptor, events). *timeout* in seconds, -1 for ever."""
+        if not self.again:
+            return self._epoll.poll(timeout)
+        again, self.again = self.again, set()
+        ready = dict(self._epoll.poll(0))
+        for fd in again:
+            ready[fd] = ready.get(fd, 0) | IN
+        return list(ready.items())
 
     def close(self) -> None:
         self.handlers.clear()
+        self.layers.clear()
         self.live = 0
         self._epoll.close()

@@ -27,9 +27,9 @@ KEEP_PROBES = 4
 Target = tuple[int, Any]
 
 
-def url(host: str, port: int) -> str:
+def url(host: str, port: int, scheme: str = "tcp") -> str:
     """``tcp://host:port``, with an IPv6 address in brackets."""
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def tune(sock: socket.socket) -> None:
@@ -41,12 +41,13 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_PROBES)
 
 
-def resolve(hub: Hub, host: str, port: int, timeout: float = -1) -> list[Target]:
+def resolve(hub: Hub, host: str, port: int, timeout: float = -1, scheme: str = "tcp") -> list[Target]:
     """The addresses of *host*, in the system's order of preference, without repetition.
 
     A numeric address is answered at once; a name is looked up in a thread.
 
     :param timeout: ms, -1 for ever.
+    :param scheme: of the URL that errors name.
     :raises ConnectionLost: there is no such host.
     :raises ValueError: there is no such port.
     :raises Timeout: the look-up takes longer. It goes on in its thread, and nobody hears of its end.
@@ -55,7 +56,7 @@ def resolve(hub: Hub, host: str, port: int, timeout: float = -1) -> list[Target]
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):
-        found = _look_up(hub, host, port, timeout)
+        found = _look_up(hub, host, port, timeout, scheme)
     return list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
 
 
@@ -64,12 +65,12 @@ def _check_port(port: int) -> None:
         raise ValueError(f"a port is between 0 and 65535, not {port}")
 
 
-def _look_up(hub: Hub, host: str, port: int, timeout: float) -> list[Any]:
+def _look_up(hub: Hub, host: str, port: int, timeout: float, scheme: str) -> list[Any]:
     try:
         found: list[Any] = hub.thread.call(socket.getaddrinfo, host, port, 0, socket.SOCK_STREAM).recv(timeout)
         return found
     except (OSError, UnicodeError) as error:
-        raise ConnectionLost(f"{url(host, port)}: cannot look up {host!r}: {reason(error)}") from error
+        raise ConnectionLost(f"{url(host, port, scheme)}: cannot look up {host!r}: {reason(error)}") from error
 
 
 def reason(error: BaseException) -> str:
@@ -77,22 +78,24 @@ def reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error).lower()
 
 
-def dial(hub: Hub, host: str, port: int, timeout: float = -1) -> socket.socket:
+def dial(hub: Hub, host: str, port: int, timeout: float = -1, scheme: str = "tcp") -> socket.socket:
     """Connect to *host*, trying its addresses one after the other.
 
     :param timeout: ms for the look-up and all attempts together, -1 for ever.
+    :param scheme: of the URL that errors name.
     :return: a non-blocking socket, tuned (`tune`).
     :raises ConnectionLost: no address accepts; the text has the reason that the last one gave.
     :raises Timeout: the time is over.
     """
     deadline = Deadline(timeout)
     lost: OSError | None = None
-    for family, address in resolve(hub, host, port, timeout):
+    name = url(host, port, scheme)
+    for family, address in resolve(hub, host, port, timeout, scheme):
         try:
-            return _dial(hub, family, address, deadline, url(host, port))
+            return _dial(hub, family, address, deadline, name)
         except OSError as error:
             lost = error
-    raise ConnectionLost(f"{url(host, port)}: {reason(lost) if lost else 'no address'}") from lost
+    raise ConnectionLost(f"{name}: {reason(lost) if lost else 'no address'}") from lost
 
 
 def _dial(hub: Hub, family: int, address: Any, deadline: Deadline, name: str) -> socket.socket:
