@@ -14,14 +14,17 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from vanilla import __version__, tcp, unix
-from vanilla.listener import Listener
+from vanilla.certificates import ServerFiles
+from vanilla.listener import Listener, OnAccept
 from vanilla.protocol.connection import VERSION
 from vanilla.protocol.errors import ProtocolError, Refused
 from vanilla.protocol.frames import GO_AWAY, HELLO, SCRATCH_BYTES, pack_control
 from vanilla.protocol.urls import Address, parse
+from vanilla.tlssocket import TLSSocket
 
 from .admin import Totals, log_rest, status_page
 from .endpoint import DEAD, Endpoint
+from .exposure import check_exposure
 from .options import Options
 from .session import Session, describe_peer
 
@@ -43,6 +46,7 @@ class Broker:
 
     :param hub: runs it. Everything happens in the hub's loop; the broker has no tasks.
     :param options: see `Options`.
+    :raises ValueError: a TLS file is missing or is not right.
     """
 
     #: How deep a message may nest.
@@ -55,6 +59,8 @@ class Broker:
         self.options = options or Options()
         self.id = os.urandom(16)
         self.agent = f"vanilla-broker/{__version__}"
+        #: The files of tls:// listeners, and what was read from them.
+        self.tls = self._read_certificates()
         #: The HELLO frame, the same for everybody.
         self.hello = self._pack_hello()
         self.started = self.now()
@@ -82,28 +88,43 @@ class Broker:
         fields = {"v": VERSION, "id": self.id, "agent": self.agent, "frame": self.options.frame_bytes}
         return pack_control(HELLO, 0, 0, fields)
 
+    def _read_certificates(self) -> ServerFiles | None:
+        options = self.options
+        return ServerFiles(options.tls_cert, options.tls_key, options.tls_client_ca) if options.tls_cert else None
+
     # -- listening
+
+    @property
+    def authenticates(self) -> bool:
+        """Does who connects from another machine have to show who it is?"""
+        return self.options.authenticates
 
     def listen(self, url: str) -> str:
         """Take connections at *url*; port 0 asks the system for one.
 
         :return: the URL with the port that it got.
-        :raises ValueError: *url* is none, or other machines can reach it and ``insecure`` is not set.
+        :raises ValueError: *url* is none, or `check_exposure` says no, or it is tls:// and ``tls_cert`` is not set.
         :raises OSError: the address cannot be had.
         """
         address = parse(url)
-        check_reach(address, self.options)
+        self._check(address)
         return self.adopt(*_bind(address))
+
+    def _check(self, address: Address) -> None:
+        check_exposure(address, self.authenticates, self.options.insecure)
+        if address.scheme == "tls" and self.tls is None:
+            raise ValueError(f"{address}: tls:// needs a certificate: --tls-cert FILE (tls_cert=FILE)")
 
     def adopt(self, sock: socket.socket, address: Address) -> str:
         """Take connections at *sock*, which is bound, listening and non-blocking; the broker closes it.
 
         :param address: what *sock* is bound to.
         :return: the URL of it.
-        :raises ValueError: other machines can reach it and ``insecure`` is not set.
+        :raises ValueError: as `listen` does.
         """
-        check_reach(address, self.options)
-        self.listeners.append((Listener(self.hub, sock, self._accepted), address))
+        self._check(address)
+        accepted: OnAccept = self._accepted_tls if address.scheme == "tls" else self._accepted
+        self.listeners.append((Listener(self.hub, sock, accepted), address))
         return str(address)
 
     @property
@@ -111,7 +132,11 @@ class Broker:
         """Where it listens."""
         return [str(address) for _, address in self.listeners]
 
-    def _accepted(self, sock: socket.socket, address: Any) -> None:
+    def _accepted_tls(self, sock: socket.socket, address: Any) -> None:
+        assert self.tls is not None
+        self._accepted(TLSSocket(self.hub, sock, self.tls.context), address)
+
+    def _accepted(self, sock: socket.socket | TLSSocket, address: Any) -> None:
         session = Session(self, sock, describe_peer(address))
         self.sessions.add(session)
         if len(self.sessions) > self.options.connections:
@@ -331,18 +356,6 @@ class Service:
             broker.close()
             raise
         return broker
-
-
-def check_reach(address: Address, options: Options) -> None:
-    """May a broker with these *options* listen at *address*?
-
-    :raises ValueError: other machines can reach it and ``insecure`` is not set.
-    """
-    if not address.is_local and not options.insecure:
-        raise ValueError(
-            f"{address}: other machines can reach this address, without encryption or authentication; "
-            "listen on 127.0.0.1 or unix://, or say --insecure (insecure=True) if you mean it"
-        )
 
 
 def _bind(address: Address) -> tuple[socket.socket, Address]:

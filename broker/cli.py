@@ -21,7 +21,7 @@ from vanilla.signal import subscribe
 from . import systemd
 from .broker import LEAVE_MS, Broker
 from .config import FILE_VARIABLE, SYSTEMD, Wrong, check, read, strays
-from .settings import GROUPS, INTEGER, LEVEL, LEVELS, SWITCH, URLS, Kind, Setting
+from .settings import FILE, GROUPS, INTEGER, LEVEL, LEVELS, SWITCH, URLS, Kind, Setting
 
 log = logging.getLogger("vanilla.broker")
 
@@ -29,7 +29,7 @@ log = logging.getLogger("vanilla.broker")
 END_MS = 5_000
 
 DESCRIPTION = """\
-A message broker: named work queues over TCP and Unix sockets.
+A message broker: named endpoints over TCP, TLS and Unix sockets.
 
 Each setting can also be given as an environment variable (--max-frame is VANILLA_BROKER_MAX_FRAME; several URLs are
 separated by commas) or as a key of the --config file (max-frame). A flag goes before the variable, that before the
@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
 _ARGUMENTS: dict[Kind, dict[str, Any]] = {
     INTEGER: {"type": int},
     SWITCH: {"action": argparse.BooleanOptionalAction},
+    FILE: {},
     LEVEL: {"choices": LEVELS},
     URLS: {"action": "append"},
 }
@@ -65,7 +66,7 @@ _ARGUMENTS: dict[Kind, dict[str, Any]] = {
 
 def _help(setting: Setting) -> dict[str, Any]:
     default = " ".join(setting.default) if setting.kind is URLS else str(setting.default)
-    text = {"help": setting.text if setting.kind is SWITCH else f"{setting.text} (default {default})"}
+    text = {"help": setting.text if setting.kind in (SWITCH, FILE) else f"{setting.text} (default {default})"}
     return {"metavar": setting.metavar, **text} if setting.metavar else text
 
 

@@ -11,9 +11,10 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple
 
+from vanilla.certificates import ServerFiles
 from vanilla.protocol.urls import parse
 
-from .broker import check_reach
+from .exposure import check_exposure
 from .options import Options, fault
 from .settings import GROUPS, PREFIX, SETTINGS, Setting
 from .tomlfile import TomlFile, near_miss
@@ -189,15 +190,23 @@ def _check_listen(config: Config) -> None:
     ours = config.held["listen"].origin != SYSTEMD
     for url in config["listen"]:
         address = parse(url)
-        check_reach(address, config.options)
+        check_exposure(address, config.options.authenticates, config.options.insecure)
+        if address.scheme == "tls" and not config["tls-cert"]:
+            raise ValueError(f"{url}: tls:// needs a certificate, see tls-cert")
         folder = os.path.dirname(address.path)
         if ours and folder and not os.path.isdir(folder):
             raise ValueError(f"{url}: there is no folder {folder}")
 
 
+def _check_certificates(config: Config) -> None:
+    if config["tls-cert"]:
+        ServerFiles(config["tls-cert"], config["tls-key"], config["tls-client-ca"])
+
+
 #: What looks at a value, by key. A fault is raised as ValueError or OSError.
 CHECKS: dict[str, Callable[[Config], object]] = {
     "listen": _check_listen,
+    "tls-cert": _check_certificates,
 }
 
 

@@ -38,6 +38,11 @@ class Options:
     backoff_ms: int = 1_000
     #: How long SIGTERM leaves consumers to take and settle what is there.
     drain_ms: int = 10_000
+    #: PEM files of tls:// listeners: the certificate, its key if that is not in the same file, and the authorities of
+    #: clients' certificates, which every client then needs.
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
     #: Listen on addresses that other machines reach, without encryption or authentication.
     insecure: bool = False
 
@@ -46,10 +51,19 @@ class Options:
             wrong = fault(field.name, getattr(self, field.name))
             if wrong:
                 raise ValueError(f"{field.name} {wrong}")
+        if not self.tls_cert and (self.tls_key or self.tls_client_ca):
+            raise ValueError(f"{'tls_key' if self.tls_key else 'tls_client_ca'} is of no use without tls_cert")
+
+    @property
+    def authenticates(self) -> bool:
+        """Does who connects from another machine have to show who it is?"""
+        return bool(self.tls_client_ca)
 
 
-def fault(name: str, value: int) -> str:
+def fault(name: str, value: int | str) -> str:
     """What is wrong with *value* for the option *name*, to be put behind its name; "" if nothing is."""
+    if isinstance(value, str):
+        return ""
     low, high = _RANGES.get(name, (0, 1 << 62))
     return "" if low <= value <= high else f"is {value}, but must be from {low} to {high}"
 

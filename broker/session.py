@@ -30,6 +30,7 @@ from vanilla.protocol.frames import (
     pack_control,
 )
 from vanilla.protocol.urls import check_name
+from vanilla.tlssocket import NotTLS, TLSError, TLSSocket
 
 from .caller import Caller
 from .channels import Puller, Pusher
@@ -83,10 +84,12 @@ class Session:
         "timer",
     )
 
-    def __init__(self, broker: Broker, sock: socket.socket, peer: str) -> None:
+    def __init__(self, broker: Broker, sock: socket.socket | TLSSocket, peer: str) -> None:
         self.broker = broker
         self.sock = sock
         self.peer = peer
+        #: Whom the peer's certificate names, from the hello on; "" is anonymous.
+        self.identity = ""
         self.agent = ""
         #: Who it is, on evidence that the broker has checked; "" if that is not known.
         self.identity = ""
@@ -145,6 +148,8 @@ class Session:
             self._confirm()  # a peer that has closed its own direction may still read
             self.flush()
             self.drop("closed by the peer")
+        except TLSError as error:
+            self._give_up_tls(error)
         except OSError as error:
             self.drop(error.strerror or str(error))
         except Exception:
@@ -160,9 +165,11 @@ class Session:
 
     def _hello(self, event: Event) -> None:
         self._stop_timer()
+        if isinstance(self.sock, TLSSocket):
+            self.identity = self.sock.identity
         self.agent = event.payload.get("agent", "")[:100]
         self.put(self.broker.hello)
-        log.debug("session %s: hello from %r", self.peer, self.agent)
+        log.debug("session %s: hello from %r, identity %r", self.peer, self.agent, self.identity)
         if self.broker.draining:
             self.put(self.broker.farewell())
 
@@ -288,12 +295,34 @@ class Session:
         """The peer broke the protocol: tell it, then close."""
         log.warning("session %s: closed: %s", self.peer, error)
         self._confirm()  # what was accepted is confirmed; nothing may follow the ERROR
+        self._part(pack_control(ERROR, 0, 0, {"code": error.code, "text": error.text}))
+
+    def _part(self, *words: Buffer) -> None:
+        """Send the last *words* and the end of the stream, and pass over what still comes."""
         self._detach()
         self.closing = True
-        self.put(pack_control(ERROR, 0, 0, {"code": error.code, "text": error.text}))
+        self.put(*words)
         self._stop_timer()
         self.timer = self.broker.hub.after(LAST_WORDS_MS, lambda: self.drop(""))
         self.flush()
+
+    def _give_up_tls(self, error: TLSError) -> None:
+        """No TLS with this peer: the bare socket serves for what is left, and whatever was unsent stays so."""
+        assert isinstance(self.sock, TLSSocket)
+        self.out.clear()
+        self.out.blocked = False
+        poll, fd = self.broker.hub.poll, self.sock.fileno()
+        poll.unregister(fd)
+        self.sock = self.sock.plain()
+        self.interest = IN
+        poll.register(fd, self.ready, IN)
+        if self.closing:
+            self.drop("")
+        elif isinstance(error, NotTLS):
+            self.fail(ProtocolError("BAD_FRAME", "only TLS is spoken at this address: connect to it by tls://"))
+        else:
+            log.warning("session %s: closed: %s", self.peer, error.strerror)
+            self._part()
 
     def _confirm(self) -> None:
         for channel in self.channels.values():

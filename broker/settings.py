@@ -40,6 +40,7 @@ def _read_urls(text: str) -> list[str]:
 
 INTEGER = Kind("an integer", int, lambda value: type(value) is int)
 SWITCH = Kind("true or false", lambda text: _SWITCHES[text.lower()], lambda value: type(value) is bool)
+FILE = Kind("a path", str, lambda value: type(value) is str)
 LEVEL = Kind(f"one of {', '.join(LEVELS)}", _read_level, lambda value: value in LEVELS)
 URLS = Kind(
     "a list of one or more URLs",
@@ -81,15 +82,32 @@ GROUPS = {
             "listen",
             URLS,
             "URL",
-            "tcp://HOST:PORT (port 0: any free one) or unix:///PATH; there may be several",
+            "tcp://HOST:PORT or tls://HOST:PORT (port 0: any free one) or unix:///PATH; there may be several",
             own_default=[DEFAULT_URL],
         ),
         Setting(
             "insecure",
             SWITCH,
             "",
-            "allow addresses that other machines reach; there is no encryption and no authentication",
+            "allow addresses that other machines reach, without encryption (tcp://) or authentication (tls://)",
             "insecure",
+        ),
+    ),
+    "TLS": (
+        Setting(
+            "tls-cert",
+            FILE,
+            "FILE",
+            "certificate of tls:// listeners, and those between it and its authority (PEM)",
+            "tls_cert",
+        ),
+        Setting("tls-key", FILE, "FILE", "its key, without a passphrase, if that is not in the same file", "tls_key"),
+        Setting(
+            "tls-client-ca",
+            FILE,
+            "FILE",
+            "authorities: each client of tls:// needs a certificate of one of them",
+            "tls_client_ca",
         ),
     ),
     "endpoints": (

@@ -27,6 +27,8 @@ log = logging.getLogger("vanilla.broker")
 
 #: SD_LISTEN_FDS_START: the first descriptor that is passed.
 FIRST = 3
+#: The name (FileDescriptorName=) of a passed TCP socket on which TLS is spoken.
+TLS = "tls"
 #: How long the manager may take to take in what must not be lost, in seconds. Its queue is full when many services
 #: start at once.
 PATIENCE = 5.0
@@ -72,17 +74,17 @@ def _take(fd: int, label: str) -> Passed:
     os.set_inheritable(fd, False)
     sock = socket.socket(fileno=fd)
     try:
-        address = _address(sock)
+        address = _address(sock, label)
     except ValueError as error:
         sock.close()
         raise ValueError(f"{what} {error}") from None
     sock.setblocking(False)
-    if address.scheme == "tcp":
+    if address.scheme != "unix":
         tcp.tune(sock)
     return Passed(sock, address)
 
 
-def _address(sock: socket.socket) -> Address:
+def _address(sock: socket.socket, label: str) -> Address:
     """Where a passed socket listens; ValueError, to be put behind its name, if a broker cannot use it."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX) or sock.type != socket.SOCK_STREAM:
         raise ValueError(f"is of a wrong kind ({_kind(sock)}): ListenStream= gives TCP and Unix sockets")
@@ -90,7 +92,7 @@ def _address(sock: socket.socket) -> Address:
         raise ValueError("does not listen: a broker serves all connections in one process, with Accept=no")
     name = sock.getsockname()
     if sock.family != socket.AF_UNIX:
-        return Address("tcp", name[0], name[1])
+        return Address("tls" if label == TLS else "tcp", name[0], name[1])
     if not isinstance(name, str) or not name:
         raise ValueError("has no path: ListenStream= of a Unix socket is an absolute path, no abstract name")
     return Address("unix", path=name)

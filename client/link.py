@@ -20,7 +20,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
-from vanilla import __version__, tcp, unix
+from vanilla import __version__, tcp, tls, unix
 from vanilla.deadline import Deadline
 from vanilla.exception import Closed, ConnectionLost, Forked, Timeout
 from vanilla.outbox import Outbox
@@ -54,7 +54,10 @@ from vanilla.protocol.frames import (
 from vanilla.protocol.urls import parse
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from vanilla.core import Hub
+    from vanilla.tlssocket import TLSSocket
 
     from .arrival import Arrival
 
@@ -95,17 +98,21 @@ class Link:
     :param hub: whose loop drives it.
     :param url: where the broker listens.
     :param notify: called with (kind, text) of what happens, for `Remote.events`.
+    :param context: for tls://.
     """
 
-    def __init__(self, hub: Hub, url: str, notify: Callable[[str, str], object]) -> None:
+    def __init__(
+        self, hub: Hub, url: str, notify: Callable[[str, str], object], context: SSLContext | None = None
+    ) -> None:
         self.hub = hub
         self.url = url
         self.notify = notify
+        self._context = context
         self.id = os.urandom(16)
         self.connection = Connection("client", bytearray(SCRATCH_BYTES))
         #: The longest frame that the broker takes.
         self.frame_limit = HELLO_LIMIT
-        self.sock: socket.socket | None = None
+        self.sock: socket.socket | TLSSocket | None = None
         #: What stands in the reader's buffer, and has to be copied before the next read if it is still wanted.
         self.lent: list[Arrival] = []
         self.out = Outbox()
@@ -137,6 +144,8 @@ class Link:
         address = parse(self.url)
         if address.scheme == "unix":
             self.sock = unix.dial(self.hub, address.path, timeout)
+        elif self._context is not None:
+            self.sock = tls.dial(self.hub, address.host, address.port, self._context, timeout)
         else:
             self.sock = tcp.dial(self.hub, address.host, address.port, timeout)
         _links.add(self)

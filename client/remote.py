@@ -9,12 +9,13 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vanilla.certificates import client_context
 from vanilla.channel import Channel, State
 from vanilla.deadline import Deadline
 from vanilla.exception import Timeout
 from vanilla.message import Recver, Sender
 from vanilla.protocol.frames import COUNTED_BYTES, PING, STATUS
-from vanilla.protocol.urls import check_name
+from vanilla.protocol.urls import check_name, parse
 from vanilla.timers import seconds
 
 from .dealer import CallState, Dealer
@@ -26,6 +27,8 @@ from .sender import PushSender
 from .serve import METHODS, Served, Wrapped, public_methods
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from vanilla.core import Hub, Task
 
 log = logging.getLogger("vanilla.client")
@@ -53,7 +56,7 @@ class Remote:
     :ivar events: a Recver of what happens (`Event`). The last 1,000 are kept.
     """
 
-    def __init__(self, hub: Hub, url: str, linger: float) -> None:
+    def __init__(self, hub: Hub, url: str, linger: float, context: SSLContext | None = None) -> None:
         self.hub = hub
         self.url = url
         self._linger = linger
@@ -61,7 +64,7 @@ class Remote:
         self.link = Recver(self._state._state)
         self._events = Channel(hub, EVENTS, "events")
         self.events = Recver(self._events)
-        self._link = Link(hub, url, self._notify)
+        self._link = Link(hub, url, self._notify, context)
         self._calls: weakref.WeakValueDictionary[str, CallState] = weakref.WeakValueDictionary()
         self._pushes: weakref.WeakValueDictionary[str, PushState] = weakref.WeakValueDictionary()
 
@@ -258,18 +261,37 @@ class Service:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
 
-    def connect(self, url: str, timeout: float = CONNECT_MS, linger: float = LINGER_MS) -> Remote:
+    def connect(
+        self,
+        url: str,
+        timeout: float = CONNECT_MS,
+        linger: float = LINGER_MS,
+        ca: str = "",
+        cert: str = "",
+        key: str = "",
+        verify: bool = True,
+    ) -> Remote:
         """Connect to the broker at *url*.
 
-        :param url: ``tcp://HOST:PORT`` or ``unix:///PATH``.
-        :param timeout: ms for look-up, connection and handshake together.
+        :param url: ``tcp://HOST:PORT``, ``tls://HOST:PORT`` or ``unix:///PATH``.
+        :param timeout: ms for look-up, connection and handshakes together.
         :param linger: ms that closing, and the interpreter's exit, wait for confirms; -1 for ever.
-        :raises ConnectionLost: there is no broker.
+        :param ca: for tls, as the rest: a PEM file of the authorities that may have signed the broker's certificate,
+            which has to name HOST. "" is those of the system.
+        :param cert: a PEM file with our certificate, if the broker wants one.
+        :param key: a PEM file with its key, if that is not in *cert*.
+        :param verify: False takes any certificate: only to look into what is wrong.
+        :raises ConnectionLost: there is no broker, or one side does not accept the other's certificate.
         :raises Timeout: it does not answer in time.
-        :raises ValueError: *url* is none.
+        :raises ValueError: *url* is none, or a file is missing or is not right.
         """
         seconds(linger)  # what is no time is to be told now, not at the end
-        remote = Remote(self.hub, url, linger)
+        context = None
+        if parse(url).scheme == "tls":
+            context = client_context(ca, cert, key, verify)
+        elif ca or cert or key or not verify:
+            raise ValueError(f"{url}: certificates are for tls:// only, here nothing is encrypted")
+        remote = Remote(self.hub, url, linger, context)
         remote._connect(timeout)
         return remote
 

@@ -104,6 +104,8 @@ MAX_FIRST = (1 << 62) - 1
 MAX_CHANNEL = (1 << 32) - 1
 
 _HEAD = struct.Struct(">BIBBBIBQBI")
+#: The first byte of a TLS client (RFC 8446, 5.1), of which people are told what it is.
+TLS_HANDSHAKE = 0x16
 #: The bytes of a head that are always the same, and where they stand; the length stands behind the first.
 _MARKS = (0xC6, 0x94, 0xCE, 0xCF, 0xDD)
 _MARKS_AT = (0, 5, 7, 12, ARRAY_AT)
@@ -238,6 +240,8 @@ class Reader:
 
     def _fault(self, head: bytes) -> ProtocolError | None:
         """What is wrong with a head, or with as much of it as has come: the first wrong byte decides."""
+        if head[0] == TLS_HANDSHAKE:
+            return ProtocolError("BAD_FRAME", "this is the beginning of TLS, which is not spoken at this address")
         if head[0] != _MARKS[0]:
             return ProtocolError("BAD_FRAME", f"a frame starts with byte c6, not {head[0]:02x}")
         if len(head) >= _LENGTH.size:

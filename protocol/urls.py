@@ -1,4 +1,4 @@
-"""Addresses as URLs: ``tcp://HOST:PORT``, ``unix:///PATH``."""
+"""Addresses as URLs: ``tcp://HOST:PORT``, ``tls://HOST:PORT``, ``unix:///PATH``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+_EXAMPLES = {"tcp": "127.0.0.1:8264", "tls": "broker.example.org:8265"}
+
 
 class Address(NamedTuple):
-    """Where to listen or dial. ``host`` and ``port`` for tcp, ``path`` for unix."""
+    """Where to listen or dial. ``host`` and ``port`` for tcp and tls, ``path`` for unix."""
 
     scheme: str
     host: str = ""
@@ -20,6 +22,11 @@ class Address(NamedTuple):
             return f"unix://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def encrypted(self) -> bool:
+        """Can nobody on the way read or change what passes?"""
+        return self.scheme != "tcp"
 
     @property
     def is_local(self) -> bool:
@@ -55,15 +62,16 @@ def parse(url: str) -> Address:
         if not path:
             raise ValueError(f"{url!r}: unix:// needs a path, as in unix:///run/vanilla.sock")
         return Address("unix", path=path)
-    if parts.scheme != "tcp":
-        raise ValueError(f"{url!r}: an address starts with tcp:// or unix://")
+    scheme = parts.scheme
+    if scheme not in ("tcp", "tls"):
+        raise ValueError(f"{url!r}: an address starts with tcp://, tls:// or unix://")
     try:
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise ValueError(f"{url!r}: {error}") from None
     if not host or port is None or parts.path not in ("", "/"):
-        raise ValueError(f"{url!r}: tcp:// needs a host and a port, as in tcp://127.0.0.1:8264")
-    return Address("tcp", host, port)
+        raise ValueError(f"{url!r}: {scheme}:// needs a host and a port, as in {scheme}://{_EXAMPLES[scheme]}")
+    return Address(scheme, host, port)
 
 
 def check_name(name: object) -> str:

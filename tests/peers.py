@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import msgpack
 
-from vanilla import tcp, unix
+from vanilla import tcp, tls, unix
+from vanilla.certificates import client_context
 from vanilla.deadline import Deadline
 from vanilla.poll import IN, OUT
 from vanilla.protocol.frames import (
@@ -42,14 +44,22 @@ def data(channel: int, seq: int, items: list[Any], count: int | None = None) -> 
     return pack_head(DATA, channel, seq, len(items) if count is None else count, len(body)) + body
 
 
+@lru_cache(None)
+def _trusting() -> Any:
+    return client_context(verify=False)
+
+
 class Peer:
     """One raw connection to a broker, used by one task of hub *h*."""
 
     def __init__(self, h: Any, url: str, hello: bool = True) -> None:
         self.h = h
+        self.sock: Any
         address = parse(url)
         if address.scheme == "unix":
             self.sock = unix.dial(h, address.path, PATIENCE)
+        elif address.scheme == "tls":
+            self.sock = tls.dial(h, address.host, address.port, _trusting(), PATIENCE)
         else:
             self.sock = tcp.dial(h, address.host, address.port, PATIENCE)
         self.reader = Keeper(1 << 30, _SCRATCH)

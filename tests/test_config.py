@@ -20,6 +20,7 @@ VALUES = {
     "an integer": ("12345", 12345, "54321"),
     "true or false": ("yes", True, "false"),
     "one of debug, info, warning, error": ("error", "error", '"debug"'),
+    "a path": ("/a.pem", "/a.pem", '"/b.pem"'),
     URLS.name: ("unix:///tmp/a,tcp://[::1]:1", ["unix:///tmp/a", "tcp://[::1]:1"], '["unix:///tmp/b"]'),
 }
 
@@ -43,17 +44,18 @@ def faults(*args):
 @pytest.mark.parametrize("key", SETTINGS)
 def test_a_flag_goes_before_a_variable_that_before_the_file_and_that_before_the_default(write, key):
     setting = SETTINGS[key]
+    also = {"tls-cert": "/c.pem"} if key in ("tls-key", "tls-client-ca") else {}  # alone they are a fault
     text, value, other = VALUES[setting.kind.name]
     path = write(f"\n{key} = {other}\n")
     inside = tomllib.loads(f"x = {other}")["x"]
     flags, variables = {key: value}, {setting.variable: text}
-    assert read({}, None, {}).held[key][:2] == (setting.default, "default")
-    assert read({}, path, {}).held[key][:2] == (inside, f"{path}:2")
-    assert read({}, path, variables).held[key][:2] == (value, setting.variable)
-    assert read({key: inside}, path, variables).held[key][:2] == (inside, setting.flag)
-    assert read(flags, path, {}).held[key][:2] == (value, setting.flag)
-    assert read({}, None, {FILE_VARIABLE: path}).held[key][:2] == (inside, f"{path}:2")
-    assert read({}, path, {FILE_VARIABLE: "/no/such"}).held[key][:2] == (inside, f"{path}:2")
+    assert read(also, None, {}).held[key][:2] == (setting.default, "default")
+    assert read(also, path, {}).held[key][:2] == (inside, f"{path}:2")
+    assert read(also, path, variables).held[key][:2] == (value, setting.variable)
+    assert read({**also, key: inside}, path, variables).held[key][:2] == (inside, setting.flag)
+    assert read({**also, **flags}, path, {}).held[key][:2] == (value, setting.flag)
+    assert read(also, None, {FILE_VARIABLE: path}).held[key][:2] == (inside, f"{path}:2")
+    assert read(also, path, {FILE_VARIABLE: "/no/such"}).held[key][:2] == (inside, f"{path}:2")
 
 
 def test_a_switch_that_is_on_elsewhere_can_be_put_off():

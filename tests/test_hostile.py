@@ -24,19 +24,27 @@ from vanilla.protocol.frames import (
     pack_head,
 )
 
+#: Time enough for the handshakes of hundreds at once.
+HELLO_MS = 500
+
 HI = pack_control(HELLO, 0, 0, {"v": 1, "id": b"p" * 16})
 
 
-@pytest.fixture
-def broker(h):
-    with h.broker.listen("tcp://127.0.0.1:0", hello_ms=200) as broker:
+@pytest.fixture(params=["tcp", "tls"])
+def broker(request, h, certs):
+    with h.broker.listen(f"{request.param}://127.0.0.1:0", hello_ms=HELLO_MS, tls_cert=certs.server) as broker:
         yield broker
+
+
+def connect(h, broker):
+    url = broker.urls[0]
+    return h.client.connect(url, verify=url.startswith("tcp:"))
 
 
 @pytest.fixture(autouse=True)
 def bystander(h, broker):
     """Pushes to itself all the time; the test fails if that ever falters."""
-    remote = h.client.connect(broker.urls[0])
+    remote = connect(h, broker)
     out, back = remote.push("bystander"), remote.pull("bystander")
     count = 0
 
@@ -162,7 +170,7 @@ def test_who_says_half_a_hello_is_closed_at_the_deadline(h, broker):
 
 def test_a_hello_in_time_ends_the_deadline(h, broker):
     peer = Peer(h, broker.urls[0])
-    h.sleep(400)
+    h.sleep(2 * HELLO_MS)
     peer.send(pack_control(PING, 0, 1))
     peer.expect(PONG)
     peer.close()
@@ -202,7 +210,7 @@ def test_a_peer_that_resets_its_connection_is_forgotten(h, broker):
     peer = Peer(h, broker.urls[0])
     peer.send(OPENED)
     peer.expect(CREDIT)
-    peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    getattr(peer.sock, "_sock", peer.sock).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
     peer.close()
     until(h, lambda: len(broker.sessions) == 1)
     until(h, lambda: "jobs" not in broker.endpoints)
@@ -227,7 +235,7 @@ def test_what_was_accepted_before_the_offence_is_kept(h, broker):
     peer.send(b"\xc1")
     assert peer.fields(ERROR)["code"] == "BAD_FRAME"
     peer.close()
-    with h.client.connect(broker.urls[0]) as remote:
+    with connect(h, broker) as remote:
         assert remote.pull("jobs").recv(timeout=PATIENCE) == "kept"
 
 

@@ -19,6 +19,7 @@ paths = st.from_regex(r"/[A-Za-z0-9._ +%~é/-]{0,40}[A-Za-z0-9]", fullmatch=True
 @settings(deadline=None)
 @given(
     st.builds(lambda host, port: Address("tcp", host, port), hosts, st.integers(0, 65535))
+    | st.builds(lambda host, port: Address("tls", host, port), hosts, st.integers(0, 65535))
     | st.builds(lambda p: Address("unix", path=p), paths)
 )
 def test_an_address_is_written_as_it_is_read(address):
@@ -41,6 +42,7 @@ def test_any_text_is_an_address_or_a_valueerror_that_names_it(url):
     ("url", "address"),
     [
         ("tcp://127.0.0.1:8264", Address("tcp", "127.0.0.1", 8264)),
+        ("tls://Broker.example.org:8265", Address("tls", "broker.example.org", 8265)),
         ("tcp://[::1]:0", Address("tcp", "::1", 0)),
         ("tcp://Example.ORG:80/", Address("tcp", "example.org", 80)),
         ("tcp://[fe80::1%Eth0]:1", Address("tcp", "fe80::1%Eth0", 1)),
@@ -61,6 +63,8 @@ def test_an_address_is_read(url, address):
         "http://127.0.0.1:80",
         "tcp:127.0.0.1:80",
         "tcp://",
+        "tls://",
+        "tls://127.0.0.1",
         "tcp://127.0.0.1",
         "tcp://127.0.0.1:",
         "tcp://:80",
@@ -92,6 +96,8 @@ def test_what_is_no_address_is_refused(url):
     [
         ("unix:///x", True),
         ("tcp://127.0.0.1:1", True),
+        ("tls://127.0.0.1:1", True),
+        ("tls://10.0.0.1:1", False),
         ("tcp://127.9.9.9:1", True),
         ("tcp://[::1]:1", True),
         ("tcp://localhost:1", True),

@@ -1,4 +1,4 @@
-"""One suite for push and pull, wherever the other end is: a local channel, a Unix socket, TCP.
+"""One suite for push and pull, wherever the other end is: a local channel, a Unix socket, TCP, TLS.
 
 The idea to protect: the same code works on ``h.channel(n)`` and on a broker's endpoint. Where they are meant to differ
 (DESIGN 5, and the table in docs/design.md), a test at the end says so, a row each.
@@ -35,40 +35,43 @@ class Remote:
 
     remote = True
 
-    def __init__(self, h, url):
-        self.broker = h.broker.listen(url, capacity=CAPACITY)
-        self.near = h.client.connect(self.broker.urls[0])
-        self.far = h.client.connect(self.broker.urls[0])
+    def __init__(self, h, url, files=None, **options):
+        self.broker = h.broker.listen(url, capacity=CAPACITY, **options)
+        self.near = h.client.connect(self.broker.urls[0], **(files or {}))
+        self.far = h.client.connect(self.broker.urls[0], **(files or {}))
 
     def __call__(self, name="jobs"):
         return vanilla.Pair(self.near.push(name), self.far.pull(name))
 
 
-def make(h, kind, tmp_path):
+def make(h, kind, tmp_path, certs):
     """The place of a kind, which makes pairs of a Sender and a Recver of the work queue of a name."""
     if kind == "local":
         yield Local(h)
         return
-    place = Remote(h, "tcp://127.0.0.1:0" if kind == "tcp" else f"unix://{tmp_path}/broker.sock")
+    if kind == "tls":
+        place = Remote(h, "tls://127.0.0.1:0", {"ca": certs.ca}, tls_cert=certs.server)
+    else:
+        place = Remote(h, "tcp://127.0.0.1:0" if kind == "tcp" else f"unix://{tmp_path}/broker.sock")
     yield place
     place.near.close()
     place.far.close()
     place.broker.close()
 
 
-@pytest.fixture(params=["local", "unix", "tcp"])
-def place(request, h, tmp_path):
-    yield from make(h, request.param, tmp_path)
+@pytest.fixture(params=["local", "unix", "tcp", "tls"])
+def place(request, h, tmp_path, certs):
+    yield from make(h, request.param, tmp_path, certs)
 
 
-@pytest.fixture(params=["unix", "tcp"])
-def remote_place(request, h, tmp_path):
-    yield from make(h, request.param, tmp_path)
+@pytest.fixture(params=["unix", "tcp", "tls"])
+def remote_place(request, h, tmp_path, certs):
+    yield from make(h, request.param, tmp_path, certs)
 
 
 @pytest.fixture
-def local_place(h, tmp_path):
-    yield from make(h, "local", tmp_path)
+def local_place(h, tmp_path, certs):
+    yield from make(h, "local", tmp_path, certs)
 
 
 ITEMS = [
