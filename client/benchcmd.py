@@ -30,6 +30,7 @@ from .family import ended_by_signals, undisturbed_end
 from .progress import Line, width
 from .remote import Remote
 from .table import number, plural
+from .tlsflags import bequeath
 
 log = logging.getLogger("vanilla.client")
 
@@ -49,8 +50,9 @@ def bench(args: Namespace) -> None:
         stack.enter_context(ended_by_signals())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vanilla-bench-")))
         hub = stack.enter_context(Hub())
-        remote = stack.enter_context(connect(hub, args.url))
+        remote = stack.enter_context(connect(hub, args))
         interrupt_waits(hub)
+        bequeath(args)
         name = args.name or f"bench.{secrets.token_hex(4)}"
         _check(remote, name, max(args.size))
         run = stack.enter_context(_Bench(hub, remote, folder, name, args))

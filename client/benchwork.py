@@ -28,6 +28,7 @@ from vanilla.memory import keep_freed_memory
 from vanilla.protocol.errors import Refused
 
 from .histogram import Histogram
+from .tlsflags import inherited
 
 #: The beginning of a message that carries a time.
 STAMP = struct.Struct("<Qq")
@@ -191,7 +192,7 @@ class Puller(Work):
 
 def push(url: str, name: str, size: str, many: str, rate: str) -> None:
     """A pusher's life."""
-    with Hub() as hub, hub.client.connect(url) as remote, remote.push(name) as jobs:
+    with Hub() as hub, hub.client.connect(url, **inherited(url)) as remote, remote.push(name) as jobs:
         begin, end = _wait_for_the_start(remote)
         pusher = Pusher(hub, jobs, int(size), int(many), float(rate))
         hub.spawn(pusher.watch, end)
@@ -201,7 +202,7 @@ def push(url: str, name: str, size: str, many: str, rate: str) -> None:
 
 def pull(url: str, name: str, size: str, many: str) -> None:
     """A puller's life."""
-    with Hub() as hub, hub.client.connect(url) as remote, remote.pull(name) as jobs:
+    with Hub() as hub, hub.client.connect(url, **inherited(url)) as remote, remote.pull(name) as jobs:
         _, end = _wait_for_the_start(remote)
         puller = Puller(hub, jobs, int(size), int(many))
         hub.spawn(puller.watch, end)

@@ -24,6 +24,7 @@ from .benchcmd import bench
 from .commands import INTERRUPTED, NO_READER, pull, push, status
 from .demo import WORKERS, demo
 from .failed import Failed
+from .tlsflags import add_flags
 
 log = logging.getLogger("vanilla.client")
 
@@ -118,8 +119,9 @@ def _add_url(sub: argparse.ArgumentParser) -> None:
         "--url",
         type=_checked(_url),
         default=os.environ.get("VANILLA_URL", DEFAULT_URL),
-        help=f"the broker: tcp://HOST:PORT or unix:///PATH (default: $VANILLA_URL, or {DEFAULT_URL})",
+        help=f"the broker: tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH (default: $VANILLA_URL, or {DEFAULT_URL})",
     )
+    add_flags(sub)
 
 
 def _add_bench(commands: Any) -> None:

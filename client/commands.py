@@ -23,6 +23,7 @@ from .remote import Remote
 from .sender import PushSender
 from .stdio import Output, chunks, lines
 from .table import table
+from .tlsflags import files
 
 log = logging.getLogger("vanilla.client")
 
@@ -39,7 +40,7 @@ INTERRUPTED, NO_READER = 130, 141
 def push(args: Namespace) -> None:
     """A JSON value a line, from stdin to an endpoint."""
     fd = _descriptor(sys.stdin, "stdin")
-    with Hub() as hub, connect(hub, args.url) as remote:
+    with Hub() as hub, connect(hub, args) as remote:
         interrupt_waits(hub)
         jobs = remote.push(args.name)
         longest = remote.message_limit * EXPANSION
@@ -137,7 +138,7 @@ class _Push:
 def pull(args: Namespace) -> None:
     """Items of an endpoint to stdout, a line each."""
     fd = _descriptor(sys.stdout, "stdout")
-    with Hub() as hub, connect(hub, args.url) as remote, remote.pull(args.name, ack=True) as jobs:
+    with Hub() as hub, connect(hub, args) as remote, remote.pull(args.name, ack=True) as jobs:
         interrupt_waits(hub)
         _Pull(remote, jobs, Output(hub, fd, jobs.close)).run(args.count, args.timeout)
 
@@ -207,23 +208,27 @@ class _Pull:
 
 def status(args: Namespace) -> None:
     """What the broker says of itself."""
-    with Hub() as hub, connect(hub, args.url) as remote:
+    with Hub() as hub, connect(hub, args) as remote:
         said = remote.status()
     print(json.dumps(said, ensure_ascii=False) if args.json else table(said, args.url))
 
 
-def connect(hub: Hub, url: str) -> Remote:
-    """The broker at *url*. If none is there, the error says how to start one."""
+def connect(hub: Hub, args: Namespace) -> Remote:
+    """The broker that the arguments name. If none is there, the error says how to start one."""
     try:
-        return hub.client.connect(url)
+        return hub.client.connect(args.url, **files(args))
+    except ValueError as error:
+        raise Failed(str(error)) from None
     except ConnectionLost as error:
-        raise Failed(f"{error}{_advice(error, url)}") from None
+        raise Failed(f"{error}{_advice(error, args.url)}") from None
 
 
 def _advice(error: ConnectionLost, url: str) -> str:
     """How to start a broker, if none is there and it would be on this machine."""
     nobody = getattr(error.__cause__, "errno", None) in (errno.ECONNREFUSED, errno.ENOENT)
-    return f" (to start a broker: vanilla-broker --listen {url})" if nobody and parse(url).is_local else ""
+    if not nobody or not parse(url).is_local:
+        return ""
+    return f" (to start a broker: vanilla-broker --listen {url}{' --tls-cert FILE' if url.startswith('tls:') else ''})"
 
 
 def interrupt_waits(hub: Hub) -> None:
