@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,27 @@ def test_the_producer_and_the_worker_run_as_printed(url, tmp_path):
 
 def test_the_program_without_a_broker_runs_as_printed(tmp_path):
     assert run(programs()[2], tmp_path) == "Hello World\n"
+
+
+def has_openssl_3():
+    found = shutil.which("openssl")
+    return found is not None and b"OpenSSL 3" in subprocess.run([found, "version"], capture_output=True).stdout
+
+
+@pytest.mark.skipif(not has_openssl_3(), reason="no OpenSSL 3 program")
+def test_the_certificates_that_it_makes_serve_as_it_says(tmp_path):
+    make, use = re.findall(r"```sh\n(.*?)```", README.read_text(), re.S)[-2:]
+    assert make.startswith("new=") and "--tls-client-ca" in use
+    subprocess.run(["sh", "-e"], input=make.encode(), cwd=tmp_path, check=True, capture_output=True)
+    serve, ask = (line.split()[1:] for line in use.splitlines())
+    serve[serve.index("tls://0.0.0.0:8265")] = "tls://localhost:0"
+    command = [sys.executable, "-m", "vanilla.broker", *serve]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as broker:
+        ask[ask.index("tls://localhost:8265")] = broker.stdout.readline().decode().split()[-1]
+        command = [sys.executable, "-m", "vanilla.client", *ask]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60)
+        broker.terminate()
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_commands_that_it_names_are_there():
