@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla import __version__, tcp, unix
 from vanilla.certificates import ServerFiles
@@ -22,6 +22,7 @@ from vanilla.protocol.frames import GO_AWAY, HELLO, SCRATCH_BYTES, pack_control
 from vanilla.protocol.urls import Address, parse
 from vanilla.tlssocket import TLSSocket
 
+from .access import Access, identity_of_user
 from .admin import Totals, log_rest, status_page
 from .endpoint import DEAD, Endpoint
 from .exposure import check_exposure
@@ -46,7 +47,8 @@ class Broker:
 
     :param hub: runs it. Everything happens in the hub's loop; the broker has no tasks.
     :param options: see `Options`.
-    :raises ValueError: a TLS file is missing or is not right.
+    :raises OSError: a file that they name cannot be read.
+    :raises ValueError: a file that they name is wrong.
     """
 
     #: How deep a message may nest.
@@ -57,6 +59,10 @@ class Broker:
     def __init__(self, hub: Hub, options: Options | None = None) -> None:
         self.hub = hub
         self.options = options or Options()
+        self.access = Access(self.options.token_file, self.options.permissions)
+        #: What `reload` reads anew: its name, and what reads it, which returns what it has found. If that raises,
+        #: all must be as it was.
+        self.reloads: list[tuple[str, Callable[[], str]]] = self.access.reloads()
         self.id = os.urandom(16)
         self.agent = f"vanilla-broker/{__version__}"
         #: The files of tls:// listeners, and what was read from them.
@@ -90,7 +96,11 @@ class Broker:
 
     def _read_certificates(self) -> ServerFiles | None:
         options = self.options
-        return ServerFiles(options.tls_cert, options.tls_key, options.tls_client_ca) if options.tls_cert else None
+        if not options.tls_cert:
+            return None
+        files = ServerFiles(options.tls_cert, options.tls_key, options.tls_client_ca, not options.token_file)
+        self.reloads.append(("certificates", files.reload))
+        return files
 
     # -- listening
 
@@ -138,6 +148,8 @@ class Broker:
 
     def _accepted(self, sock: socket.socket | TLSSocket, address: Any) -> None:
         session = Session(self, sock, describe_peer(address))
+        if not isinstance(address, tuple):
+            session.identity = identity_of_user(unix.user_of(sock))
         self.sessions.add(session)
         if len(self.sessions) > self.options.connections:
             session.fail(ProtocolError("TOO_MANY", f"there are {self.options.connections} connections already"))
@@ -261,6 +273,25 @@ class Broker:
         """A STATUS frame: what holds for all, and the endpoints whose names come behind *after*."""
         return status_page(self, request, after)
 
+    # -- files
+
+    def reload(self) -> bool:
+        """Read tokens, permissions and whatever else is in ``reloads`` anew: new connections, and new channels, are
+        judged by them. What cannot be read stays as it was. Each is one line of the log.
+
+        :return: could all be read?
+        """
+        if not self.reloads:
+            log.info("reload: there is nothing to read anew")
+        failed = 0
+        for what, read in self.reloads:
+            try:
+                log.info("reload: %s: %s", what, read())
+            except Exception as error:
+                failed += 1
+                log.error("reload: %s stay as they were: %s", what, error)
+        return not failed
+
     # -- the end
 
     def farewell(self) -> bytes:
@@ -345,8 +376,8 @@ class Service:
         """Start a broker that listens at *urls*.
 
         :param options: fields of `Options`.
-        :raises ValueError: a URL or option is wrong.
-        :raises OSError: an address cannot be had.
+        :raises ValueError: a URL or option is wrong, or a file that an option names.
+        :raises OSError: an address cannot be had, or a file not be read.
         """
         broker = Broker(self.hub, Options(**options))
         try:

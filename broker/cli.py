@@ -18,9 +18,10 @@ from vanilla.memory import keep_freed_memory
 from vanilla.protocol.scan import KIND
 from vanilla.signal import subscribe
 
-from . import systemd
+from . import systemd, tokens
 from .broker import LEAVE_MS, Broker
 from .config import FILE_VARIABLE, SYSTEMD, Wrong, check, read, strays
+from .options import Options
 from .settings import FILE, GROUPS, INTEGER, LEVEL, LEVELS, SWITCH, URLS, Kind, Setting
 
 log = logging.getLogger("vanilla.broker")
@@ -41,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="vanilla-broker",
         description=DESCRIPTION,
-        epilog="SIGTERM and SIGINT end it in good order (see --drain); a second one ends it at once.",
+        epilog="SIGTERM and SIGINT end it in good order (see --drain); a second one ends it at once. SIGHUP has it "
+        "read certificates, tokens and permissions anew.\n`vanilla-broker token --help` tells how to make tokens.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--version", action="version", version=f"vanilla-broker {vanilla.__version__} ({KIND} scanner)")
@@ -79,6 +81,10 @@ def give_up(*faults: str) -> NoReturn:
 
 def main(argv: list[str] | None = None) -> None:
     """The program. Exits with 0 after SIGTERM or SIGINT, with 1 if it cannot start or was told twice to end."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["token"]:
+        tokens.main(argv[1:])
+        return
     args = parser().parse_args(argv)
     try:
         config = read(vars(args), args.config)
@@ -102,7 +108,17 @@ def main(argv: list[str] | None = None) -> None:
         log.warning("%s", stray)
     keep_freed_memory()
     with Hub() as hub:
-        serve(hub, Broker(hub, config.options), config["listen"], passed)
+        serve(hub, make(hub, config.options), config["listen"], passed)
+
+
+def make(hub: Hub, options: Options) -> Broker:
+    """A `Broker`, or the program's end with one line that says why."""
+    try:
+        return Broker(hub, options)
+    except ValueError as error:
+        give_up(str(error))
+    except OSError as error:
+        give_up(error.strerror or str(error))
 
 
 def serve(hub: Hub, broker: Broker, urls: list[str], passed: list[systemd.Passed]) -> None:
@@ -121,6 +137,7 @@ def serve(hub: Hub, broker: Broker, urls: list[str], passed: list[systemd.Passed
 
     for signum in signal.SIGTERM, signal.SIGINT:
         subscribe(hub, signum, lambda signum=signum: end(signum))  # type: ignore[misc]
+    subscribe(hub, signal.SIGHUP, lambda: reload(broker, manager))
     with broker:
         for sock, address in passed:
             announce(broker.adopt(sock, address))
@@ -135,6 +152,12 @@ def serve(hub: Hub, broker: Broker, urls: list[str], passed: list[systemd.Passed
         broker.drain()
     if len(signals) > 1:
         raise SystemExit(1)
+
+
+def reload(broker: Broker, manager: systemd.Manager) -> None:
+    """`Broker.reload`, of which the service manager is told."""
+    with manager.reloading("reading certificates, tokens and permissions anew"):
+        broker.reload()
 
 
 def listen(broker: Broker, url: str) -> str:

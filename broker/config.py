@@ -16,7 +16,9 @@ from vanilla.protocol.urls import parse
 
 from .exposure import check_exposure
 from .options import Options, fault
+from .permissions import read_permissions
 from .settings import GROUPS, PREFIX, SETTINGS, Setting
+from .tokens import read_tokens
 from .tomlfile import TomlFile, near_miss
 
 #: Names the file, as --config does. The file has no key for itself.
@@ -207,6 +209,8 @@ def _check_certificates(config: Config) -> None:
 CHECKS: dict[str, Callable[[Config], object]] = {
     "listen": _check_listen,
     "tls-cert": _check_certificates,
+    "token-file": lambda config: config["token-file"] and read_tokens(config["token-file"]),
+    "permissions": lambda config: config["permissions"] and read_permissions(config["permissions"]),
 }
 
 

@@ -26,5 +26,5 @@ def check_exposure(address: Address, authenticated: bool, insecure: bool) -> Non
     if not authenticated:
         raise ValueError(
             f"{address}: other machines can reach this address, and whoever connects may do everything; "
-            f"ask for client certificates (--tls-client-ca), {WAY_OUT}"
+            f"ask for tokens (--token-file) or client certificates (--tls-client-ca), {WAY_OUT}"
         )

@@ -43,6 +43,10 @@ class Options:
     tls_cert: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
+    #: The file of tokens (`tokens`); without one, nobody has to say who they are.
+    token_file: str = ""
+    #: The file of permissions (`permissions`); without one, everybody may do everything.
+    permissions: str = ""
     #: Listen on addresses that other machines reach, without encryption or authentication.
     insecure: bool = False
 
@@ -57,7 +61,7 @@ class Options:
     @property
     def authenticates(self) -> bool:
         """Does who connects from another machine have to show who it is?"""
-        return bool(self.tls_client_ca)
+        return bool(self.tls_client_ca or self.token_file)
 
 
 def fault(name: str, value: int | str) -> str:

@@ -32,6 +32,7 @@ from vanilla.protocol.frames import (
 from vanilla.protocol.urls import check_name
 from vanilla.tlssocket import NotTLS, TLSError, TLSSocket
 
+from .access import check_subject
 from .caller import Caller
 from .channels import Puller, Pusher
 from .endpoint import Endpoint
@@ -88,10 +89,9 @@ class Session:
         self.broker = broker
         self.sock = sock
         self.peer = peer
-        #: Whom the peer's certificate names, from the hello on; "" is anonymous.
-        self.identity = ""
         self.agent = ""
-        #: Who it is, on evidence that the broker has checked; "" if that is not known.
+        #: Who it is, on evidence that the broker has checked; "" if that is not known. Before the hello it is what
+        #: the socket says; from then on `Access.identify` has settled it.
         self.identity = ""
         self.connection = Connection("broker", broker.scratch, broker.options.frame_bytes)
         self.channels: dict[int, Pusher | Puller] = {}
@@ -166,10 +166,11 @@ class Session:
     def _hello(self, event: Event) -> None:
         self._stop_timer()
         if isinstance(self.sock, TLSSocket):
-            self.identity = self.sock.identity
+            self.identity = check_subject(self.sock.identity)
         self.agent = event.payload.get("agent", "")[:100]
+        self.identity = self.broker.access.identify(self.identity, event.payload.get("token"))
         self.put(self.broker.hello)
-        log.debug("session %s: hello from %r, identity %r", self.peer, self.agent, self.identity)
+        log.debug("session %s: hello from %r, who is %r", self.peer, self.agent, self.identity or "anonymous")
         if self.broker.draining:
             self.put(self.broker.farewell())
 
@@ -191,10 +192,11 @@ class Session:
             name = check_name(event.payload["name"])
         except ValueError as error:
             raise Refused("BAD_NAME", str(error)) from None
-        if len(self.channels) >= self.broker.options.channels:
-            raise Refused("TOO_MANY", f"a connection has at most {self.broker.options.channels} channels")
         if kind not in KINDS:
             raise Refused("BAD_KIND", f"there is no kind {kind[:50]!r} of channel; there are {', '.join(KINDS)}")
+        self.broker.access.check(self.identity, OPEN, kind, name)
+        if len(self.channels) >= self.broker.options.channels:
+            raise Refused("TOO_MANY", f"a connection has at most {self.broker.options.channels} channels")
         made, of = KINDS[kind]
         if self.broker.draining and issubclass(made, Pusher):
             raise Refused("GOING_AWAY", "the broker is shutting down")
@@ -211,6 +213,12 @@ class Session:
     def _status(self, event: Event) -> None:
         if len(self.questions) >= QUESTIONS:
             raise ProtocolError("TOO_MANY", f"more than {QUESTIONS} status requests wait for their answers")
+        try:
+            self.broker.access.check(self.identity, STATUS)
+        except Refused as error:
+            fields = {"code": error.code, "text": error.text, "request": event.seq}
+            self.put(pack_control(ERROR, 0, 0, fields))
+            return
         self.questions.append((event.seq, event.payload.get("after", "")))
         if not self.answering:
             self._answer()

@@ -106,8 +106,24 @@ GROUPS = {
             "tls-client-ca",
             FILE,
             "FILE",
-            "authorities: each client of tls:// needs a certificate of one of them",
+            "authorities: each client of tls:// needs a certificate of theirs, or a token if there is a file of them",
             "tls_client_ca",
+        ),
+    ),
+    "who may do what": (
+        Setting(
+            "token-file",
+            FILE,
+            "FILE",
+            "hashes of tokens, a line each; `vanilla-broker token IDENTITY` makes them",
+            "token_file",
+        ),
+        Setting(
+            "permissions",
+            FILE,
+            "FILE",
+            "who may do what: rules in TOML; without it, everybody may do everything",
+            "permissions",
         ),
     ),
     "endpoints": (

@@ -67,6 +67,8 @@ ID_BYTES = 16
 REASON_CHARACTERS = 100
 #: So does the code of a failed request.
 CODE_CHARACTERS = 64
+#: How long a token is: one of fewer bytes could be guessed.
+TOKEN_BYTES = range(16, 257)
 
 
 class Event(NamedTuple):
@@ -137,6 +139,12 @@ def _reason(value: Any) -> bool:
     return type(value) is str and 1 <= len(value) <= REASON_CHARACTERS and not has_controls(value)
 
 
+def _token(value: Any) -> bool:
+    if type(value) is str:
+        value = value.encode()
+    return type(value) is bytes and len(value) in TOKEN_BYTES
+
+
 class Field(NamedTuple):
     """``required`` says in whose maps it must be: "broker" (the broker receives it), "client", "both", or ""."""
 
@@ -151,6 +159,7 @@ FIELDS: dict[int, dict[str, Field]] = {
         "v": Field(_number, "protocol version", "both"),
         "id": Field(_id, f"{ID_BYTES} bytes: the producer's, or the broker's", "both"),
         "agent": Field(_text, "program and version, for logs"),
+        "token": Field(_token, "the client's secret; text counts as its UTF-8"),
         "frame": Field(_limit, "longest frame that the broker takes, in bytes", "client"),
     },
     OPEN: {
@@ -185,6 +194,7 @@ FIELDS: dict[int, dict[str, Field]] = {
     ERROR: {
         "code": Field(_text, "see the table of codes", "client"),
         "text": Field(_text, "what happened", "client"),
+        "request": Field(_number, "on channel 0: the seq of the STATUS that is refused; the connection goes on"),
     },
     PING: {},
     PONG: {},

@@ -15,6 +15,7 @@ CODES = {
     "BAD_SEQUENCE": "a number does not follow on what was sent before, or was never sent, or is too large",
     "OVER_CREDIT": "more was sent than credit was given for",
     "TOO_BIG": "a frame is longer than the limit that the broker's hello names, or a first frame than 4,096 bytes",
+    "DENIED": "a right token is missing, or no permission covers what was asked for; the broker's files decide",
     "VERSION": "the peer speaks no version of the protocol that is spoken here",
     "HELLO_TIMEOUT": "no complete hello came before the deadline",
     "TOO_MANY": "a limit on connections, channels or endpoints is reached",

@@ -89,6 +89,7 @@ def test_help_names_every_setting_in_its_group_with_its_default():
     for setting in SETTINGS.values():
         default = setting.default[0] if setting.kind is URLS else setting.default
         assert setting.kind.name in ("true or false", "a path") or f"(default {default})" in words
+    assert "SIGHUP" in words and "token --help" in words
 
 
 def test_version_says_which_scanner_is_in_use():

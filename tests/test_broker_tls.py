@@ -8,14 +8,16 @@ import shutil
 import socket
 import ssl
 import subprocess
+from pathlib import Path
 
 import pytest
 from peers import PATIENCE, Peer, until
 from programs import BROKER, broker, environment, vanilla
 
 import vanilla as v
-from vanilla.broker.cli import TEXT_FLAGS, parser
+from vanilla.broker.access import check_subject
 from vanilla.certificates import client_context
+from vanilla.protocol.errors import ProtocolError
 from vanilla.protocol.frames import ERROR
 
 BIG = os.urandom(1 << 19)
@@ -206,12 +208,6 @@ def test_the_processes_of_a_bench_find_the_files(certs):
         assert '"size": 16' in said
 
 
-def test_the_brokers_help_names_the_files():
-
-    words = parser().format_help()
-    assert all(flag in words for flag, _, _, _ in TEXT_FLAGS)
-
-
 @pytest.mark.parametrize(
     ("args", "text"),
     [
@@ -226,3 +222,41 @@ def test_a_wrong_file_is_one_line_and_status_1(certs, args, text):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert text in done.stderr
+
+
+def test_with_a_token_file_a_token_or_a_certificate_will_do(certs, tmp_path):
+    token = tmp_path / "token"
+    hashes = tmp_path / "hashes"
+    made = subprocess.run([*BROKER, "token", "web"], capture_output=True, text=True, check=True, timeout=60)
+    token.write_text(made.stdout)
+    hashes.write_text(made.stderr)
+    token.chmod(0o600)
+    hashes.chmod(0o600)
+    options = ["--tls-cert", certs.server, "--tls-client-ca", certs.ca, "--token-file", str(hashes)]
+    with broker(*options, listen="tls://127.0.0.1:0") as (url, _):
+        here = ["status", "--url", url, "--tls-ca", certs.ca]
+        assert vanilla(*here, "--token-file", str(token))[0] == 0
+        assert vanilla(*here, "--tls-cert", certs.client)[0] == 0
+        status, _, said = vanilla(*here)
+        assert status == 1 and "DENIED" in said
+
+
+def test_a_reload_reads_the_certificates_anew_and_keeps_those_that_it_had_if_they_are_bad(h, certs, tmp_path, caplog):
+    pem = tmp_path / "server.pem"
+    pem.write_text(Path(certs.server).read_text())
+    with h.broker.listen("tls://127.0.0.1:0", tls_cert=str(pem)) as served:
+        before = served.tls.context
+        pem.write_text("no certificate")
+        assert not served.reload()
+        assert "certificates stay as they were" in caplog.text
+        assert served.tls.context is before
+        pem.write_text(Path(certs.server).read_text())
+        assert served.reload()
+        assert served.tls.context is not before
+        h.client.connect(served.urls[0], ca=certs.ca).close()
+
+
+def test_a_certificate_cannot_name_a_user_of_a_unix_socket():
+    with pytest.raises(ProtocolError, match="DENIED"):
+        check_subject("uid:0")
+    assert check_subject("worker") == "worker"

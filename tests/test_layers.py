@@ -47,7 +47,10 @@ LAYERS = {
 }
 
 #: Files that have needs of their own, and why.
-EXTRA = {"protocol/_scan_build.py": {"cffi"}}  # runs when the scanner is built, never when vanilla runs
+EXTRA = {
+    "protocol/_scan_build.py": {"cffi"},  # runs when the scanner is built, never when vanilla runs
+    "broker/toml.py": {"tomllib", "tomli"},  # one of them: before Python 3.11 tomllib is no part of the library
+}
 
 STDLIB = frozenset(getattr(sys, "stdlib_module_names", ())) | CLOCKS_AND_IO
 

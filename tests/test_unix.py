@@ -285,3 +285,15 @@ def test_no_descriptor_is_left(h, path):
             with pytest.raises(vanilla.Closed):
                 conn.recv()
     assert open_descriptors() == before
+
+
+def test_a_socket_tells_the_user_at_its_other_end():
+    code = (
+        "import os, socket\n"
+        "from vanilla.unix import user_of\n"
+        "if os.getuid() == 0: os.setgid(54321); os.setuid(12345)\n"  # so that no two of the numbers are the same
+        "a, b = socket.socketpair()\n"
+        "print(user_of(a), user_of(b), os.getuid())"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert len(set(said)) == 1

@@ -39,12 +39,13 @@ def client_context(ca: str = "", cert: str = "", key: str = "", verify: bool = T
     return context
 
 
-def server_context(cert: str, key: str = "", client_ca: str = "") -> ssl.SSLContext:
+def server_context(cert: str, key: str = "", client_ca: str = "", required: bool = True) -> ssl.SSLContext:
     """What a server uses: TLS 1.2 at least.
 
     :param cert: a PEM file with its certificate, and those between it and its authority.
     :param key: a PEM file with its key; "" if that stands in *cert*.
-    :param client_ca: a PEM file of authorities. Each client then needs a certificate of one of them.
+    :param client_ca: a PEM file of authorities. A client's certificate then has to be of one of them...
+    :param required: ...and each client needs one. If not, those that have none are let in anonymously.
     :raises ValueError: a file is missing or is not right; the text names it.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -54,7 +55,7 @@ def server_context(cert: str, key: str = "", client_ca: str = "") -> ssl.SSLCont
     _identify(context, cert, key)
     if client_ca:
         _trust(context, client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     return context
 
 
@@ -64,16 +65,18 @@ class ServerFiles:
     :raises ValueError: as `server_context`.
     """
 
-    def __init__(self, cert: str, key: str = "", client_ca: str = "") -> None:
-        self._files = cert, key, client_ca
+    def __init__(self, cert: str, key: str = "", client_ca: str = "", required: bool = True) -> None:
+        self._files = cert, key, client_ca, required
         self.context = server_context(*self._files)
 
-    def reload(self) -> None:
+    def reload(self) -> str:
         """Read the files anew. Connections that are there go on as they are.
 
+        :return: what was read.
         :raises ValueError: as `server_context`; the context stays as it was.
         """
         self.context = server_context(*self._files)
+        return f"read from {self._files[0]}"
 
 
 def _identify(context: ssl.SSLContext, cert: str, key: str) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import stat
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 #: The longest path in bytes: ``sun_path`` of unix(7), less its final NUL.
 LONGEST = 107
+#: As asm-generic/socket.h has it: PyPy's socket module does not.
+SO_PEERCRED = getattr(socket, "SO_PEERCRED", 17)
+#: ``struct ucred`` of unix(7): process, user, group.
+_UCRED = struct.Struct("iII")
 #: ms between two attempts to connect while the listener's backlog is full: the kernel does not tell when that is over.
 AGAIN = 5
 
@@ -166,6 +171,14 @@ def _try_lock(fd: int) -> bool:
         except OSError:  # a file system without locks
             break
     return False
+
+
+def user_of(sock: socket.socket) -> int:
+    """The user at the other end of a connected socket, as it was when it connected or listened; unix(7).
+
+    One that has no number in our user namespace is 65534, as all of its kind.
+    """
+    return int(_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, SO_PEERCRED, _UCRED.size))[1])
 
 
 def unlink(sock: Bound) -> None:
