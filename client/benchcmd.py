@@ -30,7 +30,6 @@ from .family import ended_by_signals, undisturbed_end
 from .progress import Line, width
 from .remote import Remote
 from .table import number, plural
-from .tlsflags import bequeath
 
 log = logging.getLogger("vanilla.client")
 
@@ -52,7 +51,6 @@ def bench(args: Namespace) -> None:
         hub = stack.enter_context(Hub())
         remote = stack.enter_context(connect(hub, args))
         interrupt_waits(hub)
-        bequeath(args)
         name = args.name or f"bench.{secrets.token_hex(4)}"
         _check(remote, name, max(args.size))
         run = stack.enter_context(_Bench(hub, remote, folder, name, args))

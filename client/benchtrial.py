@@ -15,6 +15,7 @@ from vanilla.message import Sender
 from vanilla.stream import Descriptor, reader
 
 from .benchresult import Result
+from .commands import way
 from .family import GRACE, Child
 from .histogram import Histogram
 from .remote import Remote
@@ -79,7 +80,7 @@ class Trial:
 
     :param name: of the endpoint, where nobody else may be.
     :param size: of a message, in bytes.
-    :param args: of the command: ``url``, ``pushers``, ``pullers``, ``many``, ``rate`` and ``seconds``.
+    :param args: of the command: what `way` takes, ``pushers``, ``pullers``, ``many``, ``rate`` and ``seconds``.
     :param show: called with a function that returns how far it is, when that has changed.
     """
 
@@ -122,7 +123,12 @@ class Trial:
         return self.result()
 
     def _start(self) -> None:
-        common = self.args.url, self.name, str(self.size), str(self.args.many or 0)
+        # The processes run in another folder.
+        found = {
+            key: value if key == "url" or value is None else os.path.abspath(value)
+            for key, value in way(self.args).items()
+        }
+        common = json.dumps(found), self.name, str(self.size), str(self.args.many or 0)
         for i in range(1, self.args.pullers + 1):
             self.pullers.append(self._worker(f"puller {i}", "pull", *common))
         for i in range(1, self.args.pushers + 1):

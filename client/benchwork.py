@@ -1,11 +1,12 @@
 """What the processes of `vanilla bench` do: load, and nothing that `bench` itself does.
 
-    push URL NAME SIZE MANY RATE
-    pull URL NAME SIZE MANY
+    push WAY NAME SIZE MANY RATE
+    pull WAY NAME SIZE MANY
 
-Each says "ready" when it is connected, and waits for a line with two times, from when and until when to send. From then
-on it says several times a second, in JSON a line, how far it has come (`Work.report`). A pusher ends when all that it
-sent is confirmed, a puller when its standard input does. Times are in seconds of CLOCK_MONOTONIC.
+WAY is how to connect (`commands.way`), in JSON. Each says "ready" when it is connected, and waits for a line with two
+times, from when and until when to send. From then on it says several times a second, in JSON a line, how far it has
+come (`Work.report`). A pusher ends when all that it sent is confirmed, a puller when its standard input does. Times are
+in seconds of CLOCK_MONOTONIC.
 
 A message is zeros. In some the first byte is not 0; those carry a time, to tell how long they were on their way:
 
@@ -28,7 +29,6 @@ from vanilla.memory import keep_freed_memory
 from vanilla.protocol.errors import Refused
 
 from .histogram import Histogram
-from .tlsflags import inherited
 
 #: The beginning of a message that carries a time.
 STAMP = struct.Struct("<Qq")
@@ -190,9 +190,9 @@ class Puller(Work):
         return {**super().report(), "waits": self._waits.pairs()}
 
 
-def push(url: str, name: str, size: str, many: str, rate: str) -> None:
+def push(way: str, name: str, size: str, many: str, rate: str) -> None:
     """A pusher's life."""
-    with Hub() as hub, hub.client.connect(url, **inherited(url)) as remote, remote.push(name) as jobs:
+    with Hub() as hub, hub.client.connect(**json.loads(way)) as remote, remote.push(name) as jobs:
         begin, end = _wait_for_the_start(remote)
         pusher = Pusher(hub, jobs, int(size), int(many), float(rate))
         hub.spawn(pusher.watch, end)
@@ -200,9 +200,9 @@ def push(url: str, name: str, size: str, many: str, rate: str) -> None:
         pusher.tell()
 
 
-def pull(url: str, name: str, size: str, many: str) -> None:
+def pull(way: str, name: str, size: str, many: str) -> None:
     """A puller's life."""
-    with Hub() as hub, hub.client.connect(url, **inherited(url)) as remote, remote.pull(name) as jobs:
+    with Hub() as hub, hub.client.connect(**json.loads(way)) as remote, remote.pull(name) as jobs:
         _, end = _wait_for_the_start(remote)
         puller = Puller(hub, jobs, int(size), int(many))
         hub.spawn(puller.watch, end)

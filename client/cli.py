@@ -122,6 +122,13 @@ def _add_url(sub: argparse.ArgumentParser) -> None:
         help=f"the broker: tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH (default: $VANILLA_URL, or {DEFAULT_URL})",
     )
     add_flags(sub)
+    sub.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=os.path.abspath,
+        default=os.environ.get("VANILLA_TOKEN_FILE") or None,
+        help="what holds the token to show to the broker (default: $VANILLA_TOKEN_FILE, or none)",
+    )
 
 
 def _add_bench(commands: Any) -> None:

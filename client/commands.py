@@ -213,14 +213,19 @@ def status(args: Namespace) -> None:
     print(json.dumps(said, ensure_ascii=False) if args.json else table(said, args.url))
 
 
+def way(args: Namespace) -> dict[str, Any]:
+    """How `Service.connect` gets to the broker that a command line names; all paths are as they were given."""
+    return {"url": args.url, "token_file": args.token_file, **files(args)}
+
+
 def connect(hub: Hub, args: Namespace) -> Remote:
-    """The broker that the arguments name. If none is there, the error says how to start one."""
+    """The broker that a command line names. If none is there, the error says how to start one."""
     try:
-        return hub.client.connect(args.url, **files(args))
-    except ValueError as error:
-        raise Failed(str(error)) from None
+        return hub.client.connect(**way(args))
     except ConnectionLost as error:
         raise Failed(f"{error}{_advice(error, args.url)}") from None
+    except ValueError as error:
+        raise Failed(str(error)) from None
 
 
 def _advice(error: ConnectionLost, url: str) -> str:

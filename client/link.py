@@ -26,7 +26,7 @@ from vanilla.exception import Closed, ConnectionLost, Forked, Timeout
 from vanilla.outbox import Outbox
 from vanilla.poll import IN, OUT
 from vanilla.protocol.connection import VERSION, Connection, Event
-from vanilla.protocol.errors import ProtocolError
+from vanilla.protocol.errors import ProtocolError, Refused
 from vanilla.protocol.frames import (
     ACK,
     CANCEL,
@@ -99,15 +99,22 @@ class Link:
     :param url: where the broker listens.
     :param notify: called with (kind, text) of what happens, for `Remote.events`.
     :param context: for tls://.
+    :param token: says who we are, to a broker that asks.
     """
 
     def __init__(
-        self, hub: Hub, url: str, notify: Callable[[str, str], object], context: SSLContext | None = None
+        self,
+        hub: Hub,
+        url: str,
+        notify: Callable[[str, str], object],
+        context: SSLContext | None = None,
+        token: bytes | None = None,
     ) -> None:
         self.hub = hub
         self.url = url
         self.notify = notify
         self._context = context
+        self._token = token
         self.id = os.urandom(16)
         self.connection = Connection("client", bytearray(SCRATCH_BYTES))
         #: The longest frame that the broker takes.
@@ -152,12 +159,18 @@ class Link:
         self.hub.poll.register(self.sock.fileno(), self._ready, IN)
         self._unhook = self.hub.at_every_edge(self.edge)
         try:
-            self.put(pack_control(HELLO, 0, 0, {"v": VERSION, "id": self.id, "agent": f"vanilla/{__version__}"}))
+            self.put(self._pack_hello())
             self._request(HELLO, deadline.left())
         except BaseException as error:
             text = str(error)
             self.end(lambda: ConnectionLost(f"{self.url}: {text}"))
             raise
+
+    def _pack_hello(self) -> bytes:
+        fields: dict[str, Any] = {"v": VERSION, "id": self.id, "agent": f"vanilla/{__version__}"}
+        if self._token is not None:
+            fields["token"] = self._token
+        return pack_control(HELLO, 0, 0, fields)
 
     def _request(self, key: int, timeout: float) -> Any:
         """Wait for the answer that is filed under *key*."""
@@ -170,10 +183,10 @@ class Link:
         finally:
             self._requests.pop(key, None)
 
-    def _answer(self, key: int, value: Any) -> None:
+    def _answer(self, key: int, value: Any, error: Exception | None = None) -> None:
         waiting = self._requests.pop(key, ())
         for waiter in waiting:
-            waiter.value = value
+            waiter.value, waiter.error = value, error
             self.hub.ready.append(waiter)
         if waiting:
             waiting.clear()
@@ -181,6 +194,7 @@ class Link:
     def ask(self, kind: int, fields: dict[str, Any], timeout: float) -> Any:
         """Send a STATUS or PING and wait for its answer's map.
 
+        :raises Refused: the broker does not answer this to us.
         :raises ConnectionLost: the link ended.
         :raises Timeout: the time is over.
         """
@@ -252,6 +266,8 @@ class Link:
             state = self.channels.get(event.channel)
             if state is not None:
                 state.refused(code, text)
+        elif "request" in event.payload:
+            self._answer(1000 + event.payload["request"], None, Refused(code, text))
         else:
             self.lost(f"the broker ended the connection: {code}: {text}")
 

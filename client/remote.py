@@ -25,6 +25,7 @@ from .push import PushState
 from .router import Router, RouterState
 from .sender import PushSender
 from .serve import METHODS, Served, Wrapped, public_methods
+from .token import Path, token_of
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -56,7 +57,9 @@ class Remote:
     :ivar events: a Recver of what happens (`Event`). The last 1,000 are kept.
     """
 
-    def __init__(self, hub: Hub, url: str, linger: float, context: SSLContext | None = None) -> None:
+    def __init__(
+        self, hub: Hub, url: str, linger: float, context: SSLContext | None = None, token: bytes | None = None
+    ) -> None:
         self.hub = hub
         self.url = url
         self._linger = linger
@@ -64,8 +67,8 @@ class Remote:
         self.link = Recver(self._state._state)
         self._events = Channel(hub, EVENTS, "events")
         self.events = Recver(self._events)
-        self._link = Link(hub, url, self._notify, context)
         self._calls: weakref.WeakValueDictionary[str, CallState] = weakref.WeakValueDictionary()
+        self._link = Link(hub, url, self._notify, context, token)
         self._pushes: weakref.WeakValueDictionary[str, PushState] = weakref.WeakValueDictionary()
 
     def _connect(self, timeout: float) -> None:
@@ -196,6 +199,7 @@ class Remote:
 
         :param timeout: ms for each page of up to 100 endpoints.
         :return: ``{"broker": {...}, "endpoints": [{...}, ...]}``, in the order of names.
+        :raises Refused: DENIED: it wants the permission ``admin``.
         :raises Timeout: no answer in time.
         :raises ConnectionLost: the broker is gone.
         """
@@ -270,28 +274,36 @@ class Service:
         cert: str = "",
         key: str = "",
         verify: bool = True,
+        token: str | bytes | None = None,
+        token_file: Path | None = None,
     ) -> Remote:
         """Connect to the broker at *url*.
 
         :param url: ``tcp://HOST:PORT``, ``tls://HOST:PORT`` or ``unix:///PATH``.
         :param timeout: ms for look-up, connection and handshakes together.
         :param linger: ms that closing, and the interpreter's exit, wait for confirms; -1 for ever.
-        :param ca: for tls, as the rest: a PEM file of the authorities that may have signed the broker's certificate,
-            which has to name HOST. "" is those of the system.
+        :param ca: for tls, as the next three: a PEM file of the authorities that may have signed the broker's
+            certificate, which has to name HOST. "" is those of the system.
         :param cert: a PEM file with our certificate, if the broker wants one.
         :param key: a PEM file with its key, if that is not in *cert*.
         :param verify: False takes any certificate: only to look into what is wrong.
-        :raises ConnectionLost: there is no broker, or one side does not accept the other's certificate.
+        :param token: the secret that says who you are, for a broker that asks; text counts as its UTF-8.
+        :param token_file: a file that holds it, in place of *token*.
+        :raises ConnectionLost: there is no broker, or one side does not accept the other's certificate, or the broker
+            does not let you in: DENIED.
         :raises Timeout: it does not answer in time.
-        :raises ValueError: *url* is none, or a file is missing or is not right.
+        :raises ValueError: *url* is none, or a TLS file is missing or not right, or the token has not 16 to 256 bytes.
+        :raises OSError: *token_file* cannot be read.
         """
         seconds(linger)  # what is no time is to be told now, not at the end
-        context = None
-        if parse(url).scheme == "tls":
+        secret, address, context = token_of(token, token_file), parse(url), None
+        if address.scheme == "tls":
             context = client_context(ca, cert, key, verify)
         elif ca or cert or key or not verify:
             raise ValueError(f"{url}: certificates are for tls:// only, here nothing is encrypted")
-        remote = Remote(self.hub, url, linger, context)
+        if secret is not None and address.scheme == "tcp" and not address.is_local:
+            log.warning("%s: the token travels in clear text; whoever listens can use it", url)
+        remote = Remote(self.hub, url, linger, context, secret)
         remote._connect(timeout)
         return remote
 

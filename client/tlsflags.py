@@ -25,21 +25,9 @@ def add_flags(parser: ArgumentParser) -> None:
 
 
 def files(args: Namespace) -> dict[str, Any]:
-    """What `Service.connect` is to be told: the flags, and for a tls:// URL the variables."""
-    given = {field: getattr(args, f"tls_{field}") for _, field, _, _ in FLAGS}
-    return {**inherited(args.url), **{field: path for field, path in given.items() if path is not None}}
-
-
-def inherited(url: str) -> dict[str, Any]:
-    """What the variables say. They may be meant for another broker than one in the clear."""
-    if parse(url).scheme != "tls":
-        return {}
-    return {field: os.environ[variable] for _, field, variable, _ in FLAGS if variable in os.environ}
-
-
-def bequeath(args: Namespace) -> None:
-    """Let processes that are started from here on find the same files (paths, never what is in them)."""
-    chosen = files(args)
-    for _, field, variable, _ in FLAGS:
-        if field in chosen:
-            os.environ[variable] = chosen[field]
+    """What `Service.connect` is to be told: the flags, and for a tls:// URL the variables. (These may be meant for
+    another broker than one in the clear.)"""
+    chosen = {field: getattr(args, f"tls_{field}") for _, field, _, _ in FLAGS}
+    if parse(args.url).scheme == "tls":
+        chosen = {field: chosen[field] or os.environ.get(variable) for _, field, variable, _ in FLAGS}
+    return {field: path for field, path in chosen.items() if path is not None}
