@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vanilla.broker.permissions import read_permissions
+
 README = Path(__file__).parent.parent / "README.md"
 PORT = "127.0.0.1:8264"
 
@@ -58,8 +60,8 @@ def has_openssl_3():
 
 @pytest.mark.skipif(not has_openssl_3(), reason="no OpenSSL 3 program")
 def test_the_certificates_that_it_makes_serve_as_it_says(tmp_path):
-    make, use = re.findall(r"```sh\n(.*?)```", README.read_text(), re.S)[-2:]
-    assert make.startswith("new=") and "--tls-client-ca" in use
+    make, use = re.findall(r"```sh\n(new=.*?)```.*?```sh\n(.*?)```", README.read_text(), re.S)[0]
+    assert "--tls-client-ca" in use
     subprocess.run(["sh", "-e"], input=make.encode(), cwd=tmp_path, check=True, capture_output=True)
     serve, ask = (line.split()[1:] for line in use.splitlines())
     serve[serve.index("tls://0.0.0.0:8265")] = "tls://localhost:0"
@@ -70,6 +72,15 @@ def test_the_certificates_that_it_makes_serve_as_it_says(tmp_path):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60)
         broker.terminate()
     assert done.returncode == 0, done.stderr
+
+
+def test_the_permissions_that_it_shows_are_read_as_they_stand(tmp_path):
+    (shown,) = re.findall(r"```toml\n(.*?)```", README.read_text(), re.S)
+    (tmp_path / "permissions.toml").write_text(shown)
+    permissions = read_permissions(str(tmp_path / "permissions.toml"))
+    assert permissions.allow("web", "push", "jobs.mail") and not permissions.allow("web", "push", "jobs")
+    assert permissions.allow("", "pull", "news") and not permissions.allow("", "push", "news")
+    assert permissions.allow("uid:1000", "admin", "")
 
 
 def test_the_commands_that_it_names_are_there():
