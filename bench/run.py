@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+import calls
 import charts
 import connections
 import growth
@@ -79,6 +80,7 @@ class Rows(Protocol):
 ROWS: dict[str, Rows] = {
     **{row.name: row for row in ONE_WAY},
     "latency": latency,
+    **{row.name: row for row in calls.ROWS},
     "connections": connections,
     **{curve.name: curve for curve in growth.CURVES},
     **{work.name: work for work in prefetch.WORKS},

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
+import callstable
 import connections
 import growthtable
 import latency
@@ -48,6 +49,8 @@ class Layout(NamedTuple):
 LAYOUTS = {
     "rate": Layout("Throughput", rates.HEAD, rates.lines_of, in_readme=True),
     "latency": Layout("Latency", latency.HEAD, latency.lines_of),
+    "calls-alone": Layout("Calls, one at a time", callstable.HEAD_ALONE, callstable.lines_alone, in_readme=True),
+    "calls-many": Layout("Calls, many at a time", callstable.HEAD_MANY, callstable.lines_many, in_readme=True),
     "connections": Layout("Connections", connections.HEAD, connections.lines_of),
     "growth": Layout("How cost grows", growthtable.HEAD, growthtable.lines_of),
     "prefetch": Layout("Prefetch", prefetchtable.HEAD, prefetchtable.lines_of),
