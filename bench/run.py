@@ -28,6 +28,7 @@ import machine
 import prefetch
 import sleepers
 import spawns
+import stuck
 import table
 from oneway import OneWay, Settings
 from progress import Progress
@@ -81,6 +82,7 @@ ROWS: dict[str, Rows] = {
     **{row.name: row for row in ONE_WAY},
     "latency": latency,
     **{row.name: row for row in calls.ROWS},
+    "stuck": stuck,
     "connections": connections,
     **{curve.name: curve for curve in growth.CURVES},
     **{work.name: work for work in prefetch.WORKS},

@@ -22,6 +22,7 @@ import prefetchtable
 import rates
 import sleepers
 import spawns
+import stuck
 from cells import table
 
 LATEST = Path(__file__).with_name("results") / "latest.json"
@@ -51,6 +52,7 @@ LAYOUTS = {
     "latency": Layout("Latency", latency.HEAD, latency.lines_of),
     "calls-alone": Layout("Calls, one at a time", callstable.HEAD_ALONE, callstable.lines_alone, in_readme=True),
     "calls-many": Layout("Calls, many at a time", callstable.HEAD_MANY, callstable.lines_many, in_readme=True),
+    "stuck": Layout("A server that hangs", stuck.HEAD, stuck.lines_of),
     "connections": Layout("Connections", connections.HEAD, connections.lines_of),
     "growth": Layout("How cost grows", growthtable.HEAD, growthtable.lines_of),
     "prefetch": Layout("Prefetch", prefetchtable.HEAD, prefetchtable.lines_of),
