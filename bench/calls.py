@@ -150,15 +150,24 @@ def summary(samples: list[Sample]) -> dict[str, Any]:
     """Medians: ``rate``, calls a second, with the least, the most and each round's; ``latency`` of a call, median and
     p99 in ms, with ``medians``, those of each round; ``cpu``, seconds a million calls."""
     if not samples:
-        return {"rate": None, "low": None, "high": None, "rates": [], "latency": None, "medians": [], "cpu": None}
+        return {**rates_of(samples), "latency": None, "medians": []}
+    return {
+        **rates_of(samples),
+        "latency": medians([sample["latency"] for sample in samples]),
+        "medians": [sample["latency"]["median"] for sample in samples],
+    }
+
+
+def rates_of(samples: list[Sample]) -> dict[str, Any]:
+    """Medians: ``rate``, with the least, the most and each round's, and ``cpu``."""
+    if not samples:
+        return {"rate": None, "low": None, "high": None, "rates": [], "cpu": None}
     rates = [sample["rate"] for sample in samples]
     return {
         "rate": statistics.median(rates),
         "low": min(rates),
         "high": max(rates),
         "rates": rates,
-        "latency": medians([sample["latency"] for sample in samples]),
-        "medians": [sample["latency"]["median"] for sample in samples],
         "cpu": medians([sample["cpu"] for sample in samples]),
     }
 

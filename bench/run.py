@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+import broadcast
 import calls
 import charts
 import connections
@@ -83,6 +84,7 @@ ROWS: dict[str, Rows] = {
     "latency": latency,
     **{row.name: row for row in calls.ROWS},
     "stuck": stuck,
+    **{row.name: row for row in broadcast.ROWS},
     "connections": connections,
     **{curve.name: curve for curve in growth.CURVES},
     **{work.name: work for work in prefetch.WORKS},

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
+import broadcast
 import callstable
 import connections
 import growthtable
@@ -53,6 +54,7 @@ LAYOUTS = {
     "calls-alone": Layout("Calls, one at a time", callstable.HEAD_ALONE, callstable.lines_alone, in_readme=True),
     "calls-many": Layout("Calls, many at a time", callstable.HEAD_MANY, callstable.lines_many, in_readme=True),
     "stuck": Layout("A server that hangs", stuck.HEAD, stuck.lines_of),
+    "broadcast": Layout("Broadcasts", broadcast.HEAD, broadcast.lines_of),
     "connections": Layout("Connections", connections.HEAD, connections.lines_of),
     "growth": Layout("How cost grows", growthtable.HEAD, growthtable.lines_of),
     "prefetch": Layout("Prefetch", prefetchtable.HEAD, prefetchtable.lines_of),
