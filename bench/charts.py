@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
@@ -84,8 +85,8 @@ def new_figure(height: float) -> tuple[Any, Any]:
 # -- dots
 
 
-def draw_rates(rows: list[dict[str, Any]]) -> Any:
-    """Messages a second of all sides."""
+def draw_rates(rows: list[dict[str, Any]], what: str = "messages") -> Any:
+    """How many of *what* a second, of all sides."""
     groups = {
         row["title"]: [
             Dot(side["title"], name.startswith("vanilla"), (side["rate"],), side["low"], side["high"])
@@ -94,7 +95,7 @@ def draw_rates(rows: list[dict[str, Any]]) -> Any:
         ]
         for row in rows
     }
-    return draw_dots(groups, "messages a second (median of the rounds, lowest to highest)", rate)
+    return draw_dots(groups, f"{what} a second (median of the rounds, lowest to highest)", rate)
 
 
 def draw_latencies(rows: list[dict[str, Any]]) -> Any:
@@ -164,6 +165,9 @@ def log_axis(axis: Any, form: Callable[[float], str]) -> None:
 DOTS: tuple[tuple[str, str, Callable[[list[dict[str, Any]]], Any]], ...] = (
     ("throughput", "rate", draw_rates),
     ("latency", "latency", draw_latencies),
+    ("calls-alone", "calls-alone", draw_latencies),
+    ("calls-many", "calls-many", partial(draw_rates, what="calls")),
+    ("broadcast", "broadcast", partial(draw_rates, what="delivered messages")),
 )
 
 

@@ -199,7 +199,7 @@ def main() -> int:
         return 0
     try:
         names = chosen(args.rows)
-        if args.json:  # not to be found out after a quarter of an hour
+        if args.json:  # not to be found out after twenty minutes
             args.json.open("a").close()
     except (ValueError, OSError) as error:
         p.error(str(error))
