@@ -223,3 +223,6 @@ ROWS = (
         unable={"pyro5": "a proxy has one call at a time"},
     ),
 )
+
+#: What it costs a call that nobody can read along.
+ENCRYPTED = Calls("tls-request", "TLS, request and reply, 16 B, one at a time", ("vanilla-tls", "vanilla"), rounds=3)

@@ -69,6 +69,14 @@ ONE_WAY = (
 )
 
 
+# What it costs that nobody can read along: the same as without, ours beside ours.
+ENCRYPTED = (
+    OneWay("tls-oneway-256", "TLS, one way, 256 B", 256, 700_000, {}, ("vanilla",), ours="vanilla-tls"),
+    OneWay("tls-oneway-64k", "TLS, one way, 64 KiB", 65536, 5_000, {}, ("vanilla",), ours="vanilla-tls"),
+    calls.ENCRYPTED,
+)
+
+
 class Rows(Protocol):
     """Some rows of the table, which are measured together; `hub` is a module of this kind."""
 
@@ -85,6 +93,7 @@ ROWS: dict[str, Rows] = {
     **{row.name: row for row in calls.ROWS},
     "stuck": stuck,
     **{row.name: row for row in broadcast.ROWS},
+    **{row.name: row for row in ENCRYPTED},
     "connections": connections,
     **{curve.name: curve for curve in growth.CURVES},
     **{work.name: work for work in prefetch.WORKS},

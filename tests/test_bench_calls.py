@@ -35,7 +35,11 @@ def service_of(load, name: str) -> Any:
 @pytest.mark.parametrize("name", SERVICES)
 def test_each_side_that_is_installed_answers_all_that_a_row_asks(load, name):
     calls, service = load("calls"), service_of(load, name)
-    asked = {(row.work, row.at_a_time) for row in calls.ROWS if name in row.sides and name not in row.unable}
+    asked = {
+        (row.work, row.at_a_time)
+        for row in (*calls.ROWS, calls.ENCRYPTED)
+        if name in row.sides and name not in row.unable
+    }
     assert asked
     for work, at_a_time in asked:
         found = calls.measure(name, load("tally").Load(0.05, 0.05, at_a_time, work))

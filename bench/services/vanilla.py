@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
 
+from sides.tls import SETTINGS, become_encrypted_broker, connect_encrypted, encrypted_version
+
 from .service import Calculator, Service
 
 SERVICE = "bench"
@@ -23,6 +25,7 @@ class Vanilla(Service):
         os.execv(sys.executable, [sys.executable, "-m", "vanilla.broker", "--listen", "tcp://127.0.0.1:0"])
 
     def connect(self, hub: Any, address: str) -> Any:
+        """The public client's connection."""
         return hub.client.connect(address)
 
     def serve(self, address: str, work: str, ready: Callable[[], object]) -> None:
@@ -69,7 +72,7 @@ class Wrapped(Vanilla):
     def serve(self, address: str, work: str, ready: Callable[[], object]) -> None:
         import vanilla
 
-        with vanilla.Hub() as h, h.client.connect(address) as remote:
+        with vanilla.Hub() as h, self.connect(h, address) as remote:
             serving = remote.serve(SERVICE, Calculator(), concurrency=8)
             remote.ping()
             ready()
@@ -79,4 +82,20 @@ class Wrapped(Vanilla):
         return remote.wrap(SERVICE).add  # type: ignore[no-any-return]
 
 
-SERVICES = {"vanilla": Vanilla(), "vanilla-wrap": Wrapped()}
+class Encrypted(Vanilla):
+    """Over TLS."""
+
+    title = "vanilla, TLS"
+    settings = SETTINGS
+
+    def version(self) -> str:
+        return encrypted_version(super().version())
+
+    def broker(self, size: int) -> None:
+        become_encrypted_broker()
+
+    def connect(self, hub: Any, address: str) -> Any:
+        return connect_encrypted(hub, address)
+
+
+SERVICES = {"vanilla": Vanilla(), "vanilla-wrap": Wrapped(), "vanilla-tls": Encrypted()}

@@ -11,6 +11,7 @@ from typing import Any, Callable
 from plan import Plan
 
 from .side import Side
+from .tls import SETTINGS, become_encrypted_broker, connect_encrypted, encrypted_version
 
 #: The lists of `Many` are of so many bytes, as those that `pyzmq` batches by hand.
 BATCH_BYTES = 64 << 10
@@ -32,11 +33,15 @@ class Vanilla(Side):
         listen = "--listen", "tcp://127.0.0.1:0"
         os.execv(sys.executable, [sys.executable, "-m", "vanilla.broker", *listen, *self.options])
 
+    def connect(self, hub: Any, address: str) -> Any:
+        """The public client's connection."""
+        return hub.client.connect(address)
+
     @contextmanager
     def sender(self, address: str, size: int) -> Iterator[Callable[[Any], Any]]:
         import vanilla
 
-        with vanilla.Hub() as self.hub, self.hub.client.connect(address) as remote:
+        with vanilla.Hub() as self.hub, self.connect(self.hub, address) as remote:
             jobs = remote.push("bench")
             yield self.send_of(jobs)
             jobs.sync()
@@ -45,7 +50,7 @@ class Vanilla(Side):
     def recver(self, address: str, size: int) -> Iterator[Callable[[], Any]]:
         import vanilla
 
-        with vanilla.Hub() as h, h.client.connect(address) as remote:
+        with vanilla.Hub() as h, self.connect(h, address) as remote:
             yield self.recv_of(remote.pull("bench"), size)
 
     def sleep(self, seconds: float) -> None:
@@ -87,4 +92,20 @@ class Deep(Many):
     options = "--capacity", "1000000"
 
 
-SIDES = {"vanilla": Vanilla(), "vanilla-many": Many(), "vanilla-many-deep": Deep()}
+class Encrypted(Vanilla):
+    """Over TLS, by a certificate that is made for the occasion."""
+
+    title = "vanilla, TLS"
+    settings = SETTINGS
+
+    def version(self) -> str:
+        return encrypted_version(super().version())
+
+    def broker(self, size: int) -> None:
+        become_encrypted_broker()
+
+    def connect(self, hub: Any, address: str) -> Any:
+        return connect_encrypted(hub, address)
+
+
+SIDES = {"vanilla": Vanilla(), "vanilla-many": Many(), "vanilla-many-deep": Deep(), "vanilla-tls": Encrypted()}
