@@ -49,14 +49,14 @@ class Batch:
         """Two batches: the first *count* messages, which end at byte *at* of the body, and the rest. A small part is
         copied, so as not to keep the whole."""
         view = memoryview(self.body)
-        return self._part(0, count, self._kept(view[:at])), self._part(count, self.count - count, self._kept(view[at:]))
+        return self._part(0, count, self.kept(view[:at])), self._part(count, self.count - count, self.kept(view[at:]))
 
     def part(self, low: int, high: int) -> Batch:
         """The messages from *low* up to, not including, *high*. A small part is copied, so as not to keep the whole."""
         if low == 0 and high == self.count:
             return self
         start, end = self._offset(low), self._offset(high)
-        return self._part(low, high - low, self._kept(memoryview(self.body)[start:end]))
+        return self._part(low, high - low, self.kept(memoryview(self.body)[start:end]))
 
     def _offset(self, index: int) -> int:
         """Where message *index* begins. Each `STEP`-th place is noted, or to take a batch apart would be quadratic."""
@@ -66,7 +66,7 @@ class Batch:
         return scan(self.body, marks[index // STEP], index % STEP, _FAR)[1]
 
     @staticmethod
-    def _kept(view: memoryview) -> Buffer:
+    def kept(view: memoryview) -> Buffer:
         """A part of a body: as a view, unless that would keep alive more than four times what it shows."""
         return bytes(view) if len(view) * 4 < len(view.obj) else view  # type: ignore[arg-type]
 

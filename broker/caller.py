@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .stream import Stream
 
 
+#: Of a deadline in ms: what is further away counts as this.
+FAR_MS = 1 << 53
+
+
 class Caller(Pusher):
     """One requester."""
 
@@ -33,8 +37,8 @@ class Caller(Pusher):
 
     def __init__(self, session: Session, id: int, endpoint: Service, first: int) -> None:
         super().__init__(session, id, endpoint, first)
-        #: What it does not want any more, gathered over a tick.
-        self.cancelled = Ranges()
+        #: What it does not want any more, gathered over a tick: (first, count), in any order.
+        self.cancelled: list[tuple[int, int]] = []
         #: Streamed replies that are under way, by its numbers.
         self.streams: dict[int, Stream] = {}
 
@@ -46,7 +50,9 @@ class Caller(Pusher):
             service.refuse(count)
             self.fail(seq, count, "NO_SERVICE", FAILURES["NO_SERVICE"], {"by": "broker"})
             return
-        deadline = service.broker.now() + options["deadline"] / 1000 if options and "deadline" in options else math.inf
+        deadline = math.inf
+        if options and "deadline" in options:
+            deadline = service.broker.now() + min(options["deadline"], FAR_MS) / 1000
         origin = Asked(self, seq - service.accepted, wait, deadline, options.get("trace", False))
         if service.ready_n or not service.hungry or not service.pass_on(count, body, origin):
             service.accept(count, body).origin = origin
@@ -59,8 +65,10 @@ class Caller(Pusher):
 
     def cancel(self, event: Event) -> None:
         """It does not want these any more. To find them costs a look at all that waits: once a tick."""
-        for first, count in pairs(event.payload["r"]):
-            self.cancelled.add(first, count)
+        sent = self.quota.n  # what it has not sent yet is not cancelled in advance
+        self.cancelled += [
+            (first, min(count, sent - first)) for first, count in pairs(event.payload["r"]) if first < sent
+        ]
         self.stir()
 
     frames: dict[int, Callable[[Any, Event], None]] = {
@@ -86,11 +94,15 @@ class Caller(Pusher):
     def emit(self) -> None:
         self.dirty = False
         if self.cancelled:
-            ranges, self.cancelled = list(self.cancelled), Ranges()
-            self.endpoint.withdraw(self, ranges)
+            ranges = Ranges()
+            for first, count in sorted(self.cancelled):  # in order, each costs the same, however many there are
+                ranges.add(first, count)
+            self.cancelled.clear()
+            self.endpoint.withdraw(self, list(ranges))
 
     def detach(self, seen: int | None) -> None:
-        self.session.starved.discard(self)
+        self.session.crowded.discard(self)
+        self.cancelled.clear()
         self.endpoint.withdraw(self, EVERYTHING)
         self.endpoint.aside.pop(self, None)
         super().detach(seen)

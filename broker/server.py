@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Callable
 
-from vanilla.protocol.errors import ProtocolError
+import msgpack
+
+from vanilla.protocol.errors import BadMessage, ProtocolError
 from vanilla.protocol.frames import (
     ARRAY_HEAD_BYTES,
     CANCEL,
@@ -23,19 +25,22 @@ from vanilla.protocol.frames import (
     pack_head,
     part_index,
 )
+from vanilla.protocol.ranges import pairs
 from vanilla.protocol.scan import check, scan
 
+from .batch import Batch
 from .channels import Puller
 from .flight import EVERYTHING, Sent
-from .service import Asked, Run, Service, runs
+from .service import Asked, Run, Service, overlaps, runs
 from .stream import Stream
 
 if TYPE_CHECKING:
     from vanilla.protocol.connection import Event
 
-    from .batch import Batch
     from .session import Session
 
+#: Ranges in one CANCEL: it fits into the smallest frame that a client takes.
+CANCELS = 400
 _FAR = 1 << 62
 
 
@@ -56,7 +61,11 @@ class Server(Puller):
     def reply(self, event: Event) -> None:
         """Answers to consecutive requests."""
         array, count = memoryview(event.payload), event.count
+        if not count:
+            raise BadMessage("a frame of replies carries at least one")
         check(array, count, self.session.broker.DEPTH, ARRAY_HEAD_BYTES)
+        if self._streaming([(event.seq, count)]):
+            raise ProtocolError("BAD_SEQUENCE", "a streamed reply ends with END or FAIL, not with a REPLY")
         at, number = ARRAY_HEAD_BYTES, event.seq
         for run in self._answered(event.seq, count):
             if run.seq > number:  # these are not wanted any more
@@ -64,7 +73,7 @@ class Server(Puller):
             number = run.seq + run.count
             end = len(array) if number == event.seq + count else scan(array, at, run.count, _FAR)[1]
             session = run.caller.session
-            session.put(pack_head(REPLY, run.caller.id, run.first, run.count, end - at), array[at:end])
+            session.put(pack_head(REPLY, run.caller.id, run.first, run.count, end - at), Batch.kept(array[at:end]))
             at = end
 
     def part(self, event: Event) -> None:
@@ -87,25 +96,32 @@ class Server(Puller):
     def end(self, event: Event) -> None:
         """The end of a streamed reply."""
         stream = self.streams.get(event.seq)
-        if stream is not None:
-            stream.end(event.payload["n"])
-        elif event.payload["n"]:
+        had = stream.n if stream is not None else 0
+        if event.payload["n"] != had:
             self._check_delivered(event.seq, 1)
             if self.flight.find(event.seq) is not None:
-                raise ProtocolError("BAD_SEQUENCE", f"request {event.seq} has no stream that could end")
-        self._answered(event.seq, 1)
+                raise ProtocolError("BAD_SEQUENCE", f"the stream of {had} items ends with {event.payload['n']}")
+        for run in self._answered(event.seq, 1):
+            run.caller.session.put(pack_control(END, run.caller.id, run.first, {"n": had}))
 
     def fail(self, event: Event) -> None:
         """Requests that failed."""
         fields = event.payload
         more = {key: fields[key] for key in ("type", "trace") if key in fields}
+        maps: dict[int, bytes] = {}  # one may be long, and the runs many: those of one length share it
         for run in self._answered(event.seq, fields["count"]):
-            run.caller.fail(run.first, run.count, fields["code"], fields["text"], {**more, "by": "server"})
+            if run.count not in maps:
+                said = {"count": run.count, "code": fields["code"], "text": fields["text"], **more, "by": "server"}
+                maps[run.count] = msgpack.packb(said)
+            packed = maps[run.count]
+            run.caller.session.put(pack_head(FAIL, run.caller.id, run.first, 1, len(packed)), packed)
 
     def nack(self, event: Event) -> None:
         """It gives back what it has not begun; a request is never delivered twice."""
         if not event.payload.get("back"):
             raise ProtocolError("BAD_MAP", "a request can be given back unseen, or answered, and nothing else")
+        if self._streaming(pairs(event.payload["r"])):
+            raise ProtocolError("BAD_SEQUENCE", "a request that was answered in part cannot be given back")
         super().nack(event)
 
     frames: dict[int, Callable[[Any, Event], None]] = {
@@ -133,11 +149,18 @@ class Server(Puller):
         return list(runs(pieces))
 
     def _take(self, ranges: list[tuple[int, int]]) -> list[Sent]:
-        if self.streams:
-            for stream in list(self.streams.values()):
-                if any(first <= stream.seq < first + count for first, count in ranges):
-                    stream.close()
+        for stream in self._streaming(ranges):
+            stream.close()
         return super()._take(ranges)
+
+    def _streaming(self, ranges: list[tuple[int, int]]) -> list[Stream]:
+        """The streams under way among *ranges*, which ascend. What few are asked for is looked up."""
+        streams = self.streams
+        if not streams:
+            return []
+        if len(ranges) == 1 and ranges[0][1] == 1:
+            return [streams[ranges[0][0]]] if ranges[0][0] in streams else []
+        return [stream for seq, stream in streams.items() if any(overlaps(seq, 1, ranges))]
 
     def cancel(self, ranges: list[tuple[int, int]]) -> int:
         """These are not wanted any more.
@@ -146,7 +169,9 @@ class Server(Puller):
         """
         before = self.flight.count
         self._take(ranges)
-        self.session.put(pack_control(CANCEL, self.id, 0, {"r": [number for pair in ranges for number in pair]}))
+        for start in range(0, len(ranges), CANCELS):
+            flat = [number for pair in ranges[start : start + CANCELS] for number in pair]
+            self.session.put(pack_control(CANCEL, self.id, 0, {"r": flat}))
         self.line_up()
         return before - self.flight.count
 
@@ -182,15 +207,11 @@ class Server(Puller):
         service.pullers.discard(self)
         service.hungry.pop(self, None)
         self.session.starved.discard(self)
-        lost: list[Batch] = []
-        for sent in self._take(EVERYTHING):
-            batch = sent.batch.part(sent.low, sent.high)
-            begun = min(max(taken - sent.seq, 0), batch.count)
-            if begun:
-                lost.append(batch.part(0, begun))
-            if begun < batch.count:
-                service.put_back([batch.part(begun, batch.count)])
-        service.fail(lost, "PEER_LOST")
+        begun = [(0, taken)] if taken else []
+        begun += [(seq, 1) for seq in sorted(self.streams) if seq >= taken]  # whatever it says of them
+        lost = self._take(begun) if begun else []
+        service.put_back([sent.batch.part(sent.low, sent.high) for sent in self._take(EVERYTHING)])
+        service.fail([sent.batch.part(sent.low, sent.high) for sent in lost], "PEER_LOST")
         if not service.pullers:
             service.forsake()
         service.broker.touch(service)

@@ -74,13 +74,16 @@ class Service(Endpoint):
         """Hand *count* new requests to the server that waits longest, without a stop in ``ready``: the way of a request
         that comes alone.
 
-        False: they are more than it takes, or there are others for it in this tick, with which they can share a frame.
+        False: they are more than it takes, or others could take their share, or there are others for it in this tick,
+        with which they can share a frame.
         """
         server: Any = next(iter(self.hungry))
         session = server.session
         if session.dirty or count > server.limit_n - server.sent_n or origin.caller.session.full or not server.can_take:
             return False
-        batch = Batch(self.accepted, count, body, 0.0)
+        if count > 1 and (len(self.hungry) > 1 or len(body) > server.limit_b - server.sent_b):
+            return False
+        batch = Batch(self.accepted, count, body, self.broker.now())
         batch.origin = origin
         self.accepted += count
         server.send_one(batch)
@@ -105,7 +108,7 @@ class Service(Endpoint):
     def _set_aside(self, caller: Caller) -> None:
         """It has to read what it has got before more is worked out for it."""
         self.aside.setdefault(caller, []).append(self.ready.popleft())
-        caller.session.starved.add(caller)
+        caller.session.crowded.add(caller)
 
     def resume(self, caller: Caller) -> None:
         """It has read."""
@@ -134,9 +137,11 @@ class Service(Endpoint):
 
     def forsake(self) -> None:
         """The last server is gone: who did not want to wait does not."""
-        ready, self.ready = self.ready, deque()
-        back, self.back = self.back, []
-        for batch in (*ready, *back):
+        waiting = self._waiting()
+        self.ready.clear()
+        self.back.clear()
+        self.aside.clear()
+        for batch in waiting:
             if batch.origin.wait:
                 self.back.append(batch)
             else:
@@ -154,7 +159,7 @@ class Service(Endpoint):
         self.back = list(self._without(self.back, caller, ranges))
         if caller in self.aside:
             self.aside[caller] = list(self._without(self.aside[caller], caller, ranges))
-        waiting = [*self.ready, *self.back, *(batch for batches in self.aside.values() for batch in batches)]
+        waiting = self._waiting()
         self.ready_n = sum(batch.count for batch in waiting)
         self.ready_b = sum(batch.size for batch in waiting)
         server: Any
@@ -169,6 +174,10 @@ class Service(Endpoint):
             if delivered:
                 self.dropped += server.cancel(delivered)
         self.broker.touch(self)
+
+    def _waiting(self) -> list[Batch]:
+        """All that no server has."""
+        return [*self.ready, *self.back, *(batch for batches in self.aside.values() for batch in batches)]
 
     def _without(self, batches: Iterable[Batch], caller: Caller, ranges: Ranges) -> Iterator[Batch]:
         """*batches*, and what of them *caller* still wants."""

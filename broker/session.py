@@ -61,7 +61,7 @@ class Session:
 
     ``out`` holds what is to be sent. ``owed``: a confirm or credit may be added in this tick; to write twice would wake
     the peer twice. ``closing``: only last words are left. ``starved``: consumers that have credit and wait for the
-    output to drain, or for settlements.
+    output to drain, or for settlements. ``crowded``: requesters and streamed replies that wait for the output alone.
     """
 
     __slots__ = (
@@ -71,6 +71,7 @@ class Session:
         "channels",
         "closing",
         "connection",
+        "crowded",
         "dirty",
         "held",
         "identity",
@@ -100,6 +101,7 @@ class Session:
         self.questions: list[tuple[int, str]] = []
         self.closing = self.dirty = self.answering = self.owed = False
         self.starved: set[Any] = set()
+        self.crowded: set[Any] = set()
         #: Bytes of memory that the unsettled deliveries of all its consumers keep.
         self.held = 0
         #: Bytes that servers may still send to its requesters as streamed replies.
@@ -270,11 +272,11 @@ class Session:
             self._drained()
 
     def _drained(self) -> None:
-        if not (self.starved or self.closing or self.out.blocked or self.interest != IN):
+        if not (self.starved or self.crowded or self.closing or self.out.blocked or self.interest != IN):
             return  # as nearly always
         if self.sock.fileno() < 0:
             return
-        if self.starved:
+        if self.starved or self.crowded:
             self.relieve()
         if self.closing and not self.out:
             self._shut()
@@ -292,7 +294,13 @@ class Session:
     def relieve(self) -> None:
         """Let the consumers stand in line again that waited for this connection: for its output, or for settlements."""
         options = self.broker.options
-        if self.out.unsent * 2 < options.output_bytes and self.held < options.unsettled_bytes:
+        if self.out.unsent * 2 >= options.output_bytes:
+            return
+        if self.crowded:
+            crowded, self.crowded = self.crowded, set()
+            for each in crowded:
+                each.line_up()
+        if self.held < options.unsettled_bytes:
             starved, self.starved = self.starved, set()
             for puller in starved:
                 puller.line_up()

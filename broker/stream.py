@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vanilla.protocol.errors import ProtocolError
-from vanilla.protocol.frames import CREDIT, END, PART, Buffer, pack_control, pack_head
+from vanilla.protocol.frames import CREDIT, PART, Buffer, pack_control, pack_head
 
 if TYPE_CHECKING:
     from .caller import Caller
@@ -22,19 +22,21 @@ class Stream:
 
     The requester's credit is passed on to the server up to `AHEAD_BYTES` beyond what has been sent, less if the
     requester's streams together may bring as much as the broker keeps for a connection, and not at all while the
-    requester does not read what it was sent.
+    requester does not read what it was sent, or the server what it was told.
 
     :param first: the requester's number of the request.
     :param seq: the server's.
     """
 
-    __slots__ = ("asked_b", "asked_n", "b", "caller", "first", "limit_b", "limit_n", "n", "seq", "server")
+    __slots__ = ("asked_b", "asked_n", "b", "begun", "caller", "first", "limit_b", "limit_n", "n", "seq", "server")
 
     def __init__(self, caller: Caller, first: int, server: Server, seq: int) -> None:
         self.caller = caller
         self.first = first
         self.server = server
         self.seq = seq
+        #: The requester has been told that it is a stream.
+        self.begun = False
         #: Items and bytes that were sent, ...
         self.n = self.b = 0
         #: ...that the server may send in all, ...
@@ -51,6 +53,9 @@ class Stream:
         """
         if index != self.n:
             raise ProtocolError("BAD_SEQUENCE", f"item {index} came where {self.n} was next")
+        if not count and self.begun:
+            return  # it has asked for credit already, and whoever asks for nothing else is not to fill the output
+        self.begun = True
         if count and (self.n + count > self.limit_n or self.b >= self.limit_b):
             raise ProtocolError(
                 "OVER_CREDIT",
@@ -75,33 +80,27 @@ class Stream:
         self.line_up()
 
     def line_up(self) -> None:
-        """Pass on what may be passed on; wait for the requester's connection, if that is what it lacks."""
+        """Pass on what may be passed on; wait while one of the two connections has too much to read."""
         session = self.caller.session
-        if session.full:
-            session.starved.add(self)
-            return
-        room = max(session.broker.options.unsettled_bytes - session.promised, LEAST_BYTES)
-        limit_b = max(min(self.asked_b, self.b + AHEAD_BYTES, max(self.limit_b, self.b) + room), self.limit_b)
+        for end in session, self.server.session:
+            if end.full:
+                end.crowded.add(self)
+                return
+        ahead = max(self.limit_b - self.b, 0)
+        room = max(session.broker.options.unsettled_bytes - session.promised, 0)
+        ahead_most = min(max(ahead + room, LEAST_BYTES), AHEAD_BYTES)
+        limit_b = max(min(self.asked_b, self.b + ahead_most), self.limit_b)
         if limit_b > self.limit_b or self.asked_n > self.limit_n:
-            session.promised += max(limit_b - self.b, 0) - max(self.limit_b - self.b, 0)
+            session.promised += max(limit_b - self.b, 0) - ahead
             self.limit_n, self.limit_b = self.asked_n, limit_b
             fields = {"n": self.limit_n, "b": self.limit_b, "epoch": 0}
             self.server.session.put(pack_control(CREDIT, self.server.id, self.seq, fields))
-
-    def end(self, n: int) -> None:
-        """It had *n* items in all.
-
-        :raises ProtocolError: BAD_SEQUENCE: it had not.
-        """
-        if n != self.n:
-            raise ProtocolError("BAD_SEQUENCE", f"the stream of {self.n} items ends with {n}")
-        self.caller.session.put(pack_control(END, self.caller.id, self.first, {"n": n}))
-        self.close()
 
     def close(self) -> None:
         """It is over, however it ended."""
         session = self.caller.session
         session.promised -= max(self.limit_b - self.b, 0)
-        session.starved.discard(self)
+        for end in session, self.server.session:
+            end.crowded.discard(self)
         self.caller.streams.pop(self.first, None)
         self.server.streams.pop(self.seq, None)

@@ -13,14 +13,19 @@ from vanilla.deadline import Deadline
 from vanilla.poll import IN, OUT
 from vanilla.protocol.frames import (
     ACK,
+    CANCEL,
     CLOSE,
     CREDIT,
     DATA,
     DATA_OPTIONS,
+    END,
+    FAIL,
     HELLO,
     MORE,
     NACK,
     OPEN,
+    PART,
+    REPLY,
     SCRATCH_BYTES,
     STATUS,
     WANT,
@@ -36,6 +41,12 @@ PATIENCE = 10_000
 _ALL = 1 << 60
 #: Nothing stays in it between two reads, so all peers share it.
 _SCRATCH = bytearray(SCRATCH_BYTES)
+
+
+def replies(channel: int, seq: int, items: list[Any], kind: int = REPLY) -> bytes:
+    """A REPLY frame; or a PART, whose first item is its index."""
+    body = b"".join(map(msgpack.packb, items))
+    return pack_head(kind, channel, seq, len(items), len(body)) + body
 
 
 def data(channel: int, seq: int, items: list[Any], count: int | None = None) -> bytes:
@@ -130,6 +141,38 @@ class Peer:
 
     def nack(self, channel: int, *flat: int, **fields: Any) -> None:
         self.send(pack_control(NACK, channel, 0, {"r": list(flat), **fields}))
+
+    # -- requests and replies
+
+    def ask(self, channel: int, seq: int, items: list[Any], **options: Any) -> None:
+        """Requests, without a look at credit."""
+        body = b"".join(map(msgpack.packb, [options, *items] if options else items))
+        kind = DATA_OPTIONS if options else DATA
+        self.send(pack_head(kind, channel, seq, len(items) + bool(options), len(body)) + body)
+
+    def reply(self, channel: int, seq: int, *items: Any) -> None:
+        self.send(replies(channel, seq, list(items)))
+
+    def part(self, channel: int, seq: int, index: Any, *items: Any) -> None:
+        self.send(replies(channel, seq, [index, *items], PART))
+
+    def end(self, channel: int, seq: int, n: int) -> None:
+        self.send(pack_control(END, channel, seq, {"n": n}))
+
+    def fail(self, channel: int, seq: int, count: int = 1, **fields: Any) -> None:
+        self.send(pack_control(FAIL, channel, seq, {"count": count, "code": "NO", "text": "no", **fields}))
+
+    def cancel(self, channel: int, *flat: int) -> None:
+        self.send(pack_control(CANCEL, channel, 0, {"r": list(flat)}))
+
+    def stream_credit(self, channel: int, seq: int, n: int = _ALL, b: int = _ALL) -> None:
+        self.send(pack_control(CREDIT, channel, seq, {"n": n, "b": b, "epoch": 0}))
+
+    def answer(self) -> list[Any]:
+        """[type, channel, seq, items or map] of the next answer, or CANCEL."""
+        kind, channel, seq, _, array = self.expect(REPLY, PART, END, FAIL, CANCEL)
+        items = msgpack.unpackb(array)
+        return [kind, channel, seq, items if kind in (REPLY, PART) else items[0]]
 
     def close_channel(self, channel: int, seen: int = 0) -> None:
         self.send(pack_control(CLOSE, channel, seen))
