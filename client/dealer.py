@@ -7,6 +7,7 @@ share one `CallState`: one channel, its numbers, its credit. A reply finds its c
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -122,8 +123,9 @@ class CallState(PushState):
         for item in _decode(array, ARRAY_HEAD_BYTES, event.count):
             reply = self.calls.pop(number, None)
             number += 1
-            if reply is not None and not reply.dropped:
+            if reply is not None:
                 reply.reply(item)
+        self._answered()
 
     def _part(self, event: Event) -> None:
         self._check_asked(event.seq + 1)
@@ -143,6 +145,7 @@ class CallState(PushState):
         reply = self.calls.pop(event.seq, None)
         if reply is not None:
             reply.end()
+        self._answered()
 
     def _failed(self, event: Event) -> None:
         self._check_asked(event.seq + event.payload["count"])
@@ -150,6 +153,7 @@ class CallState(PushState):
             reply = self.calls.pop(number, None)
             if reply is not None:
                 reply.fail_with(remote_error(event.payload))
+        self._answered()
 
     def _check_asked(self, end: int) -> None:
         if end > self.quota.n:
@@ -171,6 +175,7 @@ class CallState(PushState):
             self._cancels.add(reply.number)
             self.link.dirty[self] = None
             self.hub.at_edge(self.link.edge)
+            self._answered()
 
     def emit(self) -> bool:
         super().emit()
@@ -179,6 +184,16 @@ class CallState(PushState):
         return False
 
     # -- the end
+
+    def _answered(self) -> None:
+        """Calls have ended: were they what an endpoint without handles was kept for?"""
+        if not self.users and not self.calls:
+            self.hub.at_edge(self.leave)
+
+    def leave(self) -> None:
+        """The last handle was dropped: close as soon as all is answered."""
+        if self.halt is None and not self.users and not self.calls and not self.senders:
+            self.close()
 
     @property
     def unconfirmed(self) -> int:
@@ -233,14 +248,14 @@ class Dealer:
         """Ask for *item*; it waits only while too much is asked already.
 
         :param item: what `PushSender.send` takes.
-        :param timeout: ms to wait until it can be asked, -1 for ever, 0 not at all.
+        :param timeout: ms to wait until it can be asked, -1 for ever (but for the deadline), 0 not at all.
         :param deadline: ms from now on until which the answer is wanted; then the call fails with Timeout and the
             server is told to stop. None: there is no end.
         :param wait: while nobody serves, wait. Else the call fails at once, with code NO_SERVICE.
         :param trace: if an exception is raised at the server, its traceback is wanted.
         :return: where the answer comes. A call is never repeated: one that fails with `ConnectionLost` or PEER_LOST may
             have been done or not.
-        :raises Timeout: it was not asked.
+        :raises Timeout: it was not asked, in *timeout* ms or before its deadline.
         :raises TypeError, ValueError: *item* cannot be sent, see `PushSender.send`.
         :raises ConnectionLost: the broker is gone.
         :raises Refused: the broker refuses this endpoint.
@@ -248,10 +263,16 @@ class Dealer:
         options = b""
         if deadline is not None or wait or trace:
             options = _options(deadline, wait, trace)
-        state = self._state.call(item, options, timeout)
-        if deadline is not None and state.halt is None:
-            state.timer = state.hub.after(deadline, state.expire)
-        return Reply(state)
+        if deadline is None:
+            return Reply(self._state.call(item, options, timeout))
+        began = monotonic()
+        state = self._state.call(item, options, timeout if 0 <= timeout < deadline else deadline)
+        reply = Reply(state)
+        if state.halt is None:
+            waited = (monotonic() - began) * 1000
+            # Timers of one length are cheap: one that has hardly waited gets what it asked for.
+            state.timer = state.hub.after(deadline if waited < 1 else max(deadline - waited, 0), state.expire)
+        return reply
 
     def close(self) -> None:
         """Detach this handle; the last one of its connection ends what is outstanding. Twice does nothing."""
@@ -272,7 +293,7 @@ class Dealer:
         if state is not _CLOSED and not state.link.ended:
             state.users -= 1
             if not state.users:
-                state.hub.at_edge(lambda: None if state.users or state.calls else state.close())
+                state.hub.at_edge(state.leave)
 
 
 class _Closed:
@@ -290,7 +311,7 @@ def _options(deadline: float | None, wait: bool, trace: bool) -> bytes:
     if deadline is not None:
         if not 0 <= deadline < 1 << 53:
             raise ValueError("a deadline is 0 ms or more")
-        options["deadline"] = int(deadline)
+        options["deadline"] = math.ceil(deadline)
     if wait:
         options["wait"] = True
     if trace:

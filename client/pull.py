@@ -341,7 +341,7 @@ class PullState(Channel):
         options: dict[str, Any] = {}
         if event.kind & ~MORE == DATA_OPTIONS:
             at = scan(array, at, 1, len(array))[1]
-            options = read_options(array[ARRAY_HEAD_BYTES:at], self.role)
+            options = self._read_options(array[ARRAY_HEAD_BYTES:at])
             count -= 1
         if count < 1:
             raise BadMessage("a data frame carries at least one message")
@@ -352,6 +352,9 @@ class PullState(Channel):
         self.arrived += count
         self.arrived_b += arrival.size
         self._arrived()
+
+    def _read_options(self, packed: memoryview) -> dict[str, Any]:
+        return read_options(packed, self.role)
 
     def _arrived(self) -> None:
         if self.recvers:

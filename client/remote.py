@@ -178,13 +178,14 @@ class Remote:
     def methods(self, name: str, timeout: float = CONNECT_MS) -> list[dict[str, str]]:
         """What is served by `serve` under *name*.
 
-        :param timeout: ms to wait for the answer.
+        :param timeout: ms to wait for the answer, -1 for ever.
         :return: a map for each method: ``name``, ``signature`` and ``doc``.
         :raises RemoteError: nobody serves it, or not by `serve`.
         :raises Timeout: no answer in time.
         :raises ConnectionLost: the broker is gone.
         """
-        found: list[dict[str, str]] = self.dealer(name).call([METHODS, [], {}], deadline=timeout).recv()
+        deadline = None if timeout < 0 else timeout
+        found: list[dict[str, str]] = self.dealer(name).call([METHODS, [], {}], deadline=deadline).recv()
         return found
 
     # -- asking the broker

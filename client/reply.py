@@ -65,7 +65,9 @@ class ReplyState(Channel):
     def reply(self, item: Any) -> None:
         """The one reply, or an exception to be raised in its place."""
         self._finish()
-        if self.recvers:
+        if self.dropped:
+            pass
+        elif self.recvers:
             self.hand(self.recvers.popleft(), item)
         else:
             self.buffer.append(item)

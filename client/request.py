@@ -12,7 +12,7 @@ from vanilla.exception import Closed, ConnectionLost, Halt
 from vanilla.message import Sender
 from vanilla.protocol.connection import CODE_CHARACTERS
 
-from .stream import StreamState
+from .stream import StreamSender, StreamState
 
 if TYPE_CHECKING:
     from .router import RouterState
@@ -28,13 +28,13 @@ class Request:
     ``item`` is what was asked. A request that is dropped without an answer fails at its caller with code NO_REPLY.
     """
 
-    __slots__ = ("_due", "_number", "_options", "_state", "item")
+    __slots__ = ("_number", "_options", "_state", "item")
 
-    def __init__(self, state: RouterState, number: int, item: Any, options: dict[str, Any], due: float | None) -> None:
+    def __init__(self, state: RouterState, number: int, item: Any, options: dict[str, Any]) -> None:
         self._state = state
         self._number = number
+        #: As they came, but for the deadline, which is a time here.
         self._options = options
-        self._due = due
         self.item = item
 
     @property
@@ -52,7 +52,8 @@ class Request:
     @property
     def deadline(self) -> float | None:
         """The ms that are left until nobody wants the answer any more, 0 if none are; None if there is no end."""
-        return None if self._due is None else max(self._due - monotonic(), 0) * 1000
+        due = self._options.get("deadline")
+        return None if due is None else max(due - monotonic(), 0) * 1000
 
     @property
     def settled(self) -> bool:
@@ -95,9 +96,10 @@ class Request:
         self._state.refuse_request(self._number, code, text, type, trace)
 
     def stream(self) -> Sender:
-        """Answer with a stream of items: a Sender of them, to be closed at the end.
+        """Answer with a stream of items: a Sender of them, to be closed at the end. It is the request's answer then.
 
-        ``send`` waits while the reader does. When the request is cancelled it raises `Closed`.
+        ``send`` waits while the reader does. When the request is cancelled it raises `Closed`. In a ``with`` block it
+        is closed at the end; if the block raises, that is raised at the caller, too, with code RAISED.
         """
         state = self._state
         if self.settled:
@@ -105,7 +107,7 @@ class Request:
         stream = state.streams.get(self._number)
         if stream is None:
             stream = state.streams[self._number] = StreamState(state, self._number)
-        return Sender(stream)
+        return StreamSender(stream)
 
     def __repr__(self) -> str:
         return f"<Request of {self.item!r}{', settled' if self.settled else ''}>"
@@ -117,13 +119,11 @@ class Request:
             return  # __init__ did not get as far
         if number in state.open and number not in state.streams:
             # May be called anywhere, by the garbage collector: the rest waits for the loop.
-            state.hub.at_edge(
-                lambda: state.refuse_request(number, "NO_REPLY", "the server has dropped this request", "", "")
-            )
+            state.hub.at_edge(lambda: state.forsake(number, "the server has dropped this request"))
 
 
 def answer(request: Request, f: Callable[[], Any]) -> None:
-    """Answer *request* with what *f* returns: a stream of items if that is a generator. What it raises is logged, and
+    """Answer *request* with what *f* returns: a stream of items if that is an iterator. What it raises is logged, and
     raised at the caller as a `RemoteError` with code RAISED."""
     try:
         result = f()
@@ -131,20 +131,35 @@ def answer(request: Request, f: Callable[[], Any]) -> None:
             _stream(request, result)
         else:
             request.reply(result)
-    except (ConnectionLost, Halt):
-        if not request.settled:
-            raise
     except Exception as error:
-        log.exception("%r raised", request)
+        if not (request.settled and isinstance(error, (ConnectionLost, Halt))):  # else nobody wants it any more
+            log.exception("%s: a request raised", request._state.kind)
+        _refuse(request, error)
+    except BaseException as error:  # the task was cancelled, by whomever, or the program ends
+        _refuse(request, error)
+        raise
+
+
+def _refuse(request: Request, error: BaseException) -> None:
+    if not request.settled:
         trace = traceback.format_exc() if request.trace else ""
-        request.fail("RAISED", str(error), type(error).__qualname__, trace)
+        request.fail("RAISED", _text(error), type(error).__qualname__, trace)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as worse:  # it is somebody's own
+        return f"(its text cannot be had: {type(worse).__qualname__})"
 
 
 def _stream(request: Request, items: Iterator[Any]) -> None:
+    """All of *items*, and the end; if it raises, the stream has no end yet."""
     try:
-        with request.stream() as sender:
-            for item in items:
-                sender.send(item)
+        sender = request.stream()
+        for item in items:
+            sender.send(item)
+        sender.close()
     finally:
         close = getattr(items, "close", None)
         if close is not None:

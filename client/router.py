@@ -16,13 +16,14 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable
 
+from vanilla.exception import Halt
 from vanilla.protocol.connection import Event
 from vanilla.protocol.frames import (
     CANCEL,
+    CONTROL_LIMIT,
     COUNTED_BYTES,
     CREDIT,
     FAIL,
-    HELLO_LIMIT,
     REPLY,
     pack_control,
     pack_head,
@@ -46,6 +47,9 @@ monotonic = time.monotonic
 #: How long the text of an error may be, and the traceback that goes with it: it travels in a control frame.
 TEXT_CHARACTERS = 2_000
 TRACE_CHARACTERS = 10_000
+TYPE_CHARACTERS = 100
+#: What such a frame takes beside the two at most, in bytes: its head, a code, a type's name, keys.
+FAIL_BYTES = 1 << 10
 
 
 class RouterState(PullState):
@@ -79,10 +83,16 @@ class RouterState(PullState):
             self._came, self._begun = monotonic(), self.arrived
         super()._data(event)
 
+    def _read_options(self, packed: memoryview) -> dict[str, Any]:
+        """With the ms that are left made a time, now: it may be a while until somebody receives."""
+        options = super()._read_options(packed)
+        if "deadline" in options:
+            options["deadline"] = monotonic() + options["deadline"] / 1000
+        return options
+
     def _deliveries(self, arrival: Arrival, items: list[Any], size: int) -> list[Any]:
         share = size // len(items)
         options = arrival.options
-        due = monotonic() + options["deadline"] / 1000 if "deadline" in options else None
         made = []
         for number, item in enumerate(items, self.loaded):
             if self.early and number in self.early:
@@ -90,7 +100,7 @@ class RouterState(PullState):
                 self.done_b += share
             else:
                 self.open[number] = share
-            made.append(Request(self, number, item, options, due))
+            made.append(Request(self, number, item, options))
         rest = size - share * len(items)
         if self.loaded in self.open:
             self.open[self.loaded] += rest
@@ -99,11 +109,20 @@ class RouterState(PullState):
         return made
 
     def _bury(self, number: int, size: int) -> None:
+        if number in self.early:
+            self.early.discard(number)
+            self.done_b += size
+            return
+        log.warning("%s: request %d cannot be decoded; it fails", self.kind, number)
         self.open[number] = size
         self.refuse_request(number, "UNDECODABLE", "Python cannot hold this request", "", "")
 
     def _buffered_b(self) -> int:
         return sum(self.open.pop(request._number, 0) for request in self.buffer)
+
+    def _forget_items(self) -> int:
+        self.early.clear()
+        return super()._forget_items()
 
     def _cancel(self, event: Event) -> None:
         for first, count in pairs(event.payload["r"]):
@@ -152,6 +171,8 @@ class RouterState(PullState):
 
     def reply(self, number: int, item: Any) -> None:
         """Answer request *number* with *item*."""
+        if number in self.streams:
+            return  # this was its answer
         message = self.pack(item)
         self._wait_room()
         if self.take_over(number):
@@ -159,11 +180,12 @@ class RouterState(PullState):
 
     def refuse_request(self, number: int, code: str, text: str, type: str, trace: str) -> None:
         """Answer request *number* with an error."""
-        fields = {"count": 1, "code": code, "text": text[:TEXT_CHARACTERS]}
+        room = min(self.link.frame_limit, CONTROL_LIMIT) - FAIL_BYTES
+        fields = {"count": 1, "code": code, "text": _clipped(text[:TEXT_CHARACTERS], room // 2)}
         if type:
-            fields["type"] = type[:TEXT_CHARACTERS]
+            fields["type"] = _clipped(type[:TYPE_CHARACTERS], FAIL_BYTES)
         if trace:
-            fields["trace"] = trace[-TRACE_CHARACTERS:]
+            fields["trace"] = _clipped(trace[-TRACE_CHARACTERS:], room // 2, last=True)
         frame = pack_control(FAIL, self.id, number, fields)
         stream = self.streams.pop(number, None)
         if stream is not None:
@@ -173,6 +195,11 @@ class RouterState(PullState):
             self.put_replies()
             self.link.put(frame)
             self._leave()
+
+    def forsake(self, number: int, text: str) -> None:
+        """Whoever had it to answer has dropped it."""
+        if number in self.open:
+            self.refuse_request(number, "NO_REPLY", text, "", "")
 
     def pack(self, item: Any, extra: int = 0) -> Message:
         """*item* as a reply, beside which *extra* bytes are to fit into a frame.
@@ -245,7 +272,7 @@ class RouterState(PullState):
 
     @property
     def _most(self) -> int:
-        return max(min(BATCH_BYTES, self.link.frame_limit - COUNTED_BYTES), HELLO_LIMIT)
+        return min(BATCH_BYTES, self.link.frame_limit - COUNTED_BYTES)
 
     def _put(self, first: int, count: int, size: int, parts: list[Any]) -> None:
         head = pack_head(REPLY, self.id, first, count, size)
@@ -276,6 +303,8 @@ class Router(PullRecver):
     It asks the broker for nothing until somebody receives. A request that arrives and is not received within 100 ms
     goes to another server. When this end is closed, what was not received goes to others, and what was received and
     not answered fails at its caller with code PEER_LOST.
+
+    A request that is cancelled before it is received is received nevertheless, and says so (`Request.cancelled`).
     """
 
     __slots__ = ()
@@ -291,8 +320,22 @@ class Router(PullRecver):
 
 
 def _answer_all(router: Router, f: Callable[[Any], object]) -> None:
-    for request in router:
-        answer(request, lambda request=request: f(request.item))  # type: ignore[misc]
+    try:
+        while True:
+            _answer_one(router.recv(), f)  # no name for the request here: it would live until the next one comes
+    except Halt:
+        pass
+
+
+def _answer_one(request: Request, f: Callable[[Any], object]) -> None:
+    if not request.cancelled:
+        answer(request, lambda: f(request.item))
+
+
+def _clipped(text: str, most: int, last: bool = False) -> str:
+    """As much of *text* as is *most* bytes of UTF-8: its beginning, or its *last* part."""
+    encoded = text.encode(errors="backslashreplace")
+    return (encoded[-most:] if last else encoded[:most]).decode(errors="ignore")
 
 
 def _number(reply: tuple[int, Message]) -> int:

@@ -6,9 +6,12 @@ method can have, asks what there is.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Callable
+
+from vanilla.exception import Halt
 
 from .request import Request, answer
 
@@ -30,7 +33,8 @@ def public_methods(ob: Any, names: Iterable[str] | None) -> dict[str, Callable[.
     :raises ValueError: one of *names* is no method of *ob*, or is not public.
     """
     if names is None:
-        found = (name for name in dir(ob) if not name.startswith("_"))
+        # What a property would do when it is looked at is nobody's business here.
+        found = [name for name in dir(ob) if not name.startswith("_") and not _is_property(ob, name)]
         return {name: method for name in found if callable(method := getattr(ob, name)) and not inspect.isclass(method)}
     methods = {}
     for name in names:
@@ -39,6 +43,10 @@ def public_methods(ob: Any, names: Iterable[str] | None) -> dict[str, Callable[.
             raise ValueError(f"{name!r} is no public method of {type(ob).__qualname__}")
         methods[name] = method
     return methods
+
+
+def _is_property(ob: Any, name: str) -> bool:
+    return isinstance(inspect.getattr_static(ob, name, None), (property, functools.cached_property))
 
 
 def describe(methods: dict[str, Callable[..., Any]]) -> list[dict[str, str]]:
@@ -71,14 +79,22 @@ class Served:
     def run(self) -> None:
         """Take requests and answer each in a task of its own, until the router ends or this task is cancelled."""
         with self.router:
-            while True:
-                self._free.recv()
-                request = self.router.recv()
-                task = self.hub.spawn(self._answer, request)
-                request.oncancel(task.cancel)
+            try:
+                while True:
+                    self._free.recv()
+                    self._begin(self.router.recv())
+            except Halt:
+                pass  # closed
+
+    def _begin(self, request: Request) -> None:
+        task = self.hub.spawn(self._answer, request)
+        # One that is cancelled before it starts would never give its place back; it looks by itself.
+        request.oncancel(lambda: task.fiber and task.cancel())
 
     def _answer(self, request: Request) -> None:
         try:
+            if request.cancelled:
+                return
             call = self._find(request)
             if call is not None:
                 answer(request, call)

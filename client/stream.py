@@ -8,6 +8,7 @@ import msgpack
 
 from vanilla.channel import Channel
 from vanilla.exception import Closed, Halt, Timeout
+from vanilla.message import Sender
 from vanilla.protocol.frames import COUNTED_BYTES, END, PART, pack_control, pack_head
 
 from .batch import RUN_BYTES, Batch, Message
@@ -45,18 +46,24 @@ class StreamState(Channel):
         if self.halt is not None:
             raise self.halt(self._ended("send"))
         message = self.router.pack(item, INDEX_BYTES)
-        if not self.senders and self._fits():
+        if self._fits_now():
             self._add(message)
+        elif timeout == 0:
+            raise Timeout(f"there is no room: send on a {self.kind}")
         else:
-            self.frame()
-            self.router.link.flush()
-            if timeout == 0:
-                self.router.link.poll()
-                if self.halt is not None or self.senders or not self._fits():
-                    raise Timeout(f"there is no room: send on a {self.kind}")
-                self._add(message)
-            else:
-                self.runner.line_up(self.senders, self, timeout, message)
+            self.runner.line_up(self.senders, self, timeout, message)
+
+    def _fits_now(self) -> bool:
+        """Is there room, perhaps once what was taken has left and the socket was looked at?"""
+        if self.senders:
+            return False
+        if self._fits():
+            return True
+        self.frame()
+        self.router.link.poll()
+        if self.halt is not None:
+            raise self.halt(self._ended("send"))
+        return not self.senders and self._fits()
 
     def _fits(self) -> bool:
         if self.router.link.full:
@@ -150,5 +157,21 @@ class StreamState(Channel):
         """It was dropped, anywhere, without its end: the caller hears of that."""
         router, number = self.router, self.number
         if self.halt is None:
-            text = "the server has dropped this stream before its end"
-            self.hub.at_edge(lambda: router.refuse_request(number, "NO_REPLY", text, "", ""))
+            self.hub.at_edge(lambda: router.forsake(number, "the server has dropped this stream before its end"))
+
+    def abort(self, error: BaseException) -> None:
+        """Whoever sends has raised *error*: the caller is not to take what came for all."""
+        if self.halt is None:
+            self.router.refuse_request(self.number, "RAISED", str(error), type(error).__qualname__, "")
+
+
+class StreamSender(Sender):
+    """What `Request.stream` returns."""
+
+    __slots__ = ()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._state.abort(error)

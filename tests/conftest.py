@@ -118,6 +118,32 @@ def h():
 
 
 @pytest.fixture
+def connect(h, broker):
+    """Makes connections to the test's own broker, which are closed at the end."""
+    remotes = []
+
+    def connect():
+        remotes.append(h.client.connect(broker.urls[0]))
+        return remotes[-1]
+
+    yield connect
+    for remote in remotes:
+        remote.close()
+
+
+@pytest.fixture
+def near(connect):
+    """A caller's connection..."""
+    return connect()
+
+
+@pytest.fixture
+def far(connect):
+    """...and a server's."""
+    return connect()
+
+
+@pytest.fixture
 def name(request):
     """An endpoint of the test's own."""
     return re.sub(r"\W+", ".", request.node.name)[:200]

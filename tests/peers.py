@@ -198,3 +198,10 @@ def until(h: Any, condition: Any, timeout: float = PATIENCE) -> None:
         if not deadline.left():
             raise AssertionError("it did not happen in time")
         h.sleep(1)
+
+
+def accounts(broker: Any, name: str = "sums") -> Any:
+    """An endpoint, whose accounts balance."""
+    endpoint = broker.endpoints[name]
+    assert endpoint.balance == 0
+    return endpoint

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from peers import PATIENCE, Peer, until
+from peers import PATIENCE, Peer, accounts, until
 from test_endpoint import Clock, Connection
 
 from vanilla.broker import stream as stream_module
@@ -528,12 +528,6 @@ def caller(peer, server):
     while caller.fields(CREDIT)["n"] < 4_500:
         pass
     return caller
-
-
-def accounts(broker, name="sums"):
-    service = broker.endpoints[name]
-    assert service.balance == 0
-    return service
 
 
 def test_answers_find_their_requests_in_any_order(caller, server):
