@@ -11,6 +11,9 @@ import platform
 import resource
 import socket
 import struct
+import subprocess
+import sys
+import tempfile
 import termios
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -261,6 +264,104 @@ def test_a_puller_that_never_settles_takes_what_may_be_unsettled_and_no_more(h):
         task.cancel()
         h.sleep(0)
         assert it.grown <= bound(CAPACITY + UNSETTLED + WINDOW, connections=2)
+
+
+# -- requests and replies
+
+
+#: Serves one stream of so many items of 64 KiB.
+STREAMER = """
+import sys, vanilla
+class Streamer:
+    def items(self, count):
+        for i in range(count):
+            yield i.to_bytes(8, "big") + bytes(65528)
+h = vanilla.Hub()
+h.client.connect(sys.argv[1]).serve("streams", Streamer())
+print("serving", flush=True)
+h.sleep(3_600_000)
+"""
+
+#: Reads half of it, waits until told to go on, and reads the rest.
+READER = """
+import sys, vanilla
+h = vanilla.Hub()
+remote = h.client.connect(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+reply = remote.wrap("streams").items(int(sys.argv[2]))
+count = 0
+for item in reply:
+    assert item[:8] == count.to_bytes(8, "big") and len(item) == 65536
+    count += 1
+    if count == int(sys.argv[2]) // 2:
+        print("half", flush=True)
+        h.thread.call(sys.stdin.readline).recv()
+print(count, flush=True)
+"""
+
+
+def cpu_ticks(pid):
+    """What a process has worked so far."""
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+
+@contextmanager
+def program(code, *args):
+    with tempfile.TemporaryFile() as log:
+        argv = [sys.executable, "-c", code, *map(str, args)]
+        with programs.started(argv, log, stdin=subprocess.PIPE) as process:
+            yield process
+
+
+def test_a_stream_of_a_gigabyte_whose_reader_stops_half_way_takes_a_window_everywhere(h):
+    count = (1 << 30) // (64 * KIB)
+    with broker() as it, program(STREAMER, it.url) as server:
+        assert server.stdout.readline() == b"serving\n"
+        server_side = Broker(it.url, server.pid)
+        with program(READER, it.url, count) as reader:
+            assert reader.stdout.readline() == b"ready\n"
+            reader_side = Broker(it.url, reader.pid)
+            reader.stdin.write(b"go\n")
+            reader.stdin.flush()
+            assert reader.stdout.readline() == b"half\n"
+            with h.client.connect(it.url) as remote:
+                before, sent = -1, 0
+                while before != sent:  # until nothing moves any more
+                    h.sleep(50)
+                    before, sent = sent, io_bytes(server.pid)
+                remote.ping()
+            reader.stdin.write(b"on\n")
+            reader.stdin.flush()
+            assert reader.stdout.readline() == b"%d\n" % count
+            # what is ahead of the reader, one output each way, and what is being read
+            for side in it, server_side, reader_side:
+                assert side.grown <= bound(6 * MIB, frames=1_000, connections=2)
+
+
+def test_who_asks_and_never_reads_keeps_its_requests_queued_and_others_go_on(h, unix):
+    options = "--capacity-bytes", CAPACITY, "--output-bytes", OUTPUT
+    each = 100_000
+    with (
+        broker(*options, listen=unix) as it,
+        crowd(h, it.url, 1) as (stalled,),
+        h.client.connect(it.url) as far,
+        h.client.connect(it.url) as near,
+    ):
+        far.router("blobs").consume(lambda item: bytes(each))
+        blobs = near.dealer("blobs")
+        blobs.call(0, wait=True).recv(timeout=PATIENCE)
+        stalled.open(1, "call", "blobs")
+        stalled.want(1, n=4_000, b=10_000)
+        asked = 0
+        while asked < 4_000:
+            asked = stalled.fields(CREDIT)["n"]
+        stalled.send(data(1, 0, [0] * asked))  # and from here on it reads nothing
+        for _ in range(200):
+            assert len(blobs.call(1).recv(timeout=PATIENCE)) == each
+        (service,) = near.status()["endpoints"]
+        assert service["ready"] > asked // 2
+        assert it.grown <= bound(OUTPUT + 64 * each + WINDOW, frames=asked, connections=3)
 
 
 # -- frames that are never whole
