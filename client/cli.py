@@ -21,6 +21,7 @@ from vanilla.protocol.scan import KIND
 from vanilla.protocol.urls import check_name, parse
 
 from .benchcmd import bench
+from .callcmd import call
 from .commands import INTERRUPTED, NO_READER, pull, push, status
 from .demo import WORKERS, demo
 from .failed import Failed
@@ -47,6 +48,15 @@ messages use -n. Without -n it goes on until ctrl-C, or until the broker goes (s
 
 What JSON lacks: bytes become {"$bytes": BASE64}, times ISO 8601, the keys of a map their JSON text. A message with NaN
 or infinity is refused: it ends with status 1, and the message is delivered again, or becomes a dead letter."""
+CALL = """\
+Asks a service once. The answer is a line of JSON on stdout; of a streamed answer each item is, as it comes.
+
+One argument is JSON, and is what is asked. Two are METHOD and JSON, for services made by `Remote.serve`: a list holds
+the method's arguments, a map its keyword arguments, anything else is its one argument. --method names a method without
+arguments, too. JSON is read and written as by push and pull: {"$bytes": BASE64} stands for bytes.
+
+Its status is 1, and one line on stderr says why, if nobody serves NAME, or the server is gone or has answered with an
+error. A call is never repeated: whether it was done is then not known. ctrl-C cancels it."""
 STATUS = """\
 Endpoints exist while somebody is connected to them or something is in them; the second line counts for all, also those
 that are gone. Rates are messages a second since the last status; bytes are those of ready, delayed and unsettled
@@ -69,6 +79,21 @@ the same files directly. Its status is 0 only if the totals match. A file that c
 counts as an error on both sides."""
 
 
+class Intermixed(argparse.ArgumentParser):
+    """Options may stand between arguments, of which some may be missing."""
+
+    _inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._inside:
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
@@ -77,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Errors are one line on stderr and status 1. ctrl-C is status 130, a reader that is gone 141.",
     )
     p.add_argument("--version", action="version", version=f"vanilla {vanilla.__version__} ({KIND} scanner)")
-    commands = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = p.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Intermixed)
 
     sub = _command(commands, "push", push, "send lines of JSON to an endpoint", PUSH)
     sub.add_argument("name", metavar="NAME", type=_checked(check_name), help="the endpoint; made if it is not there")
@@ -94,6 +119,8 @@ def parser() -> argparse.ArgumentParser:
         help="end with status 1 if no message comes for so many ms (default: wait for ever)",
     )
     _add_url(sub)
+
+    _add_call(commands)
 
     sub = _command(commands, "status", status, "show a broker's endpoints", STATUS)
     sub.add_argument("--json", action="store_true", help="one JSON value instead of a table")
@@ -129,6 +156,25 @@ def _add_url(sub: argparse.ArgumentParser) -> None:
         default=os.environ.get("VANILLA_TOKEN_FILE") or None,
         help="what holds the token to show to the broker (default: $VANILLA_TOKEN_FILE, or none)",
     )
+
+
+def _add_call(commands: Any) -> None:
+    sub = _command(commands, "call", call, "ask a service, and print its answer", CALL)
+    sub.add_argument("name", metavar="NAME", type=_checked(check_name), help="the service")
+    sub.add_argument("what", metavar="METHOD|JSON", nargs="?", help="what is asked; before JSON, the method that is")
+    sub.add_argument("json_text", metavar="JSON", nargs="?", help="the method's arguments")
+    sub.add_argument("--method", metavar="METHOD", help="the method; what follows NAME is then its JSON, if any")
+    sub.add_argument("--list", action="store_true", help="the methods that are served, instead of a call")
+    sub.add_argument("--json", action="store_true", help="with --list: one JSON value")
+    sub.add_argument(
+        "--timeout",
+        metavar="MS",
+        type=_milliseconds,
+        help="when all of the answer is to have come; then the call is cancelled, status 1 (default: no end)",
+    )
+    sub.add_argument("--wait", action="store_true", help="wait while nobody serves NAME (default: status 1 at once)")
+    sub.add_argument("--trace", action="store_true", help="if the method raises, print its traceback on stderr")
+    _add_url(sub)
 
 
 def _add_bench(commands: Any) -> None:

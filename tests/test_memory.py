@@ -326,10 +326,10 @@ def test_a_stream_of_a_gigabyte_whose_reader_stops_half_way_takes_a_window_every
             reader.stdin.flush()
             assert reader.stdout.readline() == b"half\n"
             with h.client.connect(it.url) as remote:
-                before, sent = -1, 0
-                while before != sent:  # until nothing moves any more
-                    h.sleep(50)
-                    before, sent = sent, io_bytes(server.pid)
+                before, now = -1, 0
+                while before != now:  # until nothing moves any more
+                    h.sleep(100)
+                    before, now = now, cpu_ticks(server.pid) + cpu_ticks(reader.pid)
                 remote.ping()
             reader.stdin.write(b"on\n")
             reader.stdin.flush()
