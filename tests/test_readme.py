@@ -17,7 +17,8 @@ PORT = "127.0.0.1:8264"
 
 
 def programs():
-    """The Python programs in the README: the producer, the worker, and the one that needs no broker."""
+    """The Python programs in the README: the producer, the worker, one that needs no broker; the calculator, its caller,
+    and one with requests in one process."""
     return re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
 
 
@@ -44,7 +45,7 @@ def run(program, cwd):
 
 
 def test_the_producer_and_the_worker_run_as_printed(url, tmp_path):
-    producer, worker, _ = (program.replace(f"tcp://{PORT}", url) for program in programs())
+    producer, worker = (program.replace(f"tcp://{PORT}", url) for program in programs()[:2])
     assert run(producer, tmp_path) == "pushed 10\n"
     assert run(worker, tmp_path).splitlines() == [f"{number} 5" for number in range(10)]
 
@@ -81,6 +82,22 @@ def test_the_permissions_that_it_shows_are_read_as_they_stand(tmp_path):
     assert permissions.allow("web", "push", "jobs.mail") and not permissions.allow("web", "push", "jobs")
     assert permissions.allow("", "pull", "news") and not permissions.allow("", "push", "news")
     assert permissions.allow("uid:1000", "admin", "")
+
+
+def test_the_calculator_and_its_caller_run_as_printed(url, tmp_path):
+    calculator, caller = (program.replace(f"tcp://{PORT}", url) for program in programs()[3:5])
+    serving = subprocess.Popen([sys.executable, "-c", calculator], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        assert serving.stdout.readline() == "serving\n"
+        assert run(caller, tmp_path).splitlines() == ["[0, 2, 4, 6, 8]", "499500", "RAISED TypeError"]
+    finally:
+        serving.kill()
+        serving.wait()
+        serving.stdout.close()
+
+
+def test_requests_in_one_process_run_as_printed(tmp_path):
+    assert run(programs()[5], tmp_path) == "HELLO\n"
 
 
 def test_the_commands_that_it_names_are_there():
