@@ -76,7 +76,7 @@ DEMO = """\
 It starts a broker and worker processes, pushes every .py file of this Python's standard library (site-packages aside)
 through a work queue, has the workers count their tokens, and gets the results through a second queue. Then it counts
 the same files directly. Its status is 0 only if the totals match. A file that cannot be tokenized is a result, too, and
-counts as an error on both sides."""
+counts as an error on both sides. With --rpc there are no queues: each file is a call to workers that serve."""
 
 
 class Intermixed(argparse.ArgumentParser):
@@ -225,6 +225,9 @@ def _add_demo(commands: Any) -> None:
         "--kill",
         action="store_true",
         help="kill a worker (SIGKILL) half-way and start another: nothing may be missing, a repeat counts once",
+    )
+    sub.add_argument(
+        "--rpc", action="store_true", help="by calls; those that are lost with a killed worker are asked again"
     )
 
 

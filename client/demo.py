@@ -2,8 +2,9 @@
 
     demo -- demo.files --> workers -- demo.results --> demo
 
-The broker and the workers are processes of their own, in a temporary folder, and gone with it when the demo ends,
-however it ends. Results are kept by file: a job that was done twice, because its worker was killed, counts once.
+With ``--rpc`` each file is a call instead, see `democalls`. The broker and the workers are processes of their own, in a
+temporary folder, and gone with it when the demo ends, however it ends. Results are kept by file: a job that was done
+twice, because its worker was killed, counts once.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from vanilla.exception import ConnectionLost, Halt, Timeout
 from vanilla.protocol.urls import parse
 from vanilla.unix import LONGEST
 
+from .democalls import Calls
 from .demofiles import Count, differences, find_files, read_file, standard_library, totals
 from .demowork import FILES, RESULTS
 from .failed import Failed
@@ -54,27 +56,28 @@ def demo(args: Namespace) -> None:
     with ExitStack() as stack:
         stack.enter_context(ended_by_signals())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vanilla-demo-")))
-        crew = stack.enter_context(Crew(folder))
+        crew = stack.enter_context(Crew(folder, "serve" if args.rpc else "pull"))
         stack.enter_context(undisturbed_end())
         print(f"{plural(len(names), 'file')} of {os.fsdecode(root)}", flush=True)
-        through_the_queue = _run_queue(crew, args, root, names)
+        how = "by calls" if args.rpc else "through the queue"
+        by_broker = _run_broker(crew, args, root, names, how)
         print(f"now the same, directly, in {plural(args.workers, 'process')}", flush=True)
         directly = _run_direct(crew, folder, args.workers, root, names)
-    _compare(through_the_queue, directly)
+    _compare(by_broker, directly, how)
 
 
-def _compare(queue: dict[bytes, Count], direct: dict[bytes, Count]) -> None:
-    lines = differences(queue, direct)
+def _compare(by_broker: dict[bytes, Count], direct: dict[bytes, Count], how: str) -> None:
+    lines = differences(by_broker, direct, how)
     if lines:
         print(*lines, sep="\n", flush=True)
         raise Failed("the totals differ")
     print("totals match")
 
 
-# -- through the queue
+# -- through the broker
 
 
-def _run_queue(crew: Crew, args: Namespace, root: bytes, names: list[bytes]) -> dict[bytes, Count]:
+def _run_broker(crew: Crew, args: Namespace, root: bytes, names: list[bytes], how: str) -> dict[bytes, Count]:
     largest = max(os.path.getsize(os.path.join(root, name)) for name in names)
     url = crew.start_broker(max(largest + AROUND_BYTES, FRAME_BYTES))
     print(f"broker on {url}, {plural(args.workers, 'worker')}", flush=True)
@@ -82,22 +85,29 @@ def _run_queue(crew: Crew, args: Namespace, root: bytes, names: list[bytes]) -> 
     for _ in range(args.workers):
         crew.start_worker()
     with Hub() as hub, hub.client.connect(url) as remote:
-        job = Job(hub, remote, crew, names, args.kill)
+        job = (Calls if args.rpc else Job)(hub, remote, crew, names, args.kill)
         try:
             job.run(root)
         except ConnectionLost:
             crew.check_broker()
             raise
-    print(f"through the queue: {totals(job.counts.values())} in {time.monotonic() - began:.1f} s")
+    print(f"{how}: {totals(job.counts.values())} in {time.monotonic() - began:.1f} s")
     _tell_shares(job)
     if args.kill:
-        again, twice = plural(len(job.redelivered), "file"), plural(job.repeats, "result")
-        print(f"redelivered: {again}; came twice and counted once: {twice}")
+        _tell_repeats(job)
     crew.dismiss()
     return job.counts
 
 
-def _tell_shares(job: Job) -> None:
+def _tell_repeats(job: Job | Calls) -> None:
+    if isinstance(job, Calls):
+        print(f"lost with their worker and asked again: {plural(job.again, 'call')}")
+    else:
+        again, twice = plural(len(job.redelivered), "file"), plural(job.repeats, "result")
+        print(f"redelivered: {again}; came twice and counted once: {twice}")
+
+
+def _tell_shares(job: Job | Calls) -> None:
     for worker in range(1, job.crew.hired + 1):
         mine = [job.counts[name] for name, who in job.workers.items() if who == worker]
         share = 100 * len(mine) / len(job.counts)
@@ -236,10 +246,14 @@ def _listen(children: list[Child], progress: Progress) -> dict[Child, bytes]:
 
 
 class Crew:
-    """The demo's processes: a broker, workers, and those who count directly."""
+    """The demo's processes: a broker, workers, and those who count directly.
 
-    def __init__(self, folder: Path) -> None:
+    :param work: what the workers do, see `demowork`.
+    """
+
+    def __init__(self, folder: Path, work: str) -> None:
         self.folder = folder
+        self.work = work
         self.url = ""
         #: Workers that were ever started.
         self.hired = 0
@@ -262,7 +276,7 @@ class Crew:
     def start_worker(self) -> Child:
         """Start one more worker."""
         self.hired += 1
-        worker = self.start(f"worker {self.hired}", "pull", self.url, str(self.hired))
+        worker = self.start(f"worker {self.hired}", self.work, self.url, str(self.hired))
         self._workers.append(worker)
         return worker
 

@@ -93,17 +93,18 @@ def totals(counts: Iterable[Count]) -> Totals:
     return Totals(*sums)
 
 
-def differences(queue: dict[bytes, Count], direct: dict[bytes, Count]) -> list[str]:
-    """What is not the same in two counts, a line each: first the totals, then up to `NAMED` files. Empty: none."""
-    wrong = [name for name in sorted(queue.keys() | direct.keys()) if queue.get(name) != direct.get(name)]
+def differences(brokers: dict[bytes, Count], direct: dict[bytes, Count], how: str = "through the queue") -> list[str]:
+    """What is not the same in two counts, a line each: first the totals, then up to `NAMED` files. Empty: none.
+
+    :param how: the first of them was made.
+    """
+    wrong = [name for name in sorted(brokers.keys() | direct.keys()) if brokers.get(name) != direct.get(name)]
     if not wrong:
         return []
-    both = zip(Totals._fields, totals(queue.values()), totals(direct.values()))
-    lines = [f"{field}: {a:,} through the queue, {b:,} directly" for field, a, b in both if a != b]
+    both = zip(Totals._fields, totals(brokers.values()), totals(direct.values()))
+    lines = [f"{field}: {a:,} {how}, {b:,} directly" for field, a, b in both if a != b]
     for name in wrong[:NAMED]:
-        lines.append(
-            f"{os.fsdecode(name)}: {_tell(queue.get(name))} through the queue, {_tell(direct.get(name))} directly"
-        )
+        lines.append(f"{os.fsdecode(name)}: {_tell(brokers.get(name))} {how}, {_tell(direct.get(name))} directly")
     if len(wrong) > NAMED:
         lines.append(f"and {plural(len(wrong) - NAMED, 'more file')}")
     return lines

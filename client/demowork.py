@@ -1,6 +1,7 @@
-"""The demo's processes: ``python -m vanilla.client.demowork pull URL`` and ``... count ROOT NAMES``.
+"""The demo's processes: ``python -m vanilla.client.demowork pull URL NUMBER``, ``... serve URL NUMBER`` and ``... count
+ROOT NAMES``.
 
-The first is a worker as it would be written for any job. The second counts without a queue, for comparison.
+The first two are workers as they would be written for any job. The third counts without a broker, for comparison.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from .demofiles import count_tokens, read_file
 
 #: The two queues.
 FILES, RESULTS = "demo.files", "demo.results"
+#: What is called instead.
+SERVICE = "demo.counter"
 #: Jobs that are confirmed and acknowledged together, at most.
 BATCH = 8
 
@@ -54,6 +57,26 @@ def take(jobs: Any) -> list[Delivery]:
     return batch
 
 
+class Counter:
+    """What is served.
+
+    :param number: the worker's own, which goes into its results.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def count(self, body: bytes) -> list[Any]:
+        """The size of a file, its tokens, whether it failed, and who has counted."""
+        return [*count_tokens(body), self._number]
+
+
+def serve(url: str, number: str) -> None:
+    """Answer calls until killed."""
+    with Hub() as hub, hub.client.connect(url) as remote:
+        remote.serve(SERVICE, Counter(int(number))).join()
+
+
 def count(root: str, names: str) -> None:
     """Count the files below *root* whose names stand in the file *names*, each ended by a NUL; print a line a file."""
     with open(names, "rb") as file:
@@ -64,4 +87,4 @@ def count(root: str, names: str) -> None:
 
 if __name__ == "__main__":
     keep_freed_memory()
-    {"pull": pull, "count": count}[sys.argv[1]](*sys.argv[2:])
+    {"pull": pull, "serve": serve, "count": count}[sys.argv[1]](*sys.argv[2:])

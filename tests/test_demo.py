@@ -83,6 +83,19 @@ def test_a_tree_of_ones_own(scratch, tree):
     assert out.endswith("\ntotals match\n")
 
 
+@pytest.mark.parametrize("kill", [[], ["--kill"]])
+def test_by_calls_the_totals_are_the_same_and_a_killed_workers_are_asked_again(scratch, tree, kill):
+    status, out, err = demo(scratch, "--path", str(tree), "--rpc", *kill)
+    assert (status, err) == (0, ""), out
+    assert sums(out, "by calls") == sums(out, "directly")
+    assert sums(out, "directly").startswith(f"{FILES} files, ")
+    workers = re.findall(r"^  worker (\d): (\d+) files? ", out, re.M)
+    assert sum(int(files) for _, files in workers) == FILES
+    assert len(workers) == (3 if kill else 2)
+    assert bool(re.search(r"^lost with their worker and asked again: \d+ calls?$", out, re.M)) == bool(kill)
+    assert out.endswith("\ntotals match\n")
+
+
 def test_one_of_a_kind_is_told_as_one(scratch, tmp_path):
     folder = tmp_path / "one"
     folder.mkdir()

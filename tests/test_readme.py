@@ -17,7 +17,7 @@ PORT = "127.0.0.1:8264"
 
 
 def programs():
-    """The Python programs in the README: the producer, the worker, one that needs no broker; the calculator, its caller,
+    """The Python programs in the README: producer, worker, one that needs no broker; calculator, its caller,
     and one with requests in one process."""
     return re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
 
