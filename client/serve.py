@@ -88,8 +88,13 @@ class Served:
 
     def _begin(self, request: Request) -> None:
         task = self.hub.spawn(self._answer, request)
-        # One that is cancelled before it starts would never give its place back; it looks by itself.
-        request.oncancel(lambda: task.fiber and task.cancel())
+
+        def cancel() -> None:
+            # One that is cancelled before it starts would never give its place back; it looks by itself.
+            if task.fiber is not None:
+                task.cancel()
+
+        request.oncancel(cancel)
 
     def _answer(self, request: Request) -> None:
         try:

@@ -170,8 +170,9 @@ class StreamSender(Sender):
 
     __slots__ = ()
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            self.close()
-        else:
+    def __exit__(self, *exc: object) -> None:
+        error = exc[1]
+        if isinstance(error, BaseException):
             self._state.abort(error)
+        else:
+            self.close()
