@@ -167,7 +167,9 @@ def test_what_f_raises_of_ours_is_its_own_error_and_ends_nothing(h, far, sums, e
     assert sums.call(0).recv(timeout=PATIENCE) == "fine"
 
 
-def test_an_error_whose_text_is_no_unicode_or_raises_is_told_nevertheless(h, far, sums):
+def test_an_error_whose_text_is_no_unicode_or_raises_is_told_nevertheless(far, sums, caplog):
+    caplog.set_level(logging.CRITICAL, "vanilla.client")  # what a test has logged must be Unicode
+
     class Odd(Exception):
         def __str__(self):
             raise RuntimeError("no text")
