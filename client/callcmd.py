@@ -29,7 +29,7 @@ def call(args: Namespace) -> None:
     if sys.stdout is None:
         raise Failed("stdout is closed")
     fd = sys.stdout.fileno()
-    with Hub() as hub, connect(hub, args.url) as remote:
+    with Hub() as hub, connect(hub, args) as remote:
         interrupt_waits(hub)
         reply = ask(remote, args, item)
         try:

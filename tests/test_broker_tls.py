@@ -11,14 +11,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from peers import PATIENCE, Peer, until
+from peers import PATIENCE, Peer, data, until
 from programs import BROKER, broker, environment, vanilla
 
 import vanilla as v
+from vanilla.broker import session
 from vanilla.broker.access import check_subject
 from vanilla.certificates import client_context
 from vanilla.protocol.errors import ProtocolError
-from vanilla.protocol.frames import ERROR
+from vanilla.protocol.frames import CREDIT, ERROR
 
 BIG = os.urandom(1 << 19)
 
@@ -112,6 +113,38 @@ def test_the_reason_arrives_though_much_was_not_read(h, open_to_all):
     assert peer.fields(ERROR)["code"] == "BAD_FRAME"
     assert peer.gone()
     peer.close()
+
+
+def test_who_breaks_tls_is_sent_nothing_in_the_clear(h, open_to_all, monkeypatch):
+    monkeypatch.setattr(session, "LAST_WORDS_MS", 60_000)
+    secret = b"nobody on the way reads this"
+    peer = Peer(h, open_to_all.urls[0])
+    peer.open(1, "push", "jobs")
+    peer.open(2, "pull", "jobs")
+    peer.credit(2)
+    peer.want(1, n=1, b=900_000)
+    while peer.fields(CREDIT)["b"] < 900_000:
+        pass
+    raw = peer.sock._sock
+    (one,) = open_to_all.sessions
+    one.sock._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_608)
+    peer.send(data(1, 0, [secret * 30_000]))
+    until(h, lambda: one.out)
+    raw.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+    found = b""
+    until(h, lambda: one.closing)
+    while True:
+        try:
+            got = raw.recv(1 << 20)
+        except BlockingIOError:
+            h.sleep(1)
+            continue
+        if not got:
+            break
+        found += got
+    assert len(found) < 900_000 and secret[:10] not in found
+    peer.close()
+    until(h, lambda: not open_to_all.sessions)  # it has heard of that, and no timer
 
 
 @pytest.mark.parametrize("said", [b"", b"\x16\x03\x01", b"half", b"whole"])

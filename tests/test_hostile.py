@@ -25,7 +25,7 @@ from vanilla.protocol.frames import (
 )
 
 #: Time enough for the handshakes of hundreds at once.
-HELLO_MS = 500
+HELLO_MS = 1_000
 
 HI = pack_control(HELLO, 0, 0, {"v": 1, "id": b"p" * 16})
 

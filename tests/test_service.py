@@ -3,6 +3,8 @@ and what a caller or a server can say that a client never would."""
 
 from __future__ import annotations
 
+import os
+
 import msgpack
 import pytest
 from hypothesis import settings
@@ -41,6 +43,9 @@ from vanilla.protocol.frames import (
 from vanilla.protocol.ranges import Ranges
 
 # -- the model
+
+#: What a delivery says of who asks by a Unix socket: us.
+WHO = {"identity": f"uid:{os.getuid()}"}
 
 
 class Wire(Connection):
@@ -532,7 +537,7 @@ def caller(peer, server):
 
 def test_answers_find_their_requests_in_any_order(caller, server):
     caller.ask(CALL, 0, ["a", "b", "c", "d"])
-    assert server.delivery()[1:] == [0, {}, ["a", "b", "c", "d"]]
+    assert server.delivery()[1:] == [0, WHO, ["a", "b", "c", "d"]]
     server.reply(SERVE, 2, "C", "D")
     server.fail(SERVE, 1, code="ODD", text="b is odd", type="Odd", trace="here", by="broker")
     server.reply(SERVE, 0, "A")
@@ -549,9 +554,9 @@ def test_replies_go_only_to_who_asked(peer, caller, server):
     caller.ask(CALL, 0, [1, 2])
     assert server.delivery()[3] == [1, 2]
     other.ask(7, 100, [3])
-    assert server.delivery()[1:] == [2, {}, [3]]
+    assert server.delivery()[1:] == [2, WHO, [3]]
     caller.ask(CALL, 2, [4])
-    assert server.delivery()[1:] == [3, {}, [4]]
+    assert server.delivery()[1:] == [3, WHO, [4]]
     server.reply(SERVE, 0, "one", "two", "three", "four")
     assert other.answer() == [REPLY, 7, 100, ["three"]]
     assert caller.answer() == [REPLY, CALL, 0, ["one", "two"]]
@@ -599,7 +604,7 @@ def test_without_a_server_a_request_fails_at_once_unless_it_waits(peer, broker):
     server = peer()
     server.open(SERVE, "serve", "sums")
     server.credit(SERVE)
-    assert server.delivery()[1:] == [0, {}, [3]]
+    assert server.delivery()[1:] == [0, WHO, [3]]
 
 
 def test_the_last_servers_end_fails_what_is_queued_unless_it_waits(peer, broker):
@@ -650,7 +655,7 @@ def test_a_server_may_give_back_what_it_has_not_begun(peer, broker, caller, serv
     server.delivery()
     server.credit(SERVE, 0)
     server.nack(SERVE, 1, 1, back=True)
-    assert server.delivery()[1:] == [2, {}, [2]]
+    assert server.delivery()[1:] == [2, WHO, [2]]
     server.reply(SERVE, 2, "two")
     assert caller.answer() == [REPLY, CALL, 1, ["two"]]
 
@@ -680,7 +685,7 @@ def test_what_is_overdue_never_reaches_a_server(h, peer, broker, monkeypatch):
     caller.status()
     now += 2
     server.credit(SERVE)
-    assert server.delivery()[1:] == [0, {"deadline": 3_000, "trace": True}, ["later"]]
+    assert server.delivery()[1:] == [0, {"deadline": 3_000, "trace": True, **WHO}, ["later"]]
     assert caller.answer()[3]["code"] == "DEADLINE"
     assert accounts(broker).dropped == 1
 
@@ -896,7 +901,7 @@ def test_a_stream_that_was_begun_is_not_given_to_another_server_whatever_the_fir
     server.close_channel(SERVE, 0)  # "nothing of it was handed out"
     assert caller.answer()[3]["code"] == "PEER_LOST"
     caller.ask(CALL, 1, ["next"])
-    assert other.delivery()[1:] == [0, {}, ["next"]]
+    assert other.delivery()[1:] == [0, WHO, ["next"]]
 
 
 @pytest.mark.usefixtures("stream")

@@ -6,11 +6,12 @@ import logging
 import socket
 
 import pytest
-from peers import PATIENCE
+from peers import PATIENCE, until
 
 import vanilla
 from vanilla import listener
 from vanilla.certificates import client_context, server_context
+from vanilla.tlssocket import TLSSocket
 
 BIG = b"0123456789abcdef" * (1 << 18)  # 4 MiB: more than a socket takes at once
 
@@ -31,7 +32,7 @@ def test_a_stream_of_tls(h, certs):
 
 def test_a_server_may_speak_first(h, certs):
     with h.tls.listen(cert=certs.server) as server:
-        h.spawn(lambda: server.recv().send(BIG))
+        server.consume(lambda conn: [conn.send(BIG), conn.close()])
         with h.tls.connect(server.port, ca=certs.ca) as conn:
             assert conn.recv_n(len(BIG), PATIENCE) == BIG
             with pytest.raises(vanilla.Closed):
@@ -82,7 +83,7 @@ def test_a_server_that_speaks_no_tls_is_told_apart(h):
 
 def test_a_server_that_hangs_up_in_the_handshake_is_a_lost_connection(h):
     with h.tcp.listen() as server:
-        server.consume(lambda conn: conn.recv())
+        server.consume(lambda conn: [conn.recv(), conn.close()])
         with pytest.raises(vanilla.ConnectionLost, match="in the middle of the TLS handshake"):
             h.tls.connect(server.port, timeout=PATIENCE)
 
@@ -124,6 +125,8 @@ def test_more_handshakes_than_connections_fit_lose_none(h, certs):
     context = client_context(certs.ca)
     with h.tls.listen(cert=certs.server) as server:
         tasks = [h.spawn(h.tls.connect, server.port, context=context) for _ in range(count)]
+        until(h, lambda: len(server._state.buffer) == listener.AHEAD)
+        h.sleep(20)  # the handshakes that are under way end, and find no room
         others = [server.recv(PATIENCE) for _ in range(count)]
         conns = [task.join(PATIENCE) for task in tasks]
         for i, conn in enumerate(conns):
@@ -146,3 +149,26 @@ def test_a_server_that_is_closed_receives_no_handshake_any_more(h, certs):
             while True:  # the server's goodbye, or the cut
                 near.send(far.recv(PATIENCE))
         conn.close()
+
+
+def test_a_goodbye_for_which_there_is_no_room_yet_is_said_later(h, certs, monkeypatch):
+    calls, real = [], TLSSocket.shutdown
+
+    def shutdown(sock, how):
+        calls.append(sock)
+        if len(calls) == 1:
+            raise BlockingIOError
+        real(sock, how)
+
+    with h.tls.listen(cert=certs.server) as server, h.tls.connect(server.port, ca=certs.ca) as conn:
+        other = server.recv(PATIENCE)
+        monkeypatch.setattr(TLSSocket, "shutdown", shutdown)
+        other.send(b"x")
+        other.sender.close()
+        assert conn.recv(PATIENCE) == b"x"
+        with pytest.raises(vanilla.Closed):
+            conn.recv(PATIENCE)
+        assert calls[:2] == [calls[0]] * 2
+        conn.send(b"y")
+        assert other.recv(PATIENCE) == b"y"
+        other.close()

@@ -283,20 +283,28 @@ def test_a_closed_connection_waits_for_no_garbage_collector(h, certs):
     def alive():
         return sum(type(thing) is ssl.SSLObject for thing in gc.get_objects())
 
-    gc.collect()
-    gc.disable()
-    try:
-        before = alive()
-        with h.tls.listen(cert=certs.server) as server, h.tls.connect(server.port, ca=certs.ca) as conn:
-            other = server.recv()
-            conn.send(b"x")
-            assert other.recv(timeout=PATIENCE) == b"x"
-            other.close()
-        del conn, other, server
-        h.sleep(1)
-        assert alive() == before
-    finally:
-        gc.enable()
+    with h.broker.listen("tls://127.0.0.1:0", tls_cert=certs.server) as broker:
+        gc.collect()
+        gc.disable()
+        try:
+            before = alive()
+            h.client.connect(broker.urls[0], ca=certs.ca).close()
+            until(h, lambda: not broker.sessions)
+            assert alive() == before
+        finally:
+            gc.enable()
+
+
+def test_who_is_not_registered_any_more_may_still_send(h, certs):
+    server, client = sides(h, certs, room=4_608)
+    tlspeers.shake(server, client)
+    h.poll.register(server.fileno(), lambda events: None, IN)
+    h.poll.unregister(server.fileno())
+    with pytest.raises(BlockingIOError):
+        while True:
+            server.send(b"x" * 1000)
+    server.close()
+    client.close()
 
 
 def test_what_an_interrupted_call_left_behind_reaches_no_other_connection(h, pair):
@@ -369,20 +377,18 @@ def test_a_client_that_says_half_a_hello_costs_what_it_said(h, certs):
     client.close()
 
 
-def test_a_handshake_without_end_is_ended(h, certs):
+def test_a_connection_that_failed_is_no_error_of_another(h, certs, pair):
     server, client = sides(h, certs)
+    client._context = client_context()  # which does not know the authority
+    client._tls = client._make()
+    with pytest.raises(TLSError, match="not accepted"):
+        tlspeers.shake(server, client)
+    pair[0].send(b"x")
+    assert pair[1].recv(10) == b"x"
     with pytest.raises(BlockingIOError):
-        client.handshake()
-    with pytest.raises(BlockingIOError):
-        server.handshake()
-    record = b"\x14\x03\x03\x00\x01\x01"  # change_cipher_spec, which TLS 1.3 passes over
-    with pytest.raises(TLSError):
-        for _ in range(2 * tlssocket.FLIGHT // len(record)):
-            client._sock.send(record)
-            try:
-                server.handshake()
-            except BlockingIOError:
-                pass
+        pair[1].recv(10)
+    with pytest.raises(TLSError, match="authority"):
+        server.recv(10)
     server.close()
     client.close()
 

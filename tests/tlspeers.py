@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import select
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 from vanilla.certificates import client_context, server_context
-from vanilla.tlssocket import TLSSocket
+from vanilla.poll import Poll
+from vanilla.tlssocket import Exchange, TLSSocket
 
 #: No test waits longer than this for something that it expects, in seconds.
 PATIENCE = 30
@@ -24,14 +26,22 @@ def shake(*sides: Any) -> None:
 
 
 class Far:
-    """A `TLSSocket` as the other side uses it: as a blocking socket."""
+    """A `TLSSocket` as the other side uses it: as a blocking socket, in whatever thread.
 
-    def __init__(self, tls: TLSSocket) -> None:
-        self.tls = tls
+    So it belongs to no hub and shares no `Exchange`.
+    """
+
+    def __init__(self, h: Any, sock: socket.socket, certs: Any) -> None:
+        nobody: Any = SimpleNamespace(poll=Poll(), forked=False, tls=SimpleNamespace(exchange=Exchange()))
+        self.tls = TLSSocket(nobody, sock, client_context(certs.ca), "localhost")
+        self._h = h
+        self._poll = nobody.poll
         self._blocking = True
 
     def dup(self) -> TLSSocket:
-        """For another stream, which goes on in place of this object."""
+        """For a stream of the hub, which goes on in place of this object."""
+        self.tls.hub = self._h
+        self._h.poll.layers[self.tls.fileno()] = self.tls
         return self.tls
 
     def setblocking(self, flag: bool) -> None:
@@ -61,6 +71,7 @@ class Far:
 
     def close(self) -> None:
         self.tls.close()
+        self._poll.close()
 
     def _call(self, f: Any, argument: Any, write: bool) -> Any:
         while True:
@@ -79,6 +90,6 @@ def pair(h: Any, certs: Any) -> tuple[Far, TLSSocket]:
     ours.setblocking(False)
     theirs.setblocking(False)
     near = TLSSocket(h, ours, server_context(certs.server))
-    far = TLSSocket(h, theirs, client_context(certs.ca), "localhost")
-    shake(near, far)
-    return Far(far), near
+    far = Far(h, theirs, certs)
+    shake(near, far.tls)
+    return far, near

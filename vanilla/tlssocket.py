@@ -27,6 +27,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +43,14 @@ CHUNK = 65536
 #: A record's content (RFC 8446, 5.1), and how much is encrypted before it is given to the kernel.
 RECORD = 16384
 BATCH = 4 * RECORD
-#: What a ClientHello may take (OpenSSL would allocate what its head announces, up to 128 KiB), and all that a client
-#: sends in the handshake, with its certificates.
+#: What a ClientHello may take. OpenSSL would allocate what its head announces, up to 128 KiB. What else comes in a
+#: handshake it limits itself: to 100 KiB, for certificates.
 HELLO_BYTES = 8 << 10
-FLIGHT = 64 << 10
 #: A record's head and the head of the ClientHello in it (RFC 8446, 4 and 5.1): 16 03 vv LL LL | 01 NN NN NN
 HELLO_HEAD = 9
 HANDSHAKE, ALERT, CLIENT_HELLO = 0x16, 0x15, 0x01
+
+IS_PYPY = sys.implementation.name == "pypy"
 
 #: What OpenSSL says of a peer, in words that say what to do.
 REASONS = {
@@ -112,9 +114,9 @@ class TLSSocket:
         "_context",
         "_ending",
         "_exchange",
-        "_fed",
         "_handler",
         "_host",
+        "_met",
         "_owed",
         "_plain",
         "_raw",
@@ -141,8 +143,8 @@ class TLSSocket:
         self._plain: Buffer = b""
         self._cipher: Buffer = b""
         self._owed = 0
-        #: Bytes that have come in the handshake.
-        self._fed = 0
+        #: The first bytes of the peer have come, and were those of TLS.
+        self._met = False
         #: `shutdown` was called, and the kernel has not been told yet.
         self._ending = False
         #: What the handler wants, and what the kernel was asked for.
@@ -189,7 +191,7 @@ class TLSSocket:
         while len(self._raw) < self._need():
             self._raw += bytes(self._receive())
             self._check_first(self._raw)
-        self._fed = len(self._raw)
+        self._met = True
         return self._make()
 
     def _need(self) -> int:
@@ -215,11 +217,9 @@ class TLSSocket:
                 raise self._failed(error) from None
             self._push()
             raw = self._receive()
-            if not self._fed:
+            if not self._met:
                 self._check_first(raw)
-            self._fed += len(raw)
-            if self._host is None and self._fed > FLIGHT:
-                raise TLSError("the peer's part of the handshake is far too long")
+            self._met = True
             self._exchange.incoming.write(raw)
 
     def _failed(self, error: ssl.SSLError) -> TLSError:
@@ -228,6 +228,8 @@ class TLSSocket:
             self._push()
         except OSError:
             pass  # it is a courtesy
+        if IS_PYPY:  # it leaves the error in OpenSSL's queue, for whose call comes next; a new SSL object empties that
+            self._make()
         if isinstance(error, ssl.SSLCertVerificationError):
             return TLSError(f"the peer's certificate is not accepted: {error.verify_message}")
         return TLSError(f"TLS: {REASONS.get(error.reason, '') or spell(error)}")
