@@ -19,7 +19,7 @@ log = logging.getLogger("vanilla.broker")
 FRESH = 0.05
 #: Endpoints on a page of a status at most.
 PAGE = 100
-#: What the map of one endpoint takes at most: a name of 255 bytes, 17 numbers and their keys.
+#: What the map of one endpoint takes at most: a name of 255 bytes, its kind, 17 numbers and their keys.
 ENTRY_BYTES = 700
 
 
@@ -86,6 +86,7 @@ def describe(endpoint: Endpoint, now: float) -> dict[str, Any]:
     oldest = endpoint.oldest()
     return {
         "name": endpoint.name,
+        "kind": endpoint.kind.partition(" ")[2],
         "ready": endpoint.ready_n,
         "delayed": endpoint.delayed_n,
         "in_flight": endpoint.flight_n,

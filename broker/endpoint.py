@@ -110,6 +110,14 @@ class Endpoint:
         self.mark = (broker.now(), 0, 0)
         self.rate_in = self.rate_out = 0.0
 
+    @classmethod
+    def at(cls, broker: Broker, name: str, fields: dict[str, Any]) -> Endpoint:
+        """The endpoint *name*, made if it is not there, for whoever opens it with *fields*.
+
+        :raises Refused: it is not what they ask for.
+        """
+        return broker.endpoint(name, cls)
+
     # -- messages come in
 
     def accept(self, count: int, body: Any) -> Batch:

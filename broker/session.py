@@ -35,6 +35,7 @@ from vanilla.tlssocket import NotTLS, TLSError, TLSSocket
 from .access import check_subject
 from .caller import Caller
 from .channels import Puller, Pusher
+from .conduit import Conduit, ConduitPuller, ConduitPusher
 from .endpoint import Endpoint
 from .server import Server
 from .service import Service
@@ -202,15 +203,23 @@ class Session:
         made, of = KINDS[kind]
         if self.broker.draining and issubclass(made, Pusher):
             raise Refused("GOING_AWAY", "the broker is shutting down")
-        return made(self, event.channel, self.broker.endpoint(name, of), event.seq)
+        return made(self, event.channel, of.at(self.broker, name, event.payload), event.seq)
 
     def _close(self, event: Event) -> None:
         channel = self.channels.pop(event.channel, None)
         if channel is not None:
+            if CLOSE in channel.frames:
+                channel.frames[CLOSE](channel, event)
             if isinstance(channel, Pusher):
                 channel.emit()
             channel.detach(event.seq)
         self.put(pack_control(CLOSE, event.channel))
+
+    def expel(self, id: int, code: str, text: str) -> None:
+        """End channel *id*, which has nothing unsettled; the connection goes on."""
+        self.channels.pop(id).detach(0)
+        self.connection.ending(id)
+        self.put(pack_control(ERROR, id, 0, {"code": code, "text": text}))
 
     def _status(self, event: Event) -> None:
         if len(self.questions) >= QUESTIONS:
@@ -389,6 +398,8 @@ KINDS: dict[str, tuple[Any, type[Endpoint]]] = {
     "pull": (Puller, Endpoint),
     "call": (Caller, Service),
     "serve": (Server, Service),
+    "send": (ConduitPusher, Conduit),
+    "recv": (ConduitPuller, Conduit),
 }
 
 _HANDLERS = {

@@ -294,8 +294,12 @@ class Link:
 
     # -- channels
 
-    def open(self, kind: str, name: str, state: ChannelState, first: int = 0) -> int:
+    def open(
+        self, kind: str, name: str, state: ChannelState, first: int = 0, fields: dict[str, Any] | None = None
+    ) -> int:
         """Ask for an endpoint; *first* is the number of the first message that we shall push.
+
+        :param fields: what else OPEN says.
 
         :return: the channel's number.
         """
@@ -304,14 +308,18 @@ class Link:
         number = self._last_channel
         self.channels[number] = state
         self.connection.opening(number, kind)
-        self.put(pack_control(OPEN, number, first, {"kind": kind, "name": name}))
+        self.put(pack_control(OPEN, number, first, {"kind": kind, "name": name, **(fields or {})}))
         return number
 
-    def close_channel(self, state: ChannelState, seen: int = 0) -> None:
-        """Say that we are done with a channel; *seen* is the first number that was not handed out."""
+    def close_channel(self, state: ChannelState, seen: int = 0, end: bool = False) -> None:
+        """Say that we are done with a channel.
+
+        :param seen: the first number that was not handed out.
+        :param end: of a pipe or queue: the other end is to be closed, too.
+        """
         if self.channels.pop(state.id, None) is not None and self.sock is not None:
             self.connection.closing(state.id)
-            self.put(pack_control(CLOSE, state.id, seen))
+            self.put(pack_control(CLOSE, state.id, seen, {"end": True} if end else {}))
         self.dirty.pop(state, None)
 
     # -- output

@@ -102,6 +102,8 @@ class PullState(Channel):
 
     #: What it opens.
     role = "pull"
+    #: Is the other end to be closed with it?
+    final = False
 
     def __init__(self, link: Link, name: str, ack: bool, prefetch: int, window_bytes: int) -> None:
         super().__init__(link.hub, -1, f"{self.role} from {name!r}")
@@ -126,7 +128,11 @@ class PullState(Channel):
         self._end_error: Callable[[], Exception] | None = None
         #: The task that consumes, to which this end then belongs.
         self.owner: Task | None = None
-        self.id = link.open(self.role, name, self)
+        self.id = self._open()
+
+    def _open(self) -> int:
+        """Ask for the channel: its number, or 0 to do so later."""
+        return self.link.open(self.role, self.name, self)
 
     @property
     def taken(self) -> int:
@@ -443,7 +449,7 @@ class PullState(Channel):
         """Detach: what was handed out is settled as it is now, the rest goes back."""
         if self.halt is None:
             self.emit()
-            self.link.close_channel(self, self.taken)
+            self.link.close_channel(self, self.taken, self.final)
             self._forget_items()
             self._end(
                 lambda: halt(f"this {self.kind} was closed or dropped; what was unsettled went back to the broker")

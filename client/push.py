@@ -90,6 +90,8 @@ class PushState(Channel):
 
     #: What it opens.
     role = "push"
+    #: Is the other end to be closed with it?
+    final = False
 
     def __init__(self, link: Link, name: str) -> None:
         super().__init__(link.hub, -1, f"{self.role} to {name!r}")
@@ -117,7 +119,11 @@ class PushState(Channel):
         self._step = FIRST_STEP
         self._idle: Timer | None = None
         self._refusal: tuple[str, str] | None = None
-        self.id = link.open(self.role, name, self)
+        self.id = self._open()
+
+    def _open(self) -> int:
+        """Ask for the channel: its number, or 0 to do so later."""
+        return self.link.open(self.role, self.name, self)
 
     # -- sending
 
@@ -476,7 +482,7 @@ class PushState(Channel):
         """The last handle is closed: what was sent is on its way."""
         if self.halt is None:
             self.flush()
-            self.link.close_channel(self)
+            self.link.close_channel(self, end=self.final)
             self._end(lambda: halt(f"this {self.kind} was closed"))
 
     def forget(self, waiter: Any) -> bool:

@@ -13,15 +13,17 @@ from vanilla.certificates import client_context
 from vanilla.channel import Channel, State
 from vanilla.deadline import Deadline
 from vanilla.exception import Timeout
-from vanilla.message import Recver, Sender
+from vanilla.message import Pair, Recver, Sender
 from vanilla.protocol.frames import COUNTED_BYTES, PING, STATUS
 from vanilla.protocol.urls import check_name, parse
 from vanilla.timers import seconds
 
+from .conduit import ConduitRecver, ConduitSender, RecvState, SendState, Shape
 from .dealer import CallState, Dealer
 from .link import Link
 from .pull import WINDOW_BYTES, PullRecver, PullState
 from .push import PushState
+from .rendezvous import RendezvousState
 from .router import Router, RouterState
 from .sender import PushSender
 from .serve import METHODS, Served, Wrapped, public_methods
@@ -70,6 +72,8 @@ class Remote:
         self._calls: weakref.WeakValueDictionary[str, CallState] = weakref.WeakValueDictionary()
         self._link = Link(hub, url, self._notify, context, token)
         self._pushes: weakref.WeakValueDictionary[str, PushState] = weakref.WeakValueDictionary()
+        #: All that may have something unconfirmed.
+        self._senders: weakref.WeakSet[PushState] = weakref.WeakSet()
 
     def _connect(self, timeout: float) -> None:
         self._link.dial(timeout)
@@ -99,6 +103,7 @@ class Remote:
         state = self._pushes.get(name)
         if state is None or state.halt is not None:
             state = self._pushes[name] = PushState(self._link, name)
+            self._senders.add(state)
         self._link.check()
         return PushSender(state, self._linger)
 
@@ -119,6 +124,43 @@ class Remote:
         if prefetch < 0 or window < 1:
             raise ValueError("prefetch is 0 or more, window 1 byte or more")
         return PullRecver(PullState(self._link, name, ack, prefetch, window))
+
+    # -- as on the Hub
+
+    def pipe(self, name: str) -> Pair:
+        """A rendezvous between one sender and one receiver, wherever they are: ``send`` returns when the item is taken.
+
+        An end is claimed at its first use, and free again when it is closed, dropped or lost.
+
+        :raises ValueError: a wrong *name*, see `push`.
+        :raises ConnectionLost: the broker is gone.
+        """
+        return self._conduit(name, Shape("pipe", 0))
+
+    def queue(self, name: str, size: int) -> Pair:
+        """A `pipe` that holds up to *size* items while nobody receives.
+
+        :raises ValueError: *size* is less than 1; a wrong *name*.
+        :raises ConnectionLost: the broker is gone.
+        """
+        if size < 1:
+            raise ValueError("a queue holds at least 1 item; for a rendezvous use pipe or channel")
+        return self._conduit(name, Shape("queue", size))
+
+    def channel(self, name: str, size: int = 0) -> Pair:
+        """Any number of senders and receivers; holds up to *size* items while nobody receives (0, or -1: none).
+
+        :raises ValueError: a wrong *name*.
+        :raises ConnectionLost: the broker is gone.
+        """
+        return self._conduit(name, Shape("channel", max(size, 0)))
+
+    def _conduit(self, name: str, shape: Shape) -> Pair:
+        check_name(name)
+        self._link.check()
+        state = (SendState if shape.capacity else RendezvousState)(self._link, name, shape)
+        self._senders.add(state)
+        return Pair(ConduitSender(state, self._linger), ConduitRecver(RecvState(self._link, name, shape)))
 
     # -- requests and replies
 
@@ -236,7 +278,7 @@ class Remote:
         _remotes.discard(self)
         if self._link.ended:
             return
-        for state in list(self._pushes.values()):
+        for state in list(self._senders):
             self._settle(state, deadline)
         self._link.detach()
         self._link.close()
@@ -321,7 +363,7 @@ def _close_all() -> None:
         if remote.hub.stopping or remote.hub.forked:
             continue
         if not remote._link.is_here:
-            left = sum(state.unconfirmed for state in list(remote._pushes.values()))
+            left = sum(state.unconfirmed for state in list(remote._senders))
             if left:
                 log.warning("%s: never closed by its thread; unconfirmed messages: %d", remote.url, left)
             continue

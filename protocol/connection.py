@@ -25,6 +25,7 @@ from .errors import ProtocolError
 from .frames import (
     ACK,
     CANCEL,
+    CLEAR,
     CLOSE,
     CREDIT,
     DATA,
@@ -163,8 +164,10 @@ FIELDS: dict[int, dict[str, Field]] = {
         "frame": Field(_limit, "longest frame that the broker takes, in bytes", "client"),
     },
     OPEN: {
-        "kind": Field(_text, "push, pull, call or serve", "broker"),
+        "kind": Field(_text, "push, pull, call, serve, send, recv, state, publish or subscribe", "broker"),
         "name": Field(_text, "the endpoint", "broker"),
+        "as": Field(_text, "of send and recv: pipe, queue or channel"),
+        "capacity": Field(_number, "of send and recv: messages that it holds; 0, a rendezvous, if it is not there"),
     },
     CREDIT: {
         "n": Field(_number, "messages may be sent whose number is below this", "both"),
@@ -190,7 +193,7 @@ FIELDS: dict[int, dict[str, Field]] = {
         "endpoints": Field(_list, "a page of maps, one an endpoint", "client"),
         "next": Field(_text, "what to ask for next; not there on the last page"),
     },
-    CLOSE: {},
+    CLOSE: {"end": Field(_flag, "true: of a pipe or queue the other end is to be closed, too")},
     ERROR: {
         "code": Field(_text, "see the table of codes", "client"),
         "text": Field(_text, "what happened", "client"),
@@ -209,6 +212,7 @@ FIELDS: dict[int, dict[str, Field]] = {
     },
     END: {"n": Field(_number, "how many items the stream had", "both")},
     CANCEL: {"r": Field(_ranges, "ranges of request numbers", "both")},
+    CLEAR: {},
 }
 
 #: Fields that stand together or not at all...
@@ -221,8 +225,8 @@ APART: dict[int, tuple[str, ...]] = {NACK: ("delay", "back", "dead")}
 _DATA = frozenset((DATA, DATA_OPTIONS))
 _ANSWER = frozenset((REPLY, PART, FAIL, END))
 _DELIVERY = _DATA | {DATA | MORE, DATA_OPTIONS | MORE}
-_TO_CLIENT = _DELIVERY | _ANSWER | {OPEN, CREDIT, ACK, CANCEL, CLOSE, ERROR}
-_TO_BROKER = _DATA | _ANSWER | {WANT, CREDIT, ACK, NACK, CANCEL, CLOSE}
+_TO_CLIENT = _DELIVERY | _ANSWER | {OPEN, CREDIT, ACK, CANCEL, CLEAR, CLOSE, ERROR}
+_TO_BROKER = _DATA | _ANSWER | {WANT, CREDIT, ACK, NACK, CANCEL, CLEAR, CLOSE}
 
 #: (who receives, state) -> the frames that may come. "hello" and "ready" are states of channel 0.
 ALLOWED: dict[tuple[str, str], frozenset[int]] = {
@@ -233,6 +237,11 @@ ALLOWED: dict[tuple[str, str], frozenset[int]] = {
     ("broker", "pull"): frozenset((CREDIT, ACK, NACK, CLOSE)),
     ("broker", "call"): _DATA | {WANT, CREDIT, CANCEL, CLOSE},
     ("broker", "serve"): _ANSWER | {CREDIT, NACK, CLOSE},
+    ("broker", "send"): _DATA | {WANT, CANCEL, CLOSE},
+    ("broker", "recv"): frozenset((CREDIT, ACK, NACK, CLOSE)),
+    ("broker", "state"): frozenset((DATA, CLEAR, CLOSE)),
+    ("broker", "publish"): frozenset((DATA, CLOSE)),
+    ("broker", "subscribe"): frozenset((CREDIT, CLOSE)),
     ("broker", "ended"): _TO_BROKER,
     ("client", "hello"): frozenset((HELLO, ERROR)),
     ("client", "ready"): frozenset((STATUS, PING, PONG, ERROR, GO_AWAY)),
@@ -241,6 +250,11 @@ ALLOWED: dict[tuple[str, str], frozenset[int]] = {
     ("client", "pull"): _DELIVERY | {OPEN, ERROR},
     ("client", "call"): _ANSWER | {OPEN, CREDIT, ERROR},
     ("client", "serve"): _DELIVERY | {OPEN, CREDIT, CANCEL, ERROR},
+    ("client", "send"): frozenset((OPEN, CREDIT, ACK, FAIL, ERROR)),
+    ("client", "recv"): _DELIVERY | {OPEN, ERROR},
+    ("client", "state"): frozenset((OPEN, DATA, ACK, CLEAR, ERROR)),
+    ("client", "publish"): frozenset((OPEN, ACK, ERROR)),
+    ("client", "subscribe"): frozenset((OPEN, DATA, ERROR)),
     ("client", "closing"): _TO_CLIENT,
     ("client", "ended"): frozenset(),
 }
@@ -254,7 +268,7 @@ _ALLOWED = {
 DEAF = frozenset(("closing", "ended"))
 
 #: Of channels: what a client may open.
-KINDS = frozenset(("push", "pull", "call", "serve"))
+KINDS = frozenset(("push", "pull", "call", "serve", "send", "recv", "state", "publish", "subscribe"))
 
 
 class Connection:

@@ -120,6 +120,7 @@ class Window:
             self.size = max(self.size, min(int(count * EASY / lasted), LONE_MOST))
 
     def _resize(self, taken: int, more: bool, now: float) -> None:
+        """Work out the size anew."""
         used = taken - self._mark
         if not used:
             return
@@ -128,3 +129,15 @@ class Window:
             self.size *= 2
         elif lasted > SLOW and self.size > 1:
             self.size = max(self.size // 2, 1)
+
+
+class Parked(Window):
+    """The window of a rendezvous: for each receiver that waits one message, and nothing ahead."""
+
+    __slots__ = ()
+
+    def due(self, taken: int) -> bool:
+        return False
+
+    def _resize(self, taken: int, more: bool, now: float) -> None:
+        """It is of one size."""

@@ -21,18 +21,21 @@ CODES = {
     "TOO_MANY": "a limit on connections, channels or endpoints is reached",
     "BAD_NAME": "an endpoint's name is UTF-8, 1 to 255 bytes, without control characters",
     "BAD_KIND": "this broker has no endpoint of the kind asked for",
-    "MISMATCH": "the endpoint is there, and is of another kind",
+    "MISMATCH": "the endpoint is there, and is of another kind, or holds another number of messages",
+    "TAKEN": "a pipe or queue has one sender and one receiver, and this end has its own",
+    "CLOSED": "the other end of this pipe or queue was closed",
     "GOING_AWAY": "the broker is shutting down",
     "INTERNAL": "the broker failed; its log says how",
 }
 
 
-#: Why a request fails: every code that a broker may send in a FAIL frame. A server's are its own; those that the client
-#: library uses stand in `vanilla.client`.
+#: Why a request fails, or an item that waits for its receiver: every code that a broker may send in a FAIL frame. A
+#: server's are its own; those that the client library uses stand in `vanilla.client`.
 FAILURES = {
     "NO_SERVICE": "nobody serves this endpoint, and the request did not ask to wait",
     "PEER_LOST": "the server is gone; whether it has done anything is not known",
     "DEADLINE": "the request's deadline was over before a server had it",
+    "WITHDRAWN": "nobody had taken this item when it was cancelled: it was not delivered, and will not be",
     "GOING_AWAY": "the broker is shutting down",
 }
 

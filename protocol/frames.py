@@ -51,6 +51,7 @@ GO_AWAY = 0x2B
 FAIL = 0x2C
 END = 0x2D
 CANCEL = 0x2E
+CLEAR = 0x2F
 
 NAMES = {
     DATA: "DATA",
@@ -74,6 +75,7 @@ NAMES = {
     FAIL: "FAIL",
     END: "END",
     CANCEL: "CANCEL",
+    CLEAR: "CLEAR",
 }
 
 # -- sizes

@@ -36,6 +36,8 @@ OPTIONS: dict[str, dict[str, Callable[[Any], bool]]] = {
         "redelivered": _flag,  # a consumer may have seen these messages before
         "attempts": _attempt,  # 1 and how many deliveries have failed
     },
+    "send": {},
+    "recv": {"redelivered": _flag, "attempts": _attempt},  # likewise
     "call": {
         "wait": _flag,  # while nobody serves, wait instead of failing
         "deadline": _number,  # ms from now on; what has not been answered by then is not wanted

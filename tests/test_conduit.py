@@ -1,0 +1,440 @@
+"""The broker's pipes, queues and channels: the accounts of a rendezvous under any sequence of what can happen to it,
+and what its peers are told."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from peers import PATIENCE, Peer, data, until
+from test_endpoint import Clock, Connection, has_consumers, has_deliveries, has_producers
+
+import vanilla
+from vanilla.broker.broker import Broker
+from vanilla.broker.conduit import Conduit, ConduitPuller, ConduitPusher
+from vanilla.broker.options import Options
+from vanilla.protocol.connection import Event
+from vanilla.protocol.frames import (
+    ACK,
+    CANCEL,
+    CLOSE,
+    CREDIT,
+    DATA,
+    DATA_OPTIONS,
+    ERROR,
+    FAIL,
+    MORE,
+    NACK,
+    OPEN,
+    pack_control,
+    pack_head,
+)
+
+
+class Meetings(RuleBasedStateMachine):
+    """Senders and receivers of a rendezvous come, meet, change their minds and go.
+
+    Each message that a sender has sent is in one place, and each sender that is there hears once, and truly, what
+    became of it.
+    """
+
+    @initialize()
+    def start(self):
+        self.clock = Clock()
+        self.broker = Broker(self.clock, Options(max_attempts=3, backoff_ms=100))
+        self.broker.now = lambda: self.clock.time
+        self.endpoint = Conduit.at(self.broker, "meet", {"as": "channel", "capacity": 0})
+        self.pushers, self.pullers = [], []
+        self.number = self.sent = 0
+        #: What each sender has sent and not heard of: its number -> message.
+        self.unheard = {}
+        #: What each receiver holds: channel number -> message.
+        self.held = {}
+        self.acked, self.dead, self.withdrawn, self.lost = set(), set(), set(), set()
+        self.seen = set()
+
+    def turn(self):
+        self.clock.settle()
+        for puller in self.pullers:
+            frames, puller.session.frames = puller.session.frames, []
+            for kind, _, seq, _, array in frames:
+                assert kind & ~MORE in (DATA, DATA_OPTIONS)
+                items = msgpack.unpackb(array)
+                options = items.pop(0) if kind & ~MORE == DATA_OPTIONS else {}
+                for offset, item in enumerate(items):
+                    self.held[puller][seq + offset] = item
+                    assert item not in self.withdrawn
+                    assert options.get("redelivered", False) == (item in self.seen)
+        for pusher in self.pushers:
+            frames, pusher.session.frames = pusher.session.frames, []
+            for kind, _, seq, _, array in frames:
+                fields = msgpack.unpackb(array)[0]
+                if kind == ACK:
+                    for first, count in zip(fields["r"][::2], fields["r"][1::2]):
+                        for number in range(first, first + count):
+                            assert self.unheard[pusher].pop(number) in self.acked | self.dead
+                elif kind == FAIL:
+                    item = self.unheard[pusher].pop(seq)
+                    assert item not in self.acked | self.dead
+                    assert (fields["code"] == "PEER_LOST") == (item in self.seen)
+                    (self.lost if item in self.seen else self.withdrawn).add(item)
+                else:
+                    assert kind == CREDIT
+
+    @rule()
+    def a_sender_comes(self):
+        if len(self.pushers) < 4:
+            self.number += 1
+            pusher = ConduitPusher(Connection(self.broker), self.number, self.endpoint, 0)
+            self.pushers.append(pusher)
+            self.unheard[pusher] = {}
+        self.turn()
+
+    @precondition(has_producers)
+    @rule(n=st.integers(0, 5), data=st.data())
+    def a_sender_wants_credit(self, n, data):
+        data.draw(st.sampled_from(self.pushers)).want(Event(0, 0, 0, 1, {"n": n, "b": n * 10}))
+        self.turn()
+
+    @precondition(has_producers)
+    @rule(data=st.data())
+    def a_sender_wants_no_more(self, data):
+        pusher = data.draw(st.sampled_from(self.pushers))
+        quota = pusher.quota
+        pusher.want(Event(0, 0, 0, 1, {"n": 0, "b": 0, "limit": [quota.n, quota.b], "epoch": pusher.epoch + 1}))
+        self.turn()
+
+    @rule(most=st.integers(1, 5), data=st.data(), wait=st.booleans())
+    def a_sender_sends(self, most, data, wait):
+        ready = [pusher for pusher in self.pushers if not pusher.spent]
+        if not ready:
+            return
+        pusher = data.draw(st.sampled_from(ready))
+        packed, size = [], 0
+        while len(packed) < min(most, pusher.quota.left_n):
+            packed.append(msgpack.packb(self.sent))
+            size += len(packed[-1])
+            if size > pusher.quota.left_b:
+                packed.pop()
+                break
+            self.unheard[pusher][pusher.quota.n + len(packed) - 1] = self.sent
+            self.sent += 1
+        if packed:
+            body = b"".join(packed)
+            array = pack_head(DATA, 1, 0, len(packed), len(body))[21:] + body
+            pusher.data(Event(DATA, 1, pusher.quota.n, len(packed), array))
+        if wait:
+            self.turn()
+
+    @precondition(has_producers)
+    @rule(data=st.data())
+    def a_sender_cancels(self, data):
+        pusher = data.draw(st.sampled_from(self.pushers))
+        first = data.draw(st.integers(0, pusher.quota.n + 1))
+        count = data.draw(st.integers(1, 5))
+        pusher.cancel(Event(CANCEL, 0, 0, 1, {"r": [first, count, first + count + 1, 1]}))
+        self.turn()
+
+    @precondition(has_producers)
+    @rule(data=st.data())
+    def a_sender_goes(self, data):
+        pusher = data.draw(st.sampled_from(self.pushers))
+        self.pushers.remove(pusher)
+        del self.unheard[pusher]
+        pusher.detach(None)
+        self.turn()
+
+    @rule()
+    def a_receiver_comes(self):
+        if len(self.pullers) < 4:
+            self.number += 1
+            puller = ConduitPuller(Connection(self.broker), self.number, self.endpoint)
+            self.pullers.append(puller)
+            self.held[puller] = {}
+        self.turn()
+
+    @precondition(has_consumers)
+    @rule(n=st.integers(1, 4), b=st.integers(1, 30), data=st.data())
+    def a_receiver_waits(self, n, b, data):
+        puller = data.draw(st.sampled_from(self.pullers))
+        puller.credit(Event(0, 0, 0, 1, {"n": puller.sent_n + n, "b": puller.sent_b + b}))
+        self.turn()
+
+    def ranges(self, data):
+        puller = data.draw(st.sampled_from([puller for puller in self.pullers if puller.sent_n]))
+        first = data.draw(st.integers(0, puller.sent_n - 1))
+        return puller, first, data.draw(st.integers(1, puller.sent_n - first))
+
+    @precondition(has_deliveries)
+    @rule(data=st.data())
+    def a_receiver_takes(self, data):
+        puller, first, count = self.ranges(data)
+        for seq in range(first, first + count):
+            item = self.held[puller].pop(seq, None)
+            if item is not None:
+                assert item not in self.acked
+                self.acked.add(item)
+        puller.ack(Event(ACK, 0, 0, 1, {"r": [first, count]}))
+        self.turn()
+
+    @precondition(has_deliveries)
+    @rule(data=st.data(), dead=st.booleans())
+    def a_receiver_gives_back(self, data, dead):
+        puller, first, count = self.ranges(data)
+        for seq in range(first, first + count):
+            item = self.held[puller].pop(seq, None)
+            if item is not None and dead:
+                self.dead.add(item)
+        puller.nack(Event(NACK, 0, 0, 1, {"r": [first, count], **({"dead": "X"} if dead else {"back": True})}))
+        self.turn()
+
+    @precondition(has_consumers)
+    @rule(data=st.data(), crash=st.booleans())
+    def a_receiver_goes(self, data, crash):
+        puller = data.draw(st.sampled_from(self.pullers))
+        self.pullers.remove(puller)
+        seen = None if crash else data.draw(st.integers(0, puller.sent_n))
+        self.seen |= {item for seq, item in self.held.pop(puller).items() if seen is None or seq < seen}
+        puller.detach(seen)
+        self.dead |= set(self.graveyard())
+        self.turn()
+
+    def graveyard(self):
+        grave = self.broker.endpoints.get("meet.dead")
+        return [item for batch in grave.ready for item in unpacked(batch.body)] if grave else []
+
+    @rule(seconds=st.sampled_from([0.05, 0.2, 10]))
+    def time_passes(self, seconds):
+        self.clock.pass_time(seconds)
+        self.turn()
+
+    @invariant()
+    def every_message_is_in_one_place(self):
+        if not hasattr(self, "endpoint"):
+            return
+        endpoint = self.endpoint
+        assert endpoint.balance == 0
+        assert endpoint.accepted == self.sent
+        ready = [item for batch in (*endpoint.ready, *endpoint.delayed) for item in unpacked(batch.body)]
+        held = [item for held in self.held.values() for item in held.values()]
+        places = [*ready, *held, *self.acked, *self.dead]
+        assert len(set(places)) == len(places) == self.sent - endpoint.dropped
+        assert not (self.withdrawn | self.lost) & set(places)
+
+    @invariant()
+    def who_is_there_and_has_not_heard_has_something_that_is_ready_or_held(self):
+        if not hasattr(self, "endpoint"):
+            return
+        endpoint = self.endpoint
+        ready = {item for batch in (*endpoint.ready, *endpoint.delayed) for item in unpacked(batch.body)}
+        held = {item for held in self.held.values() for item in held.values()}
+        for pusher in self.pushers:
+            assert set(self.unheard[pusher].values()) <= ready | held
+            assert set(self.unheard[pusher]) == pusher.open | pusher.cancelled
+        for batch in endpoint.ready:
+            first = batch.number + batch.origin.shift
+            assert not batch.origin.pusher.gone
+            assert not batch.origin.pusher.cancelled & {*range(first, first + batch.count)}
+
+    @invariant()
+    def the_sums_are_the_sums(self):
+        if not hasattr(self, "endpoint"):
+            return
+        endpoint = self.endpoint
+        assert endpoint.ready_n == sum(batch.count for batch in endpoint.ready)
+        assert endpoint.ready_b == sum(len(batch.body) for batch in endpoint.ready)
+        assert endpoint.flight_n == sum(puller.flight.count for puller in endpoint.pullers)
+        if not self.clock.edges:
+            assert not endpoint.ready or not any(puller.can_take for puller in self.pullers)
+
+
+def unpacked(body):
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(body)
+    return [*unpacker]
+
+
+Meetings.TestCase.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+TestMeetings = Meetings.TestCase
+
+
+# -- what peers are told
+
+
+@pytest.fixture
+def broker(h):
+    with h.broker.listen("tcp://127.0.0.1:0") as broker:
+        yield broker
+        for endpoint in broker.endpoints.values():
+            assert endpoint.balance == 0
+
+
+@pytest.fixture
+def peer(h, broker):
+    peer = Peer(h, broker.urls[0])
+    yield peer
+    peer.close()
+
+
+def opened(peer, channel, kind, **fields):
+    peer.send(pack_control(OPEN, channel, 0, {"kind": kind, "name": "a", **fields}))
+
+
+def cancel(peer, channel, *flat):
+    peer.send(pack_control(CANCEL, channel, 0, {"r": list(flat)}))
+
+
+def test_without_fields_it_is_a_channel_that_holds_nothing(h, broker, peer):
+    opened(peer, 1, "send")
+    peer.expect(OPEN)
+    assert peer.status()["a"]["kind"] == "channel"
+    assert peer.status()["a"]["capacity"] == 0
+
+
+def test_a_sender_has_credit_only_while_a_receiver_waits(h, broker, peer):
+    opened(peer, 1, "send")
+    opened(peer, 2, "recv")
+    peer.want(1, n=3, b=3)
+    assert peer.status()["a"]["granted"] == 0
+    peer.credit(2, 2)
+    assert peer.fields(CREDIT)["n"] == 2
+
+
+def test_the_confirm_comes_when_the_item_is_taken(h, broker, peer):
+    opened(peer, 1, "send")
+    opened(peer, 2, "recv")
+    peer.want(1, n=2, b=2)
+    peer.credit(2, 2)
+    peer.expect(CREDIT)
+    peer.send(data(1, 0, [7, 8]))
+    assert peer.delivery()[3] == [7, 8]
+    assert peer.status()["a"]["in_flight"] == 2
+    peer.ack(2, 1, 1)
+    assert peer.fields(ACK) == {"r": [1, 1]}
+    peer.ack(2, 0, 1)
+    assert peer.fields(ACK) == {"r": [0, 1]}
+
+
+def test_what_is_cancelled_while_a_receiver_holds_it_is_delivered_if_it_is_taken(h, broker, peer):
+    opened(peer, 1, "send")
+    opened(peer, 2, "recv")
+    peer.want(1, n=1, b=1)
+    peer.credit(2, 1)
+    peer.expect(CREDIT)
+    peer.send(data(1, 0, [7]))
+    peer.delivery()
+    cancel(peer, 1, 0, 1 << 60)
+    assert peer.status()["a"]["in_flight"] == 1
+    peer.ack(2, 0, 1)
+    assert peer.fields(ACK) == {"r": [0, 1]}
+
+
+def test_what_is_cancelled_while_a_receiver_holds_it_is_withdrawn_if_it_comes_back(h, broker, peer):
+    opened(peer, 1, "send")
+    opened(peer, 2, "recv")
+    peer.want(1, n=1, b=1)
+    peer.credit(2, 1)
+    peer.expect(CREDIT)
+    peer.send(data(1, 0, [7]))
+    peer.delivery()
+    cancel(peer, 1, 0, 1)
+    peer.nack(2, 0, 1, back=True)
+    frame = peer.expect(FAIL)
+    assert frame[2] == 0
+    assert msgpack.unpackb(frame[4])[0]["code"] == "WITHDRAWN"
+    assert peer.status()["a"]["dropped"] == 1
+
+
+def test_what_is_cancelled_and_lost_with_its_receiver_may_have_been_taken_and_that_is_said(h, broker, peer):
+    other = Peer(h, broker.urls[0])
+    opened(peer, 1, "send")
+    opened(other, 1, "recv")
+    other.credit(1, 1)
+    peer.want(1, n=1, b=1)
+    peer.expect(CREDIT)
+    peer.send(data(1, 0, [7]))
+    other.delivery()
+    cancel(peer, 1, 0, 1)
+    peer.status()
+    other.close()
+    assert peer.fields(FAIL)["code"] == "PEER_LOST"
+
+
+def test_a_lost_sender_takes_with_it_what_nobody_holds(h, broker, peer):
+    other = Peer(h, broker.urls[0])
+    opened(other, 1, "send")
+    opened(peer, 1, "recv")
+    peer.credit(1, 1)
+    other.want(1, n=1, b=1)
+    other.expect(CREDIT)
+    other.send(data(1, 0, [7]))
+    peer.delivery()
+    other.close()
+    until(h, lambda: not broker.endpoints["a"].pushers)
+    peer.nack(1, 0, 1, back=True)
+    said = peer.status()["a"]
+    assert (said["ready"], said["in_flight"], said["dropped"]) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("fields", [{}, {"delay": 5}])
+def test_a_receiver_refuses_nothing_for_later(h, broker, peer, fields):
+    opened(peer, 1, "send", **{"as": "queue", "capacity": 5})
+    opened(peer, 2, "recv", **{"as": "queue", "capacity": 5})
+    peer.want(1, n=1, b=1)
+    peer.expect(CREDIT)
+    peer.send(data(1, 0, [1]))
+    peer.credit(2)
+    peer.delivery()
+    peer.nack(2, 0, 1, **fields)
+    assert peer.fields(ERROR)["code"] == "BAD_MAP"
+    assert peer.gone()
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"as": "tube"}, "BAD_KIND"),
+        ({"as": "pipe", "capacity": 1}, "TOO_MANY"),
+        ({"as": "queue"}, "TOO_MANY"),
+        ({"as": "channel", "capacity": 10_001}, "TOO_MANY"),
+    ],
+)
+def test_what_is_no_pipe_queue_or_channel_is_refused(h, broker, peer, fields, code):
+    opened(peer, 1, "send", **fields)
+    assert peer.fields(ERROR)["code"] == code
+    assert "a" not in peer.status()
+
+
+def test_a_sender_that_comes_again_opens_a_queue_that_was_closed(h, broker):
+    with h.client.connect(broker.urls[0]) as near, h.client.connect(broker.urls[0]) as far:
+        for number in (1, 2):
+            with near.queue("a", 5).sender as sender:
+                sender.send(number)
+        assert list(far.queue("a", 5).recver) == [1, 2]
+
+
+def test_a_connection_that_leaves_only_lets_go(h, broker):
+    with h.client.connect(broker.urls[0]) as far:
+        recver = far.queue("a", 5).recver
+        with h.client.connect(broker.urls[0]) as near:
+            near.queue("a", 5).send(1)
+        assert recver.recv(timeout=PATIENCE) == 1
+        with pytest.raises(vanilla.Timeout):
+            recver.recv(timeout=20)
+        assert not recver.halted
+
+
+def test_what_was_under_way_when_the_receiver_closed_is_logged(h, broker, peer, caplog):
+    with h.client.connect(broker.urls[0]) as near:
+        sender = near.queue("a", 100).sender
+        sender.send(1)
+        sender.sync(timeout=PATIENCE)
+        opened(peer, 1, "recv", **{"as": "queue", "capacity": 100})
+        peer.expect(OPEN)
+        peer.send(pack_control(CLOSE, 1, 0, {"end": True}))
+        sender.send(2, timeout=0)  # the broker hears of the end first, and this sender then
+        until(h, lambda: sender.halted)
+        assert sender.unconfirmed == 1
+    assert "1 items did not arrive" in caplog.text
