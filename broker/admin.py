@@ -19,7 +19,7 @@ log = logging.getLogger("vanilla.broker")
 FRESH = 0.05
 #: Endpoints on a page of a status at most.
 PAGE = 100
-#: What the map of one endpoint takes at most: a name of 255 bytes, its kind, 17 numbers and their keys.
+#: What the map of one endpoint takes at most: a name of 255 bytes, its kind, 18 numbers and their keys.
 ENTRY_BYTES = 700
 
 
@@ -94,6 +94,7 @@ def describe(endpoint: Endpoint, now: float) -> dict[str, Any]:
         "acknowledged": endpoint.acknowledged,
         "dead": endpoint.dead,
         "dropped": endpoint.dropped,
+        "missed": endpoint.missed,
         "bytes": endpoint.ready_b + endpoint.delayed_b + endpoint.flight_b,
         "rate_in": round(endpoint.rate_in, 1),
         "rate_out": round(endpoint.rate_out, 1),

@@ -51,6 +51,8 @@ class Endpoint:
 
     #: What it is called where another kind was asked for.
     kind = "a work queue"
+    #: Messages that consumers were not sent because they were behind: of a broadcast alone.
+    missed = 0
 
     __slots__ = (
         "accepted",

@@ -33,12 +33,14 @@ from vanilla.protocol.urls import check_name
 from vanilla.tlssocket import NotTLS, TLSError, TLSSocket
 
 from .access import check_subject
+from .broadcast import Broadcast, Publisher, Subscriber
 from .caller import Caller
 from .channels import Puller, Pusher
 from .conduit import Conduit, ConduitPuller, ConduitPusher
 from .endpoint import Endpoint
 from .server import Server
 from .service import Service
+from .value import Holder, Value
 
 if TYPE_CHECKING:
     from vanilla.timers import Timer
@@ -400,6 +402,9 @@ KINDS: dict[str, tuple[Any, type[Endpoint]]] = {
     "serve": (Server, Service),
     "send": (ConduitPusher, Conduit),
     "recv": (ConduitPuller, Conduit),
+    "state": (Holder, Value),
+    "publish": (Publisher, Broadcast),
+    "subscribe": (Subscriber, Broadcast),
 }
 
 _HANDLERS = {

@@ -30,6 +30,7 @@ from vanilla.protocol.errors import ProtocolError, Refused
 from vanilla.protocol.frames import (
     ACK,
     CANCEL,
+    CLEAR,
     CLOSE,
     CREDIT,
     DATA,
@@ -41,6 +42,7 @@ from vanilla.protocol.frames import (
     HELLO,
     HELLO_LIMIT,
     MORE,
+    NACK,
     OPEN,
     PART,
     PING,
@@ -463,7 +465,21 @@ _HANDLERS: dict[int, Callable[[Link, Event], None]] = {
     OPEN: Link._opened,
     CLOSE: Link._closed,
     **dict.fromkeys(
-        (DATA, DATA | MORE, DATA_OPTIONS, DATA_OPTIONS | MORE, CREDIT, ACK, REPLY, PART, FAIL, END, CANCEL),
+        (
+            DATA,
+            DATA | MORE,
+            DATA_OPTIONS,
+            DATA_OPTIONS | MORE,
+            CREDIT,
+            ACK,
+            REPLY,
+            PART,
+            FAIL,
+            END,
+            CANCEL,
+            CLEAR,
+            NACK,
+        ),
         Link._channel,
     ),
 }

@@ -18,6 +18,7 @@ from vanilla.protocol.frames import COUNTED_BYTES, PING, STATUS
 from vanilla.protocol.urls import check_name, parse
 from vanilla.timers import seconds
 
+from .broadcast import RemoteBroadcast
 from .conduit import ConduitRecver, ConduitSender, RecvState, SendState, Shape
 from .dealer import CallState, Dealer
 from .link import Link
@@ -28,6 +29,7 @@ from .router import Router, RouterState
 from .sender import PushSender
 from .serve import METHODS, Served, Wrapped, public_methods
 from .token import Path, token_of
+from .value import RemoteState, ValueState
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -73,7 +75,7 @@ class Remote:
         self._link = Link(hub, url, self._notify, context, token)
         self._pushes: weakref.WeakValueDictionary[str, PushState] = weakref.WeakValueDictionary()
         #: All that may have something unconfirmed.
-        self._senders: weakref.WeakSet[PushState] = weakref.WeakSet()
+        self._senders: weakref.WeakSet[PushState | ValueState] = weakref.WeakSet()
 
     def _connect(self, timeout: float) -> None:
         self._link.dial(timeout)
@@ -154,6 +156,28 @@ class Remote:
         :raises ConnectionLost: the broker is gone.
         """
         return self._conduit(name, Shape("channel", max(size, 0)))
+
+    def state(self, name: str) -> RemoteState:
+        """A slot that holds the last value sent: all who are attached read it, none takes it out. It stays while
+        anybody is.
+
+        :raises ValueError: a wrong *name*.
+        :raises ConnectionLost: the broker is gone.
+        """
+        check_name(name)
+        state = ValueState(self._link, name)
+        self._senders.add(state)
+        return RemoteState(state)
+
+    def broadcast(self, name: str) -> RemoteBroadcast:
+        """``send`` sends an item to everybody who has it from ``subscribe``.
+
+        :raises ValueError: a wrong *name*.
+        :raises ConnectionLost: the broker is gone.
+        """
+        check_name(name)
+        self._link.check()
+        return RemoteBroadcast(self._link, name, self._linger, self._senders.add)
 
     def _conduit(self, name: str, shape: Shape) -> Pair:
         check_name(name)
@@ -284,7 +308,7 @@ class Remote:
         self._link.close()
         self._notify("closed", self.url)
 
-    def _settle(self, state: PushState, deadline: Deadline) -> None:
+    def _settle(self, state: PushState | ValueState, deadline: Deadline) -> None:
         if not state.unconfirmed:
             return
         try:

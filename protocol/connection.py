@@ -182,7 +182,7 @@ FIELDS: dict[int, dict[str, Field]] = {
     },
     ACK: {"r": Field(_ranges, "ranges of message numbers", "both")},
     NACK: {
-        "r": Field(_ranges, "ranges of message numbers", "broker"),
+        "r": Field(_ranges, "ranges of message numbers", "both"),
         "delay": Field(_number, "ms until redelivery; without it, the endpoint's back-off"),
         "back": Field(_flag, "true: was never handed to the application, counts as no attempt"),
         "dead": Field(_reason, "goes to the dead letters at once, for this reason"),
@@ -225,7 +225,7 @@ APART: dict[int, tuple[str, ...]] = {NACK: ("delay", "back", "dead")}
 _DATA = frozenset((DATA, DATA_OPTIONS))
 _ANSWER = frozenset((REPLY, PART, FAIL, END))
 _DELIVERY = _DATA | {DATA | MORE, DATA_OPTIONS | MORE}
-_TO_CLIENT = _DELIVERY | _ANSWER | {OPEN, CREDIT, ACK, CANCEL, CLEAR, CLOSE, ERROR}
+_TO_CLIENT = _DELIVERY | _ANSWER | {OPEN, CREDIT, ACK, NACK, CANCEL, CLEAR, CLOSE, ERROR}
 _TO_BROKER = _DATA | _ANSWER | {WANT, CREDIT, ACK, NACK, CANCEL, CLEAR, CLOSE}
 
 #: (who receives, state) -> the frames that may come. "hello" and "ready" are states of channel 0.
@@ -254,7 +254,7 @@ ALLOWED: dict[tuple[str, str], frozenset[int]] = {
     ("client", "recv"): _DELIVERY | {OPEN, ERROR},
     ("client", "state"): frozenset((OPEN, DATA, ACK, CLEAR, ERROR)),
     ("client", "publish"): frozenset((OPEN, ACK, ERROR)),
-    ("client", "subscribe"): frozenset((OPEN, DATA, ERROR)),
+    ("client", "subscribe"): frozenset((OPEN, DATA, NACK, ERROR)),
     ("client", "closing"): _TO_CLIENT,
     ("client", "ended"): frozenset(),
 }

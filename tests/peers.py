@@ -25,6 +25,8 @@ from vanilla.protocol.frames import (
     NACK,
     OPEN,
     PART,
+    PING,
+    PONG,
     REPLY,
     SCRATCH_BYTES,
     STATUS,
@@ -189,6 +191,16 @@ class Peer:
         self.send(pack_control(STATUS))
         fields = self.fields(STATUS)
         return {"": fields["broker"], **{endpoint["name"]: endpoint for endpoint in fields["endpoints"]}}
+
+
+def settled(peer: Peer) -> list[Frame]:
+    """All frames that come of what was sent so far. (The first PONG is answered before the tick's work is done.)"""
+    found = []
+    for number in (1, 2):
+        peer.send(pack_control(PING, 0, number))
+        while (frame := peer.next())[0] != PONG:
+            found.append(frame)
+    return found
 
 
 def until(h: Any, condition: Any, timeout: float = PATIENCE) -> None:

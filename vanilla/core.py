@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from greenlet import getcurrent, greenlet
 
+from .broadcast import Broadcast
 from .channel import Channel, State
 from .exception import Forked, Halt, Stop
 from .loop import Loop
@@ -192,6 +193,10 @@ class Hub:
         if value:
             (state.value,) = value
         return _pair(state)
+
+    def broadcast(self) -> Broadcast:
+        """What is sent goes to everybody who subscribes, and waits for nobody."""
+        return Broadcast(self)
 
     def producer(self, f: Callable[[Sender], object]) -> Recver:
         """Run ``f(sender)`` in a task of its own.

@@ -1,0 +1,114 @@
+"""A state: one value, which all who are attached to it read and write. The last writer wins.
+
+Each change is told to everybody but its writer, at the tick's edge, and only the last one: who does not read costs a
+flag, and the value itself is kept once, whoever has still to be sent it.
+
+It is not stored: when nobody is attached it is gone. Of its accounts, a write is acknowledged when it is accepted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable
+
+from vanilla.protocol.errors import ProtocolError
+from vanilla.protocol.frames import CLEAR, DATA, Buffer, pack_control, pack_head
+from vanilla.protocol.scan import scan
+
+from .channels import Pusher
+from .endpoint import Endpoint
+from .unmetered import Unmetered
+
+if TYPE_CHECKING:
+    from vanilla.protocol.connection import Event
+
+    from .broker import Broker
+    from .session import Session
+
+_FAR = 1 << 62
+
+
+class Value(Endpoint):
+    """One state. Its ``pushers`` are all who are attached.
+
+    ``value`` is the last message, packed, None if there is none; ``version`` counts changes; ``by`` is whose the last
+    one was.
+    """
+
+    kind = "a state"
+
+    __slots__ = ("by", "value", "version")
+
+    def __init__(self, broker: Broker, name: str) -> None:
+        super().__init__(broker, name)
+        self.value: bytes | None = None
+        self.version = 0
+        self.by: Holder | None = None
+
+    def write(self, holder: Holder, count: int, value: bytes | None) -> None:
+        """*holder* has sent *count* changes, of which *value* is the last."""
+        self.accepted += count
+        self.acknowledged += count
+        self.value = value
+        self.ready_b = len(value or b"")
+        self.version += count
+        self.by = holder
+        self.broker.touch(self)
+        for each in self.pushers:
+            each.stir()
+
+
+class Holder(Unmetered):
+    """Somebody who is attached to a state. ``told`` is the version that it knows."""
+
+    __slots__ = ("gone", "told")
+
+    endpoint: Value
+
+    def __init__(self, session: Session, id: int, endpoint: Value, first: int) -> None:
+        super().__init__(session, id, endpoint, first)
+        self.gone = False
+        self.told = endpoint.version if endpoint.value is None else -1
+        self.stir()
+
+    def _take(self, seq: int, count: int, body: Buffer, options: dict[str, Any]) -> None:
+        at = scan(body, 0, count - 1, _FAR)[1] if count > 1 else 0
+        self.endpoint.write(self, count, bytes(memoryview(body)[at:]))
+
+    def clear(self, event: Event) -> None:
+        """There is to be no value."""
+        if event.seq != self.quota.n:
+            raise ProtocolError("BAD_SEQUENCE", f"change {event.seq} came where {self.quota.n} was next")
+        self.quota.spend(1, 0)
+        self.ask()
+        self.endpoint.write(self, 1, None)
+
+    frames: dict[int, Callable[[Any, Event], None]] = {DATA: Pusher.data, CLEAR: clear}
+
+    def emit(self) -> None:
+        """Confirm its changes; then tell it the value, if that is another's: what comes behind the confirm is newer."""
+        super().emit()
+        endpoint, session = self.endpoint, self.session
+        if self.gone or self.told == endpoint.version:
+            return
+        if endpoint.by is not self and session.full:
+            session.starved.add(self)
+            return
+        self.told = endpoint.version
+        if endpoint.by is self:
+            return
+        if endpoint.value is None:
+            session.put(pack_control(CLEAR, self.id, endpoint.version))
+        else:
+            session.put(pack_head(DATA, self.id, endpoint.version, 1, len(endpoint.value)), endpoint.value)
+
+    def line_up(self) -> None:
+        """The connection takes output again."""
+        self.stir()
+        self.session.broker.wake()
+
+    def detach(self, seen: int | None) -> None:
+        self.gone = True
+        self.session.starved.discard(self)
+        if self.endpoint.by is self:
+            self.endpoint.by = None
+        super().detach(seen)

@@ -1,0 +1,136 @@
+"""The broker's states: what is told to whom, and when."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peers import Peer, data, settled, until
+
+import vanilla
+from vanilla.protocol.frames import ACK, CLEAR, DATA, ERROR, OPEN, pack_control
+
+
+@pytest.fixture
+def broker(h):
+    with h.broker.listen("tcp://127.0.0.1:0", output_bytes=4096) as broker:
+        yield broker
+
+
+@pytest.fixture
+def peers(h, broker):
+    made = [Peer(h, broker.urls[0]) for _ in range(2)]
+    for peer in made:
+        peer.open(1, "state", "s")
+        peer.expect(OPEN)
+    yield made
+    for peer in made:
+        peer.close()
+
+
+def frames(peer):
+    """Type and objects of all that is said to it."""
+    return [(frame[0], msgpack.unpackb(frame[4])) for frame in settled(peer)]
+
+
+def test_a_writer_is_confirmed_and_the_others_are_told(h, broker, peers):
+    one, two = peers
+    one.send(data(1, 0, [1, 2, 3]))
+    assert frames(one) == [(ACK, [{"r": [0, 3]}])]
+    assert frames(two) == [(DATA, [3])]
+
+
+def test_one_who_comes_is_told_the_value_and_nothing_if_there_is_none(h, broker, peers):
+    one, two = peers
+    assert frames(two) == []
+    one.send(data(1, 0, ["x"]))
+    two.open(2, "state", "s")
+    assert [kind for kind, _ in frames(two)].count(DATA) == 2  # on either of its channels
+    one.send(pack_control(CLEAR, 1, 1))
+    assert frames(one)[-1] == (ACK, [{"r": [1, 1]}])
+    assert (CLEAR, [{}]) in frames(two)
+    two.open(3, "state", "s")
+    assert [kind for kind, _ in frames(two)] == [OPEN]
+
+
+def test_what_another_wrote_before_ones_own_last_write_was_read_comes_before_its_confirm(h, broker, peers):
+    one, two = peers
+    one.send(data(1, 0, ["one"]))
+    frames(one)
+    two.send(data(1, 0, ["two"]))
+    frames(two)
+    one.send(data(1, 1, ["again"]))
+    assert frames(one) == [(DATA, ["two"]), (ACK, [{"r": [1, 1]}])]
+    assert frames(two)[-1] == (DATA, ["again"])
+
+
+def test_numbers_follow_each_other(h, broker, peers):
+    one, two = peers
+    one.send(data(1, 1, ["x"]))
+    assert b"BAD_SEQUENCE" in bytes(one.expect(ERROR)[4])
+    two.send(pack_control(CLEAR, 1, 1))
+    assert b"BAD_SEQUENCE" in bytes(two.expect(ERROR)[4])
+
+
+def test_who_does_not_read_costs_one_value_and_is_told_the_last(h, broker):
+    writer, slow = Peer(h, broker.urls[0]), Peer(h, broker.urls[0])
+    for peer in (writer, slow):
+        peer.open(1, "state", "s")
+        peer.expect(OPEN)
+    value = "x" * 100_000
+    for number in range(200):
+        writer.send(data(1, number, [[number, value]]))
+        writer.expect(ACK)
+        assert max(session.out.unsent for session in broker.sessions) < 110_000
+    last = None
+    while last != 199:
+        last = msgpack.unpackb(slow.expect(DATA)[4])[0][0]
+    writer.close()
+    slow.close()
+
+
+def test_a_state_keeps_its_accounts_and_one_value(h, broker, peers):
+    one, _ = peers
+    one.send(data(1, 0, [*range(100)]))
+    said = one.status()["s"]
+    assert (said["kind"], said["ready"], said["bytes"]) == ("state", 0, 1)
+    assert said["accepted"] == said["acknowledged"] == 100
+    assert said["pushers"] == 2
+    assert broker.endpoints["s"].balance == 0
+
+
+def test_a_state_is_no_queue(h, broker, peers):
+    one, _ = peers
+    one.open(2, "push", "s")
+    assert b"MISMATCH" in bytes(one.expect(ERROR)[4])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["send", "clear", "turn"])), max_size=30))
+def test_whatever_is_written_by_whom_all_come_to_the_same_value(steps):
+    """And each, at every moment, reads what it wrote itself or what somebody else wrote."""
+    with vanilla.Hub() as h, h.broker.listen("tcp://127.0.0.1:0") as broker:
+        remotes = [h.client.connect(broker.urls[0]) for _ in range(3)]
+        states = [remote.state("s") for remote in remotes]
+        for number, (who, what) in enumerate(steps):
+            if what == "send":
+                states[who].send(number)
+                assert states[who].recver._state.value == number
+            elif what == "clear":
+                states[who].clear()
+            else:
+                h.sleep(0)
+        for state in states:
+            state.sync()
+        for remote in remotes:
+            remote.ping()
+
+        def values():
+            return {repr(state.recver._state.value) for state in states}
+
+        endpoint = broker.endpoints["s"]
+        expected = repr(msgpack.unpackb(endpoint.value)) if endpoint.value is not None else "EMPTY"
+        until(h, lambda: values() == {expected})
+        for remote in remotes:
+            remote.close()
