@@ -25,6 +25,7 @@ from .callcmd import call
 from .commands import INTERRUPTED, NO_READER, pull, push, status
 from .demo import WORKERS, demo
 from .failed import Failed
+from .sharing import get, pub, set_value, sub
 from .tlsflags import add_flags
 
 log = logging.getLogger("vanilla.client")
@@ -57,6 +58,17 @@ arguments, too. JSON is read and written as by push and pull: {"$bytes": BASE64}
 
 Its status is 1, and one line on stderr says why, if nobody serves NAME, or the server is gone or has answered with an
 error. A call is never repeated: whether it was done is then not known. ctrl-C cancels it."""
+PUB = """\
+Each line of stdin is a JSON value, as for push, and goes to everybody who subscribes right now. It waits for none of
+them, and ends when the broker has all."""
+SUB = """\
+Each message that is published from now on becomes a line of JSON on stdout, as of pull. Who reads too slowly misses
+messages: how many, it says on stderr. Without -n it goes on until ctrl-C, or until the broker goes (status 1)."""
+SET = """\
+The JSON value becomes that of a state, for all who are attached to it. It stays while anybody is: if nobody else is
+attached, --hold keeps it there."""
+GET = """\
+The value of a state becomes a line of JSON on stdout. If there is none, it waits for the first."""
 STATUS = """\
 Endpoints exist while somebody is connected to them or something is in them; the second line counts for all, also those
 that are gone. Rates are messages a second since the last status; bytes are those of ready, delayed and unsettled
@@ -104,31 +116,54 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--version", action="version", version=f"vanilla {vanilla.__version__} ({KIND} scanner)")
     commands = p.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Intermixed)
 
-    sub = _command(commands, "push", push, "send lines of JSON to an endpoint", PUSH)
-    sub.add_argument("name", metavar="NAME", type=_checked(check_name), help="the endpoint; made if it is not there")
-    _add_url(sub)
-
-    sub = _command(commands, "pull", pull, "print the messages of an endpoint as lines of JSON", PULL)
-    sub.add_argument("name", metavar="NAME", type=_checked(check_name), help="the endpoint; made if it is not there")
-    sub.add_argument("-n", dest="count", metavar="N", type=_positive, help="end after N messages (default: never)")
-    sub.add_argument(
-        "--timeout",
-        metavar="MS",
-        type=_milliseconds,
-        default=-1,
-        help="end with status 1 if no message comes for so many ms (default: wait for ever)",
+    command = _command(commands, "push", push, "send lines of JSON to an endpoint", PUSH)
+    command.add_argument(
+        "name", metavar="NAME", type=_checked(check_name), help="the endpoint; made if it is not there"
     )
-    _add_url(sub)
+    _add_url(command)
+
+    command = _command(commands, "pull", pull, "print the messages of an endpoint as lines of JSON", PULL)
+    command.add_argument(
+        "name", metavar="NAME", type=_checked(check_name), help="the endpoint; made if it is not there"
+    )
+    command.add_argument("-n", dest="count", metavar="N", type=_positive, help="end after N messages (default: never)")
+    _add_timeout(command, "end with status 1 if no message comes for so many ms (default: wait for ever)")
+    _add_url(command)
 
     _add_call(commands)
+    _add_sharing(commands)
 
-    sub = _command(commands, "status", status, "show a broker's endpoints", STATUS)
-    sub.add_argument("--json", action="store_true", help="one JSON value instead of a table")
-    _add_url(sub)
+    command = _command(commands, "status", status, "show a broker's endpoints", STATUS)
+    command.add_argument("--json", action="store_true", help="one JSON value instead of a table")
+    _add_url(command)
 
     _add_bench(commands)
     _add_demo(commands)
     return p
+
+
+def _add_sharing(commands: Any) -> None:
+    p = _command(commands, "pub", pub, "send lines of JSON to all who subscribe", PUB)
+    _add_name(p, "the broadcast")
+    _add_url(p)
+
+    p = _command(commands, "sub", sub, "print what is published as lines of JSON", SUB)
+    _add_name(p, "the broadcast")
+    p.add_argument("-n", dest="count", metavar="N", type=_positive, help="end after N messages (default: never)")
+    _add_timeout(p, "end with status 1 if no message comes for so many ms (default: wait for ever)")
+    _add_url(p)
+
+    p = _command(commands, "set", set_value, "change the value of a state", SET)
+    _add_name(p, "the state")
+    p.add_argument("value", metavar="JSON", help="the value")
+    p.add_argument("--hold", action="store_true", help="stay attached until ctrl-C")
+    _add_url(p)
+
+    p = _command(commands, "get", get, "print the value of a state as a line of JSON", GET)
+    _add_name(p, "the state")
+    p.add_argument("--follow", action="store_true", help="go on with each change, until ctrl-C")
+    _add_timeout(p, "end with status 1 if there is no value for so many ms (default: wait for ever)")
+    _add_url(p)
 
 
 def _command(
@@ -139,6 +174,14 @@ def _command(
     )
     sub.set_defaults(run=run, command=name)
     return sub
+
+
+def _add_name(sub: argparse.ArgumentParser, what: str) -> None:
+    sub.add_argument("name", metavar="NAME", type=_checked(check_name), help=f"{what}; made if it is not there")
+
+
+def _add_timeout(sub: argparse.ArgumentParser, help: str) -> None:
+    sub.add_argument("--timeout", metavar="MS", type=_milliseconds, default=-1, help=help)
 
 
 def _add_url(sub: argparse.ArgumentParser) -> None:

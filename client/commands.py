@@ -9,7 +9,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Callable
 
 from vanilla.core import Hub
 from vanilla.exception import Closed, ConnectionLost, Timeout
@@ -39,10 +39,15 @@ INTERRUPTED, NO_READER = 130, 141
 
 def push(args: Namespace) -> None:
     """A JSON value a line, from stdin to an endpoint."""
-    fd = _descriptor(sys.stdin, "stdin")
+    send_lines(args, lambda remote: remote.push(args.name))
+
+
+def send_lines(args: Namespace, sender: Callable[[Remote], PushSender]) -> None:
+    """Send each line of stdin to what *sender* makes of a connection, and wait for the confirms."""
+    fd = descriptor(sys.stdin, "stdin")
     with Hub() as hub, connect(hub, args) as remote:
         interrupt_waits(hub)
-        jobs = remote.push(args.name)
+        jobs = sender(remote)
         longest = remote.message_limit * EXPANSION
         source = chunks(hub, fd, remote.events, lambda: _check(jobs))
         _Push(remote, jobs, args.name, longest).run(lines(source, longest))
@@ -137,7 +142,7 @@ class _Push:
 
 def pull(args: Namespace) -> None:
     """Items of an endpoint to stdout, a line each."""
-    fd = _descriptor(sys.stdout, "stdout")
+    fd = descriptor(sys.stdout, "stdout")
     with Hub() as hub, connect(hub, args) as remote, remote.pull(args.name, ack=True) as jobs:
         interrupt_waits(hub)
         _Pull(remote, jobs, Output(hub, fd, jobs.close)).run(args.count, args.timeout)
@@ -242,7 +247,7 @@ def interrupt_waits(hub: Hub) -> None:
         subscribe(hub, signal.SIGINT, lambda: hub.interrupt_main(KeyboardInterrupt()))
 
 
-def _descriptor(file: Any, name: str) -> int:
+def descriptor(file: Any, name: str) -> int:
     """The descriptor behind *file*; if that is closed its number may be anybody's."""
     if file is None:
         raise Failed(f"{name} is closed")

@@ -59,12 +59,14 @@ def plural(count: int, noun: str) -> str:
 #: Heading, field, how it is written. Large counters are exact: people compare them.
 COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("endpoint", "name", str),
+    ("kind", "kind", str),
     ("ready", "ready", str),
     ("delayed", "delayed", str),
     ("in flight", "in_flight", str),
     ("accepted", "accepted", str),
     ("acknowledged", "acknowledged", str),
     ("dropped", "dropped", str),
+    ("missed", "missed", str),
     ("dead", "dead", str),
     ("bytes", "bytes", size),
     ("in/s", "rate_in", number),

@@ -60,7 +60,7 @@ class ValueState(State):
         self.kind = f"state {name!r}"
         self.link = link
         self.name = name
-        #: Ends that are there.
+        #: Ends that are there, and followers.
         self.users = 2
         self.syncs: deque[Any] = deque()
         #: A packed value, or b"" to clear it; None if there is nothing to send.
@@ -85,12 +85,14 @@ class ValueState(State):
         return self.runner.line_up(self.readers, self, timeout) if item is EMPTY else item
 
     def follow(self) -> Recver:
-        """A Recver of each value from this one on, of which only the last waits."""
+        """A Recver of each value from this one on, of which only the last waits. It keeps this state attached."""
         self.check()
+        self.users += 1
         follower = Channel(self.hub, 1, f"changes of {self.kind}")
         if self.value is not EMPTY:
             follower.give_nowait(self.value)
         self._followers.add(follower)
+        follower.onclose(lambda: self.hub.at_edge(self._drop))
         return Recver(follower)
 
     def _look(self) -> None:
@@ -249,7 +251,7 @@ class ValueState(State):
 
     def _drop(self) -> None:
         self.users -= 1
-        if not self.users:
+        if self.users <= 0:
             self.close()
 
     def drained(self) -> None:

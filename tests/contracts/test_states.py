@@ -261,6 +261,16 @@ def test_changes_tell_the_value_and_each_last_change(h, remote_place):
     assert changes.recv(timeout=PATIENCE) == 49
 
 
+def test_changes_keep_the_state_attached_until_they_are_dropped(h, remote_place):
+    changes = remote_place.far.state("s").changes()
+    gc.collect()
+    remote_place.near.state("s").send(1)
+    assert changes.recv(timeout=PATIENCE) == 1
+    del changes
+    gc.collect()
+    until(h, lambda: "s" not in remote_place.broker.endpoints)
+
+
 def test_sync_waits_until_the_broker_has_it(h, remote_place):
     one, _ = remote_place()
     for value in range(1000):
