@@ -48,6 +48,9 @@ OPTIONS: dict[str, dict[str, Callable[[Any], bool]]] = {
         "trace": _flag,
         "identity": _text,  # who asks, on the broker's word
     },
+    "state": {},
+    "publish": {},
+    "subscribe": {},
 }
 
 

@@ -16,7 +16,12 @@ VALUES = {
     "push": {},
     "pull": {"redelivered": st.booleans(), "attempts": st.integers(1, (1 << 32) - 1)},
     "call": {"wait": st.booleans(), "deadline": st.integers(0, MAX_SEQ), "trace": st.booleans()},
+    "send": {},
+    "recv": {"redelivered": st.booleans(), "attempts": st.integers(1, (1 << 32) - 1)},
     "serve": {"deadline": st.integers(0, MAX_SEQ), "trace": st.booleans(), "identity": st.text(max_size=9)},
+    "state": {},
+    "publish": {},
+    "subscribe": {},
 }
 channels = st.sampled_from(sorted(VALUES))
 with_channel = channels.flatmap(

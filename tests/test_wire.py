@@ -32,7 +32,7 @@ def examples(text, name):
 
 
 FILES = vectors.files()
-_BEFORE, _SESSIONS = DOCUMENT.split("## 16. Whole sessions")
+_BEFORE, _SESSIONS = DOCUMENT.split("## 19. Whole sessions")
 EXAMPLES = examples(_BEFORE, "example")
 #: Of a session each vector needs the state that the one before left behind.
 SESSIONS = {

@@ -158,7 +158,7 @@ def fuzz_connection(data: bytes) -> None:
         if data[0] & 1:
             list(made.read(receiving(memoryview(HELLO))))
             deaf = "ended" if side == "broker" else "closing"
-            made.channels.update({1: "push", 2: "pull", 3: "call", 4: "serve", 5: deaf})
+            made.channels.update(enumerate([*sorted(connection.KINDS), deaf], 1))
         assert code_of(read_events, made, stream) in (None, *errors.CODES)
         assert set(made.channels.values()) <= {state for who, state in connection.ALLOWED if who == side}
 
@@ -210,7 +210,7 @@ def heads(data: bytes) -> bytes:
         kind, channel, count, size = data[at : at + 4]
         body = data[at + 4 : at + 4 + size]
         kind = KINDS[kind] if kind < len(KINDS) else kind
-        stream += frames.pack_head(kind, channel & 7, kind, count, len(body)) + body
+        stream += frames.pack_head(kind, channel & 15, kind, count, len(body)) + body
         at += 4 + size
     return stream
 
