@@ -100,6 +100,11 @@ def test_requests_in_one_process_run_as_printed(tmp_path):
     assert run(programs()[5], tmp_path) == "HELLO\n"
 
 
+def test_the_channels_across_processes_run_as_printed(url, tmp_path):
+    (program,) = [program for program in programs() if "remote.pipe(" in program]
+    assert run(program.replace(f"tcp://{PORT}", url), tmp_path) == "Hello\n{'rate': 10}\nextra 0\n"
+
+
 def test_the_commands_that_it_names_are_there():
     makefile = (README.parent / "Makefile").read_text()
     for target in ("run", "test", "demo", "bench", "lint", "test-pypy", "clean", "help"):
