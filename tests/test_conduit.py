@@ -8,13 +8,14 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from peers import PATIENCE, Peer, data, until
+from peers import PATIENCE, Peer, data, settled, until
 from test_endpoint import Clock, Connection, has_consumers, has_deliveries, has_producers
 
 import vanilla
 from vanilla.broker.broker import Broker
 from vanilla.broker.conduit import Conduit, ConduitPuller, ConduitPusher
 from vanilla.broker.options import Options
+from vanilla.client import push
 from vanilla.protocol.connection import Event
 from vanilla.protocol.frames import (
     ACK,
@@ -438,3 +439,123 @@ def test_what_was_under_way_when_the_receiver_closed_is_logged(h, broker, peer, 
         until(h, lambda: sender.halted)
         assert sender.unconfirmed == 1
     assert "1 items did not arrive" in caplog.text
+
+
+def queue_of_5(peer, channel, kind):
+    opened(peer, channel, kind, **{"as": "queue", "capacity": 5})
+    if kind == "send":
+        peer.want(channel, n=1, b=1)
+        while not peer.fields(CREDIT)["n"]:
+            pass
+
+
+def test_the_receiver_hears_of_the_end_when_it_has_settled_all(h, broker, peer):
+    queue_of_5(peer, 1, "send")
+    queue_of_5(peer, 2, "recv")
+    peer.credit(2)
+    peer.send(data(1, 0, [1]))
+    peer.delivery()
+    peer.send(pack_control(CLOSE, 1, 0, {"end": True}))
+    assert ERROR not in [frame[0] for frame in settled(peer)]
+    peer.ack(2, 0, 1)
+    assert peer.fields(ERROR)["code"] == "CLOSED"
+
+
+def test_what_was_accepted_before_the_receiver_closed_is_confirmed_before_the_end(h, broker, peer):
+    queue_of_5(peer, 1, "send")
+    queue_of_5(peer, 2, "recv")
+    peer.send(data(1, 0, [1]), pack_control(CLOSE, 2, 0, {"end": True}))
+    assert [frame[0] for frame in settled(peer) if frame[0] in (ACK, ERROR)] == [ACK, ERROR]
+
+
+def test_a_new_sender_takes_back_the_end_that_the_receiver_has_not_heard_of(h, broker, peer):
+    for channel in (1, 2):
+        queue_of_5(peer, channel, "send")
+        peer.send(data(channel, 0, [channel]))
+        if channel == 1:
+            peer.send(pack_control(CLOSE, 1, 0, {"end": True}))
+    queue_of_5(peer, 3, "recv")
+    peer.credit(3)
+    assert peer.delivery()[3] == [1, 2]
+    peer.ack(3, 0, 2)
+    assert ERROR not in [frame[0] for frame in settled(peer)]
+
+
+def test_what_is_ready_goes_with_its_sender(h, broker, peer):
+    opened(peer, 1, "send")
+    opened(peer, 2, "recv")
+    peer.want(1, n=1, b=1)
+    peer.credit(2, 1)
+    peer.expect(CREDIT)
+    peer.send(data(1, 0, [7]))
+    peer.delivery()
+    peer.nack(2, 0, 1, back=True)
+    assert peer.status()["a"]["ready"] == 1
+    peer.close_channel(1)
+    said = peer.status()["a"]
+    assert (said["ready"], said["dropped"]) == (0, 1)
+    peer.credit(2, 2)
+    assert DATA not in [frame[0] for frame in settled(peer)]
+
+
+@pytest.fixture
+def ends(h, broker):
+    """The Sender and the Recver of a rendezvous, each over a connection of its own."""
+    with h.client.connect(broker.urls[0]) as near, h.client.connect(broker.urls[0]) as far:
+        yield near.channel("a").sender, far.channel("a").recver
+
+
+def test_a_poll_succeeds_while_a_receiver_waits(h, broker, ends):
+    sender, recver = ends
+    for number in range(20):
+        task = h.spawn(recver.recv)
+        h.select([sender], timeout=PATIENCE)
+        sender.send(number, timeout=0)
+        assert task.join(timeout=PATIENCE) == number
+
+
+def test_a_send_that_gave_up_asks_for_nothing_any_more(h, broker, ends):
+    sender, _ = ends
+    with pytest.raises(vanilla.Timeout):
+        sender.send(1, timeout=10)
+    (pusher,) = broker.endpoints["a"].pushers
+    until(h, lambda: (pusher.want_n, pusher.epoch) == (0, 1))
+
+
+def test_credit_that_nobody_uses_goes_back(h, broker, ends, monkeypatch):
+    monkeypatch.setattr(push, "IDLE_MS", 1_000_000)
+    sender, recver = ends
+    tasks = [h.spawn(sender.send, number) for number in range(3)]
+    h.sleep(20)
+    for task in tasks[1:]:
+        task.cancel()
+    taken = [h.spawn(recver.recv) for _ in range(3)]
+    assert taken[0].join(timeout=PATIENCE) == 0
+    until(h, lambda: broker.endpoints["a"].granted_n == 0)
+    tasks = [h.spawn(sender.send, number) for number in (1, 2)]
+    assert [task.join(timeout=PATIENCE) for task in taken[1:]] == [1, 2]
+    for task in tasks:
+        task.join(timeout=PATIENCE)
+
+
+def test_nothing_is_asked_for_ahead(h, broker, ends):
+    sender, recver = ends
+    task = h.spawn(sender.send_many, [*range(500)])
+    for number in range(500):
+        assert recver.recv(timeout=PATIENCE) == number
+    task.join(timeout=PATIENCE)
+    (puller,) = broker.endpoints["a"].pullers
+    assert (puller.sent_n, puller.limit_n) == (500, 500)
+
+
+def test_what_a_cancelled_task_had_sent_is_withdrawn(h, broker, ends):
+    sender, recver = ends
+    with pytest.raises(vanilla.Timeout):
+        recver.recv(timeout=20)
+    task = h.spawn(sender.send, "cancelled")
+    until(h, lambda: broker.endpoints["a"].flight_n)
+    task.cancel()
+    until(h, lambda: broker.endpoints["a"].dropped)
+    task = h.spawn(sender.send, "next")
+    assert recver.recv(timeout=PATIENCE) == "next"
+    task.join(timeout=PATIENCE)
