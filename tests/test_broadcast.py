@@ -12,6 +12,7 @@ from test_endpoint import Clock, Connection
 from vanilla.broker.broadcast import Broadcast, Publisher, Subscriber
 from vanilla.broker.broker import Broker
 from vanilla.broker.options import Options
+from vanilla.client import push
 from vanilla.protocol.connection import Event
 from vanilla.protocol.frames import ACK, CREDIT, DATA, ERROR, NACK, OPEN, pack_head
 
@@ -150,6 +151,7 @@ STEPS = st.lists(
         st.tuples(st.just("publish"), st.integers(1, 6)),
         st.tuples(st.just("credit"), st.integers(0, 2), st.integers(0, 8), st.integers(0, 20)),
         st.tuples(st.just("full"), st.integers(0, 2), st.booleans()),
+        st.tuples(st.just("relieve"), st.integers(0, 2)),
         st.tuples(st.just("turn")),
     ),
     max_size=60,
@@ -196,12 +198,12 @@ def test_each_message_is_sent_or_missed_once_and_the_accounts_hold(steps):
             n, b = subscriber.sent_n + rest[1], subscriber.sent_b + rest[2]
             subscriber.credit(Event(CREDIT, 0, 0, 1, {"n": n, "b": b}))
         elif what == "full":
+            subscribers[rest[0]].session.full = rest[1]
+        elif what == "relieve":
             session = subscribers[rest[0]].session
-            session.full = rest[1]
-            if not rest[1]:
-                for each in session.starved:
-                    each.line_up()
-                session.starved.clear()
+            starved, session.starved = session.starved, set()
+            for each in starved:
+                each.line_up()
         else:
             turn()
         assert endpoint.balance == 0
@@ -215,3 +217,29 @@ def test_each_message_is_sent_or_missed_once_and_the_accounts_hold(steps):
     assert endpoint.missed == sum(missed)
     assert endpoint.accepted == sent == endpoint.acknowledged + endpoint.dropped
     assert endpoint.dropped <= min(missed)
+
+
+def test_an_idle_publisher_has_no_credit_to_give_back(h, broker, monkeypatch):
+    monkeypatch.setattr(push, "IDLE_MS", 1)
+    with h.client.connect(broker.urls[0]) as remote:
+        news = remote.broadcast("e")
+        for number in range(3):
+            news.send(number)
+            h.sleep(10)
+            remote.ping()
+        news.sync(timeout=10_000)
+
+
+def test_what_was_missed_is_told_before_a_message_that_comes_first():
+    """The output has room again, and a message comes before those who waited for that are looked after."""
+    clock = Clock()
+    broker = Broker(clock, Options())
+    broker.now = lambda: clock.time
+    subscriber = Subscriber(Connection(broker), 1, broker.endpoint("e", Broadcast))
+    subscriber.credit(Event(CREDIT, 0, 0, 1, {"n": 9, "b": 9}))
+    subscriber.session.full = True
+    assert subscriber.offer(2, b"\x01\x02") == 0
+    subscriber.session.full = False
+    assert subscriber.offer(1, b"\x03") == 1
+    assert [(frame[0], frame[2]) for frame in subscriber.session.frames] == [(NACK, 0), (DATA, 2)]
+    assert msgpack.unpackb(subscriber.session.frames[0][4]) == [{"r": [0, 2]}]

@@ -6,10 +6,13 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peers import Peer, data, settled, until
+from peers import PATIENCE, Peer, data, settled, until
+from programs import broker as process
 
 import vanilla
+from vanilla.deadline import Deadline
 from vanilla.protocol.frames import ACK, CLEAR, DATA, ERROR, OPEN, pack_control
+from vanilla.selection import EMPTY
 
 
 @pytest.fixture
@@ -104,6 +107,32 @@ def test_a_state_is_no_queue(h, broker, peers):
     one, _ = peers
     one.open(2, "push", "s")
     assert b"MISMATCH" in bytes(one.expect(ERROR)[4])
+
+
+def test_a_clear_from_before_ones_own_unconfirmed_write_is_passed_over(h, broker):
+    with h.client.connect(broker.urls[0]) as remote:
+        pair = remote.state("s")
+        state = pair.recver._state
+        pair.send("mine")
+        state._cleared(None)
+        assert state.value == "mine"
+        pair.sync(timeout=PATIENCE)
+        state._cleared(None)
+        assert state.value is EMPTY
+
+
+def test_who_reads_again_and_again_without_waiting_sees_changes():
+    """Its loop gets no turn."""
+    with process() as (url, _), vanilla.Hub() as writes, vanilla.Hub() as reads:
+        writer, reader = writes.client.connect(url).state("s"), reads.client.connect(url).state("s")
+        for value in (1, 2):
+            writer.send(value)
+            writer.sync(timeout=PATIENCE)
+            if value == 1:
+                assert reader.recv(timeout=PATIENCE) == 1
+        deadline = Deadline(PATIENCE)
+        while reader.recv() != 2:
+            assert deadline.left()
 
 
 @settings(deadline=None, max_examples=50)
