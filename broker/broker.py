@@ -148,7 +148,7 @@ class Broker:
 
     def _accepted(self, sock: socket.socket | TLSSocket, address: Any) -> None:
         session = Session(self, sock, describe_peer(address))
-        if not isinstance(address, tuple):
+        if not isinstance(address, tuple) and not isinstance(sock, TLSSocket):
             session.identity = identity_of_user(unix.user_of(sock))
         self.sessions.add(session)
         if len(self.sessions) > self.options.connections:

@@ -182,7 +182,9 @@ def check(config: Config) -> None:
     for key, look in CHECKS.items():
         try:
             look(config)
-        except (ValueError, OSError) as error:
+        except OSError as error:
+            faults.append(f"{config.held[key].place}: {error.strerror or error}")
+        except ValueError as error:
             faults.append(f"{config.held[key].place}: {error}")
     if faults:
         raise Wrong(faults)

@@ -252,7 +252,10 @@ class Session:
 
     def _channel(self, event: Event) -> None:
         channel: Any = self.channels[event.channel]
-        channel.frames[event.kind](channel, event)
+        try:
+            channel.frames[event.kind](channel, event)
+        except Refused as error:
+            self.expel(event.channel, error.code, error.text)
 
     def _no_hello(self) -> None:
         self.fail(ProtocolError("HELLO_TIMEOUT", f"no hello in {self.broker.options.hello_ms} ms"))

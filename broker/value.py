@@ -71,6 +71,7 @@ class Holder(Unmetered):
         self.stir()
 
     def _take(self, seq: int, count: int, body: Buffer, options: dict[str, Any]) -> None:
+        self._check_permission()
         at = scan(body, 0, count - 1, _FAR)[1] if count > 1 else 0
         self.endpoint.write(self, count, bytes(memoryview(body)[at:]))
 
@@ -78,9 +79,15 @@ class Holder(Unmetered):
         """There is to be no value."""
         if event.seq != self.quota.n:
             raise ProtocolError("BAD_SEQUENCE", f"change {event.seq} came where {self.quota.n} was next")
+        self._check_permission()
         self.quota.spend(1, 0)
         self.ask()
         self.endpoint.write(self, 1, None)
+
+    def _check_permission(self) -> None:
+        """One channel reads and writes; to open it is to read."""
+        session = self.session
+        session.broker.access.check(session.identity, DATA, "state", self.endpoint.name)
 
     frames: dict[int, Callable[[Any, Event], None]] = {DATA: Pusher.data, CLEAR: clear}
 

@@ -18,8 +18,10 @@ from vanilla.protocol.connection import ALLOWED, KINDS
 from vanilla.protocol.errors import ProtocolError, Refused
 from vanilla.protocol.frames import (
     ACK,
+    CLEAR,
     CLOSE,
     CREDIT,
+    DATA,
     ERROR,
     HELLO,
     HELLO_LIMIT,
@@ -243,8 +245,8 @@ def ask(peer, frame, kind, name):
 
 every_need = pytest.mark.parametrize(
     ("frame", "kind", "verb"),
-    [(*key, verb) for key, verb in NEEDS.items()],
-    ids=[f"{NAMES[frame]}-{kind}" for frame, kind in NEEDS],
+    [(*key, verb) for key, verb in NEEDS.items() if key[0] != DATA],
+    ids=[f"{NAMES[frame]}-{kind}" for frame, kind in NEEDS if frame != DATA],
 )
 
 
@@ -297,6 +299,26 @@ def test_who_has_no_token_is_judged_too(h, listen, files, frame, kind, verb, ide
         assert (refused is None) is allowed
         assert allowed or (identity or "anonymous") in refused["text"]
         peer.close()
+
+
+@pytest.mark.parametrize("change", ["send", "clear"])
+@pytest.mark.parametrize("verbs", [("subscribe",), ("subscribe", "push")], ids="-".join)
+def test_who_may_read_a_state_changes_it_only_with_the_permission_to_push(h, listen, files, change, verbs):
+    broker = listen(token_file=files.tokens(), permissions=files.permissions(("web", "limit", *verbs)))
+    peer, _ = admitted(h, broker, TOKENS["web"])
+    peer.open(1, "state", "limit")
+    peer.expect(OPEN)
+    peer.send(data(1, 0, [5]) if change == "send" else pack_control(CLEAR, 1, 0))
+    if "push" in verbs:
+        peer.expect(ACK)
+    else:
+        fields = peer.fields(ERROR)
+        assert fields["code"] == "DENIED" and "'push'" in fields["text"] and "'limit'" in fields["text"]
+    assert broker.endpoints.keys() <= {"limit"}
+    assert all(endpoint.value is None for endpoint in broker.endpoints.values()) == (
+        change == "clear" or "push" not in verbs
+    )
+    peer.close()
 
 
 def test_each_kind_of_endpoint_has_its_row_in_the_table():

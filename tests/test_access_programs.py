@@ -14,7 +14,6 @@ import pytest
 from peers import PATIENCE
 from programs import BROKER, broker, environment, running, said, started, vanilla, wait_until
 
-from vanilla.broker.cli import FILES
 from vanilla.exception import ConnectionLost
 from vanilla.protocol.errors import Refused
 
@@ -61,11 +60,11 @@ def failure(*args):
         return status, said(stderr)
 
 
-@pytest.mark.parametrize("flag", [flag for flag, _, _ in FILES])
+@pytest.mark.parametrize("flag", ["--token-file", "--permissions"])
 def test_a_file_that_is_not_there_is_one_line_and_status_1(tmp_path, flag):
     assert failure(flag, f"{tmp_path}/none") == (
         1,
-        f"vanilla-broker: {tmp_path}/none: cannot read it: No such file or directory\n",
+        f"vanilla-broker: {flag}: {tmp_path}/none: cannot read it: No such file or directory\n",
     )
 
 
