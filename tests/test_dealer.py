@@ -11,8 +11,9 @@ import pytest
 from peers import PATIENCE, Peer, accounts, until
 
 import vanilla
+from vanilla.client.link import OUTPUT_BYTES
 from vanilla.protocol.errors import Refused
-from vanilla.protocol.frames import REPLY, pack_head
+from vanilla.protocol.frames import PONG, REPLY, pack_control, pack_head
 
 
 @pytest.fixture
@@ -559,3 +560,18 @@ def test_a_deadline_ends_a_stream_in_the_middle(h, server, sums):
     with pytest.raises(vanilla.Closed):
         while True:
             stream.send("y", timeout=PATIENCE)
+
+
+def test_a_stream_goes_on_when_a_look_at_the_socket_has_made_room(h, far, server, sums):
+    ((reply, request),) = ask(server, sums, 1)
+    stream = request.stream()
+    task = h.spawn(stream.send, "first")
+    assert reply.recv(timeout=PATIENCE) == "first"
+    task.join()
+    receiving = h.spawn(reply.recv, PATIENCE)
+    far.ping()  # its credit is here
+    pong = pack_control(PONG)
+    far._link.put(pong * (OUTPUT_BYTES // len(pong) + 1))
+    assert far._link.full
+    stream.send("second", timeout=PATIENCE)
+    assert receiving.join(timeout=PATIENCE) == "second"

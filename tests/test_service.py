@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from peers import PATIENCE, Peer, accounts, until
+from peers import PATIENCE, Peer, accounts, data, until
 from test_endpoint import Clock, Connection
 
 from vanilla.broker import stream as stream_module
@@ -712,8 +712,7 @@ def test_cancelled_requests_are_dropped_and_their_server_is_told(caller, server,
 
 
 def test_a_request_is_not_cancelled_before_it_is_asked(caller, server):
-    caller.send(pack_control(CANCEL, CALL, 0, {"r": [0, 1 << 40]}) + pack_control(0x23, CALL, 0, {"n": 5}))
-    caller.ask(CALL, 0, ["yes"])
+    caller.send(pack_control(CANCEL, CALL, 0, {"r": [0, 1 << 40]}) + data(CALL, 0, ["yes"]))
     assert server.delivery()[3] == ["yes"]
     server.reply(SERVE, 0, "here")
     assert caller.answer() == [REPLY, CALL, 0, ["here"]]
