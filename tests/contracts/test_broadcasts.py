@@ -1,4 +1,4 @@
-"""One suite for a broadcast, wherever its subscribers are: on the Hub, over a Unix socket, over TCP."""
+"""One suite for a broadcast, wherever its subscribers are: on the Hub, over a Unix socket, TCP, TLS."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Local:
 class Remote:
     remote = True
 
-    def __init__(self, h, url):
-        self.broker = h.broker.listen(url)
-        self.near = h.client.connect(self.broker.urls[0])
-        self.far = h.client.connect(self.broker.urls[0])
+    def __init__(self, h, url, files, **options):
+        self.broker = h.broker.listen(url, **options)
+        self.near = h.client.connect(self.broker.urls[0], **files)
+        self.far = h.client.connect(self.broker.urls[0], **files)
 
     def __call__(self, name="e"):
         return self.near.broadcast(name), self.far.broadcast(name)
@@ -48,12 +48,18 @@ class Remote:
         self.far.ping()
 
 
-@pytest.fixture(params=["local", "unix", "tcp"])
-def place(request, h, tmp_path):
+def remote(kind, h, tmp_path, certs):
+    if kind == "tls":
+        return Remote(h, "tls://127.0.0.1:0", {"ca": certs.ca}, tls_cert=certs.server)
+    return Remote(h, "tcp://127.0.0.1:0" if kind == "tcp" else f"unix://{tmp_path}/broker.sock", {})
+
+
+@pytest.fixture(params=["local", "unix", "tcp", "tls"])
+def place(request, h, tmp_path, certs):
     if request.param == "local":
         yield Local(h)
         return
-    place = Remote(h, "tcp://127.0.0.1:0" if request.param == "tcp" else f"unix://{tmp_path}/broker.sock")
+    place = remote(request.param, h, tmp_path, certs)
     yield place
     for endpoint in place.broker.endpoints.values():
         assert endpoint.balance == 0

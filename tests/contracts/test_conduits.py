@@ -1,4 +1,4 @@
-"""One suite for pipe, queue and channel, wherever the other end is: on the Hub, over a Unix socket, over TCP.
+"""One suite for pipe, queue and channel, wherever the other end is: on the Hub, over a Unix socket, TCP, TLS.
 
 What holds for all of them comes first; then, a row each, where local and remote differ (docs/design.md has the table).
 """
@@ -31,11 +31,15 @@ class Local:
 class Remote:
     """The Sender over one connection, the Recver over another."""
 
-    def __init__(self, h, url):
+    def __init__(self, h, url, files, **options):
         self.h = h
-        self.broker = h.broker.listen(url)
-        self.near = h.client.connect(self.broker.urls[0])
-        self.far = h.client.connect(self.broker.urls[0])
+        self.broker = h.broker.listen(url, **options)
+        self.files = files
+        self.near = self.connect()
+        self.far = self.connect()
+
+    def connect(self):
+        return self.h.client.connect(self.broker.urls[0], **self.files)
 
     def pair(self, remote, shape, name="a"):
         method, sizes = SHAPES[shape]
@@ -52,19 +56,25 @@ class Remote:
         self.broker.close()
 
 
-@pytest.fixture(params=["local", "unix", "tcp"])
-def place(request, h, tmp_path):
+def remote(kind, h, tmp_path, certs):
+    if kind == "tls":
+        return Remote(h, "tls://127.0.0.1:0", {"ca": certs.ca}, tls_cert=certs.server)
+    return Remote(h, "tcp://127.0.0.1:0" if kind == "tcp" else f"unix://{tmp_path}/broker.sock", {})
+
+
+@pytest.fixture(params=["local", "unix", "tcp", "tls"])
+def place(request, h, tmp_path, certs):
     if request.param == "local":
         yield Local(h)
         return
-    place = Remote(h, "tcp://127.0.0.1:0" if request.param == "tcp" else f"unix://{tmp_path}/broker.sock")
+    place = remote(request.param, h, tmp_path, certs)
     yield place
     place.close()
 
 
-@pytest.fixture(params=["unix", "tcp"])
-def remote_place(request, h, tmp_path):
-    place = Remote(h, "tcp://127.0.0.1:0" if request.param == "tcp" else f"unix://{tmp_path}/broker.sock")
+@pytest.fixture(params=["unix", "tcp", "tls"])
+def remote_place(request, h, tmp_path, certs):
+    place = remote(request.param, h, tmp_path, certs)
     yield place
     place.close()
 
@@ -386,8 +396,7 @@ def test_an_end_is_claimed_at_its_first_use_and_taken_then(h, remote_place, shap
 
 @single
 def test_an_end_whose_connection_is_lost_is_free_again_and_the_other_goes_on(h, remote_place, shape):
-    url = remote_place.broker.urls[0]
-    one, two = h.client.connect(url), h.client.connect(url)
+    one, two = remote_place.connect(), remote_place.connect()
     recver = remote_place.pair(remote_place.far, shape).recver
     for remote in (one, two):
         sender = remote_place.pair(remote, shape).sender
@@ -440,8 +449,13 @@ def test_an_item_that_was_delivered_is_sent_whatever_the_timeout(h, remote_place
     sender, recver = remote_place(shape)
     with pytest.raises(vanilla.Timeout):
         recver.recv(timeout=20)
-    task = h.spawn(sender.send, "delivered", 1)
-    h.sleep(30)
+
+    def send():
+        h.select([sender], timeout=PATIENCE)
+        sender.send("delivered", timeout=1)
+
+    task = h.spawn(send)
+    until(h, lambda: remote_place.broker.endpoints["a"].flight_n)
     assert recver.recv(timeout=PATIENCE) == "delivered"
     task.join(timeout=PATIENCE)
 

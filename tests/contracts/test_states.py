@@ -1,4 +1,4 @@
-"""One suite for a state, wherever the other end is: on the Hub, over a Unix socket, over TCP."""
+"""One suite for a state, wherever the other end is: on the Hub, over a Unix socket, TCP, TLS."""
 
 from __future__ import annotations
 
@@ -26,34 +26,40 @@ class Local:
 class Remote:
     remote = True
 
-    def __init__(self, h, url):
-        self.broker = h.broker.listen(url)
-        self.near = h.client.connect(self.broker.urls[0])
-        self.far = h.client.connect(self.broker.urls[0])
+    def __init__(self, h, url, files, **options):
+        self.broker = h.broker.listen(url, **options)
+        self.near = h.client.connect(self.broker.urls[0], **files)
+        self.far = h.client.connect(self.broker.urls[0], **files)
 
     def __call__(self, name="s"):
         return self.near.state(name), self.far.state(name)
 
 
-def make(h, kind, tmp_path):
+def remote(kind, h, tmp_path, certs):
+    if kind == "tls":
+        return Remote(h, "tls://127.0.0.1:0", {"ca": certs.ca}, tls_cert=certs.server)
+    return Remote(h, "tcp://127.0.0.1:0" if kind == "tcp" else f"unix://{tmp_path}/broker.sock", {})
+
+
+def make(h, kind, tmp_path, certs):
     if kind == "local":
         yield Local(h)
         return
-    place = Remote(h, "tcp://127.0.0.1:0" if kind == "tcp" else f"unix://{tmp_path}/broker.sock")
+    place = remote(kind, h, tmp_path, certs)
     yield place
     place.near.close()
     place.far.close()
     place.broker.close()
 
 
-@pytest.fixture(params=["local", "unix", "tcp"])
-def place(request, h, tmp_path):
-    yield from make(h, request.param, tmp_path)
+@pytest.fixture(params=["local", "unix", "tcp", "tls"])
+def place(request, h, tmp_path, certs):
+    yield from make(h, request.param, tmp_path, certs)
 
 
-@pytest.fixture(params=["unix", "tcp"])
-def remote_place(request, h, tmp_path):
-    yield from make(h, request.param, tmp_path)
+@pytest.fixture(params=["unix", "tcp", "tls"])
+def remote_place(request, h, tmp_path, certs):
+    yield from make(h, request.param, tmp_path, certs)
 
 
 def becomes(h, state, value):
