@@ -64,6 +64,7 @@ def status_page(broker: Broker, request: int, after: str) -> bytes:
 def describe_broker(broker: Broker) -> dict[str, Any]:
     """What holds for all of it."""
     totals = broker.totals
+    broker.memory.weigh()
     live = broker.endpoints.values()
     return {
         "agent": broker.agent,
@@ -72,6 +73,9 @@ def describe_broker(broker: Broker) -> dict[str, Any]:
         "connections": len(broker.sessions),
         "endpoints": len(broker.endpoints),
         "draining": broker.draining,
+        "buffered": broker.memory.used,
+        "memory": broker.memory.limit,
+        "refused": dict(broker.door.refusals.counts),
         "unsent": sum(session.out.unsent for session in broker.sessions),
         "accepted": totals.accepted + sum(endpoint.accepted for endpoint in live),
         "acknowledged": totals.acknowledged + sum(endpoint.acknowledged for endpoint in live),

@@ -17,6 +17,7 @@ from vanilla.protocol.scan import scan
 
 from .channels import FRAME_BYTES, Pusher
 from .endpoint import Endpoint
+from .memory import MESSAGE_BYTES
 from .unmetered import Unmetered
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class Broadcast(Endpoint):
             self.dropped += count - reached
         ready.clear()
         self.ready_n = self.ready_b = 0
+
+    @property
+    def load(self) -> int:
+        return self.ready_b + len(self.ready) * MESSAGE_BYTES  # what is on its way counts as output
 
 
 def _joined(batches: Any) -> Iterator[tuple[int, Buffer]]:

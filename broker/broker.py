@@ -17,15 +17,18 @@ from vanilla import __version__, tcp, unix
 from vanilla.certificates import ServerFiles
 from vanilla.listener import Listener, OnAccept
 from vanilla.protocol.connection import VERSION
-from vanilla.protocol.errors import ProtocolError, Refused
+from vanilla.protocol.errors import Refused
 from vanilla.protocol.frames import GO_AWAY, HELLO, SCRATCH_BYTES, pack_control
+from vanilla.protocol.scan import DEPTH
 from vanilla.protocol.urls import Address, parse
 from vanilla.tlssocket import TLSSocket
 
 from .access import Access, identity_of_user
 from .admin import Totals, log_rest, status_page
+from .door import Door
 from .endpoint import DEAD, Endpoint
 from .exposure import check_exposure
+from .memory import Memory
 from .options import Options
 from .session import Session, describe_peer
 
@@ -51,9 +54,6 @@ class Broker:
     :raises ValueError: a file that they name is wrong.
     """
 
-    #: How deep a message may nest.
-    DEPTH = 64
-
     now = staticmethod(time.monotonic)
 
     def __init__(self, hub: Hub, options: Options | None = None) -> None:
@@ -75,6 +75,8 @@ class Broker:
         self.sessions: set[Session] = set()
         self.listeners: list[tuple[Listener, Address]] = []
         self.totals = Totals()
+        self.door = Door(self)
+        self.memory = Memory(self, self.options.memory)
         self.scratch = bytearray(SCRATCH_BYTES)
         #: Set by `drain`: no new producers, no new credit.
         self.draining = False
@@ -92,6 +94,8 @@ class Broker:
 
     def _pack_hello(self) -> bytes:
         fields = {"v": VERSION, "id": self.id, "agent": self.agent, "frame": self.options.frame_bytes}
+        if self.options.depth != DEPTH:
+            fields["depth"] = self.options.depth
         return pack_control(HELLO, 0, 0, fields)
 
     def _read_certificates(self) -> ServerFiles | None:
@@ -151,14 +155,12 @@ class Broker:
         if not isinstance(address, tuple) and not isinstance(sock, TLSSocket):
             session.identity = identity_of_user(unix.user_of(sock))
         self.sessions.add(session)
-        if len(self.sessions) > self.options.connections:
-            session.fail(ProtocolError("TOO_MANY", f"there are {self.options.connections} connections already"))
-        else:
-            session.begin()
+        self.door.enter(session, address)
 
     def gone(self, session: Session) -> None:
         """*session* has closed: its descriptor is free for one who waits to be accepted."""
         self.sessions.discard(session)
+        self.door.leave(session)
         if not self.sessions:
             self._left.send(True)
         for listener, _ in self.listeners:
@@ -175,6 +177,7 @@ class Broker:
         endpoint = self.endpoints.get(name)
         if endpoint is None:
             if len(self.endpoints) >= self.options.endpoints:
+                self.door.refusals.count("endpoints")
                 raise Refused("TOO_MANY", f"there are {self.options.endpoints} endpoints already")
             endpoint = self.endpoints[name] = kind(self, name)
             self._names = None
@@ -231,6 +234,7 @@ class Broker:
             guard(endpoint.match)
         if touched or self.emitters:
             self._write_early()
+        self.memory.tend(touched)
         for endpoint in touched:
             if endpoint.asking:
                 guard(endpoint.grant)
@@ -255,6 +259,7 @@ class Broker:
                 endpoint.work_out_rates(now)
             if endpoint.idle and self.endpoints.get(endpoint.name) is endpoint:
                 self.totals.add(endpoint)
+                self.memory.forget(endpoint)
                 del self.endpoints[endpoint.name]
                 self._names = None
 

@@ -17,6 +17,7 @@ from vanilla.protocol.frames import (
     CREDIT,
     DATA,
     DATA_OPTIONS,
+    EXTRA_BYTES,
     MORE,
     NACK,
     WANT,
@@ -31,6 +32,7 @@ from vanilla.protocol.scan import check, scan
 from .batch import Batch
 from .endpoint import FIRST_BYTES, FIRST_MESSAGES, LONE_FIRST_MESSAGES, Endpoint
 from .flight import EVERYTHING, FRAGMENT_BYTES, Flight, Sent
+from .memory import MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from vanilla.protocol.connection import Event
@@ -89,7 +91,7 @@ class Pusher:
         array = event.payload
         at = ARRAY_HEAD_BYTES
         count = event.count
-        depth = self.session.broker.DEPTH
+        depth = self.session.broker.options.depth
         options: dict[str, Any] = {}
         if event.kind == DATA_OPTIONS:
             at = scan(array, at, 1, _FAR, depth)[1]
@@ -103,7 +105,7 @@ class Pusher:
         if event.seq != quota.n:
             raise ProtocolError("BAD_SEQUENCE", f"message {event.seq} came where {quota.n} was next")
         if count > quota.left_n or size > quota.left_b:
-            raise ProtocolError("OVER_CREDIT", f"{count} messages, {size} bytes; left {quota.left_n}, {quota.left_b}")
+            self._overdrawn(count, size)
         quota.spend(count, size)
         self._recount()
         self._take(event.seq, count, memoryview(array)[at:], options)
@@ -114,6 +116,22 @@ class Pusher:
         """*count* messages, of which *seq* is the first, are accepted."""
         self.endpoint.accept(count, body)
         self.stir()
+
+    def _overdrawn(self, count: int, size: int) -> None:
+        left_n, left_b = self.quota.left_n, self.quota.left_b
+        raise ProtocolError("OVER_CREDIT", f"{count} messages, {size} bytes; left {left_n}, {left_b}")
+
+    def covers(self, kind: int, size: int) -> bool:
+        """Is a frame that has begun, with an array of *size* bytes, paid for by credit?
+
+        :raises ProtocolError: OVER_CREDIT, of a frame of messages that is not, and so need not be waited for.
+        """
+        if kind not in (DATA, DATA_OPTIONS):
+            return False
+        size -= ARRAY_HEAD_BYTES + (EXTRA_BYTES if kind == DATA_OPTIONS else 0)
+        if size > self.quota.left_b:
+            self._overdrawn(1, size)
+        return True
 
     def want(self, event: Event) -> None:
         """It waits for credit, or gives some back."""
@@ -160,11 +178,28 @@ class Pusher:
             room_b = least_b
         if endpoint.broker.draining or room_n < max(left_n, 1) or room_b < least_b:
             return not (self.want_n or self.want_b or self.spent)  # who has something left may ask again
+        memory = endpoint.broker.memory
+        spare = memory.limit - memory.used
+        least_n = max(left_n, 1)
+        if spare < self._price(least_n, least_b):
+            if self.want_n or self.want_b or self.spent:
+                memory.wait(endpoint)
+                return False
+            return True
         # Three quarters of what is free at most: whoever holds credit and stands still is not to stop the others.
         n = max(left_n, min(goal_n, max(room_n - room_n // 4, 1), share_n + self.held_n))
         b = max(least_b, min(goal_b, room_b - room_b // 4, share_b + self.held_b))
+        offer = memory.share(spare) if memory.line else spare - spare // 4
+        if self._price(n, b) > offer:
+            most_n = min(spare - least_b + self.held_b, offer // 2) // MESSAGE_BYTES
+            n = max(least_n, min(n, self.held_n + most_n))
+            b = max(least_b, min(b, offer - self._price(n, 0)))
         self._give(n - left_n, b - left_b)
         return True
+
+    def _price(self, n: int, b: int) -> int:
+        """What memory it takes more to hold credit for so many messages and bytes."""
+        return b - self.held_b + (n - self.held_n) * MESSAGE_BYTES
 
     def _goal(self) -> tuple[int, int]:
         """The credit that it should have: what it asked for, and what keeps a stream from stopping.
@@ -201,11 +236,15 @@ class Pusher:
         self.held_n, self.held_b = n, b
 
     def _give(self, more_n: int, more_b: int) -> None:
-        quota = self.quota
+        quota, endpoint = self.quota, self.endpoint
         quota.raise_to(quota.limit_n + more_n, quota.limit_b + more_b)
+        held_n, held_b = self.held_n, self.held_b
         self._recount()
+        more = self.held_b - held_b + (self.held_n - held_n) * MESSAGE_BYTES
+        endpoint.counted += more
+        endpoint.broker.memory.used += more
         self.want_n = self.want_b = 0
-        self.endpoint.granted_at = self.endpoint.broker.now()
+        endpoint.granted_at = endpoint.broker.now()
         fields = {"n": quota.limit_n, "b": quota.limit_b, "epoch": self.epoch}
         self.session.put(pack_control(CREDIT, self.id, 0, fields))
 

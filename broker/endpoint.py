@@ -27,6 +27,7 @@ from vanilla.protocol.scan import scan
 
 from .batch import Batch, split_first
 from .flight import Sent
+from .memory import MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from vanilla.timers import Timer
@@ -62,6 +63,7 @@ class Endpoint:
         "broker",
         "capacity",
         "capacity_b",
+        "counted",
         "dead",
         "delayed",
         "delayed_b",
@@ -98,6 +100,8 @@ class Endpoint:
         self.delayed: dict[Batch, Timer] = {}
         self.delayed_n = self.delayed_b = 0
         self.flight_n = self.flight_b = 0
+        #: What `Memory` counts for it.
+        self.counted = 0
         self.granted_n = self.granted_b = 0
         #: When credit was last given, and the timer of the pause after it.
         self.granted_at = -GRANT_PAUSE
@@ -186,10 +190,12 @@ class Endpoint:
     # -- messages come back
 
     def settle(self, count: int) -> None:
-        """*count* deliveries are acknowledged: that makes no room, and only a broker that ends waits for it."""
+        """*count* deliveries are acknowledged: that makes no room here, but some may wait for memory, or the end."""
         self.acknowledged += count
-        if self.broker.draining:
-            self.broker.touch(self)
+        broker = self.broker
+        broker.memory.unweighed[self] = None
+        if broker.draining or broker.memory.line:
+            broker.touch(self)
 
     def returned(self, pieces: list[Sent], seen: int, crashed: bool) -> None:
         """A consumer is gone: its unsettled deliveries go back to the front, in order.
@@ -275,9 +281,20 @@ class Endpoint:
         While the endpoint is nearly full this waits a moment after each time, and grants what has gathered: else every
         message that a consumer takes would be a frame of credit, and a wake-up, for a producer that may send one more.
         """
+        if self.asking and not self._pauses():
+            memory = self.broker.memory
+            if memory.line:
+                memory.stand_in_line(self)
+            else:
+                self._grant()
+
+    def grant_in_turn(self) -> None:
+        """`grant`, for who has stood in line for memory."""
+        if self.asking and not self._pauses():
+            self._grant()
+
+    def _grant(self) -> None:
         asking = self.asking
-        if self._pauses():
-            return
         for _ in range(len(asking)):
             pusher = next(iter(asking))
             if not pusher.grant(max(self.room_n // len(asking), 1), max(self.room_b // len(asking), 1)):
@@ -298,10 +315,22 @@ class Endpoint:
 
     @property
     def at_ease(self) -> bool:
-        """Is less than half of the capacity promised? Only then credit is given that nobody has asked for."""
-        return self.granted_n * 2 < self.capacity and self.granted_b * 2 < self.capacity_b
+        """Is less than half of the capacity promised, and memory there? Only then credit is given that nobody has asked
+        for."""
+        memory = self.broker.memory
+        return self.granted_n * 2 < self.capacity and self.granted_b * 2 < self.capacity_b and memory.used < memory.ease
 
     # -- accounts
+
+    @property
+    def load(self) -> int:
+        """What it counts with in the broker's memory, in bytes. Each message that is granted may come in a frame of its
+        own."""
+        pieces = (
+            len(self.ready) + len(self.back) + len(self.delayed) + sum(len(puller.flight) for puller in self.pullers)
+        )
+        size = self.ready_b + self.delayed_b + self.flight_b + self.granted_b
+        return size + (pieces + self.granted_n) * MESSAGE_BYTES
 
     @property
     def balance(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from vanilla.protocol.frames import FRAME_LIMIT, HELLO_LIMIT, MAX_FRAME_LIMIT
+from vanilla.protocol.scan import DEPTH, MOST_DEPTH
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,26 @@ class Options:
     capacity_bytes: int = 64 << 20
     #: The longest frame, and so nearly the longest message.
     frame_bytes: int = FRAME_LIMIT
+    #: How deep a message may nest: a list in a list is 2.
+    depth: int = DEPTH
     #: How long a new connection may take for its hello.
     hello_ms: int = 2_000
     #: Connections at a time.
     connections: int = 10_000
+    #: Connections of one IPv4 address, one /64 of IPv6, or one user of a Unix socket. As many as there are in all, for
+    #: behind a NAT or a proxy, and on loopback, clients share an address, and strangers are bounded by ``handshakes``.
+    connections_per_address: int = 10_000
+    #: Connections whose hello has not come, at a time; beyond it the oldest goes. A quarter of all, so that strangers
+    #: leave room for others, and more than clients that all come at once have under way.
+    handshakes: int = 2_500
     #: Channels of one connection: one for each endpoint it pushes to and each pull.
     channels: int = 20_000
     #: Endpoints at a time.
     endpoints: int = 100_000
+    #: What it holds in all: messages and unused credit of all endpoints, unsent output, frames under way. At the limit
+    #: producers wait. What any machine has to spare, and sixteen endpoints that are full; a machine that does nothing
+    #: else can give it half of its memory.
+    memory: int = 1 << 30
     #: Unsent output of one connection from which on it gets no deliveries and is not read, until half of it has left.
     output_bytes: int = 1 << 20
     #: What the consumers of one connection may leave unsettled, whatever credit they give.
@@ -55,6 +68,9 @@ class Options:
             wrong = fault(field.name, getattr(self, field.name))
             if wrong:
                 raise ValueError(f"{field.name} {wrong}")
+        least = 4 * self.frame_bytes
+        if self.memory < least:
+            raise ValueError(f"memory is {self.memory}, but must be at least four times frame_bytes, which is {least}")
         if not self.tls_cert and (self.tls_key or self.tls_client_ca):
             raise ValueError(f"{'tls_key' if self.tls_key else 'tls_client_ca'} is of no use without tls_cert")
 
@@ -76,10 +92,14 @@ _RANGES = {
     "capacity": (1, 1 << 62),
     "capacity_bytes": (1, 1 << 62),
     "frame_bytes": (HELLO_LIMIT, MAX_FRAME_LIMIT),
+    "depth": (1, MOST_DEPTH),
     "hello_ms": (1, 3_600_000),
     "connections": (1, 1 << 20),
+    "connections_per_address": (1, 1 << 20),
+    "handshakes": (1, 1 << 20),
     "channels": (1, 1 << 31),
     "endpoints": (1, 1 << 31),
+    "memory": (1 << 20, 1 << 62),
     "output_bytes": (HELLO_LIMIT, 1 << 40),
     "unsettled_bytes": (HELLO_LIMIT, 1 << 40),
     "max_attempts": (1, 1_000_000),

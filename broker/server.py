@@ -63,7 +63,7 @@ class Server(Puller):
         array, count = memoryview(event.payload), event.count
         if not count:
             raise BadMessage("a frame of replies carries at least one")
-        check(array, count, self.session.broker.DEPTH, ARRAY_HEAD_BYTES)
+        check(array, count, self.session.broker.options.depth, ARRAY_HEAD_BYTES)
         if self._streaming([(event.seq, count)]):
             raise ProtocolError("BAD_SEQUENCE", "a streamed reply ends with END or FAIL, not with a REPLY")
         at, number = ARRAY_HEAD_BYTES, event.seq
@@ -79,7 +79,7 @@ class Server(Puller):
     def part(self, event: Event) -> None:
         """Items of a streamed reply."""
         array = memoryview(event.payload)
-        check(array, event.count, self.session.broker.DEPTH, ARRAY_HEAD_BYTES)
+        check(array, event.count, self.session.broker.options.depth, ARRAY_HEAD_BYTES)
         index, at = part_index(array, event.count)
         stream = self.streams.get(event.seq) or self._begin(event.seq)
         if stream is not None:

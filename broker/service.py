@@ -86,6 +86,7 @@ class Service(Endpoint):
         batch = Batch(self.accepted, count, body, self.broker.now())
         batch.origin = origin
         self.accepted += count
+        self.broker.memory.unweighed[self] = None
         server.send_one(batch)
         if server.can_take and not session.full:
             self.hungry.move_to_end(server)

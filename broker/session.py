@@ -22,11 +22,13 @@ from vanilla.protocol.frames import (
     CLOSE,
     ERROR,
     HELLO,
+    HELLO_LIMIT,
     OPEN,
     PING,
     PONG,
     STATUS,
     Buffer,
+    Keeper,
     pack_control,
 )
 from vanilla.protocol.urls import check_name
@@ -74,11 +76,13 @@ class Session:
         "channels",
         "closing",
         "connection",
+        "counted",
         "crowded",
         "dirty",
         "held",
         "identity",
         "interest",
+        "origin",
         "out",
         "owed",
         "peer",
@@ -87,6 +91,7 @@ class Session:
         "sock",
         "starved",
         "timer",
+        "under_way",
     )
 
     def __init__(self, broker: Broker, sock: socket.socket | TLSSocket, peer: str) -> None:
@@ -97,6 +102,8 @@ class Session:
         #: Who it is, on evidence that the broker has checked; "" if that is not known. Before the hello it is what
         #: the socket says; from then on `Access.identify` has settled it.
         self.identity = ""
+        #: Under which `Door` counts it, if it counts.
+        self.origin = ""
         self.connection = Connection("broker", broker.scratch, broker.options.frame_bytes)
         self.channels: dict[int, Pusher | Puller] = {}
         self.out = Outbox()
@@ -109,6 +116,8 @@ class Session:
         self.held = 0
         #: Bytes that servers may still send to its requesters as streamed replies.
         self.promised = 0
+        #: Of what `Memory` counts: unsent bytes when it was last told, and a frame under way that no credit covers.
+        self.counted = self.under_way = 0
         self.interest = IN
         #: Ends a connection whose hello does not come, or that does not take its last words.
         self.timer: Timer | None = None
@@ -143,6 +152,8 @@ class Session:
             for _ in range(READS):
                 for event in self.connection.read(self._receive):
                     _HANDLERS[event.kind](self, event)
+                if self.connection.reader.begun or self.under_way:
+                    self._look_ahead()
                 if not self.connection.reader.filled or self.full:
                     break
         except BlockingIOError:
@@ -161,6 +172,21 @@ class Session:
             log.exception("session %s: internal error", self.peer)
             self.fail(ProtocolError("INTERNAL", "the broker failed; its log says how"))
 
+    def _look_ahead(self) -> None:
+        """A frame has begun and is not whole, or one that counts may have come to its end."""
+        reader = self.connection.reader
+        assert isinstance(reader, Keeper)
+        size = 0
+        if reader.under_way:
+            if not reader.begun:
+                return  # it is still the same
+            if reader.total > HELLO_LIMIT:
+                channel = self.channels.get(reader.head[1])
+                if not (isinstance(channel, Pusher) and channel.covers(reader.head[0], reader.total)):
+                    size = reader.total
+        if size or self.under_way:
+            self.broker.memory.hold(self, size)
+
     def _receive(self, buffers: list[memoryview]) -> int:
         if len(buffers) == 1:
             return self.sock.recv_into(buffers[0])
@@ -172,6 +198,7 @@ class Session:
         self._stop_timer()
         if isinstance(self.sock, TLSSocket):
             self.identity = check_subject(self.sock.identity)
+        self.broker.door.greeted(self)
         self.agent = event.payload.get("agent", "")[:100]
         self.identity = self.broker.access.identify(self.identity, event.payload.get("token"))
         self.put(self.broker.hello)
@@ -201,6 +228,7 @@ class Session:
             raise Refused("BAD_KIND", f"there is no kind {kind[:50]!r} of channel; there are {', '.join(KINDS)}")
         self.broker.access.check(self.identity, OPEN, kind, name)
         if len(self.channels) >= self.broker.options.channels:
+            self.broker.door.refusals.count("channels")
             raise Refused("TOO_MANY", f"a connection has at most {self.broker.options.channels} channels")
         made, of = KINDS[kind]
         if self.broker.draining and issubclass(made, Pusher):
@@ -258,7 +286,7 @@ class Session:
             self.expel(event.channel, error.code, error.text)
 
     def _no_hello(self) -> None:
-        self.fail(ProtocolError("HELLO_TIMEOUT", f"no hello in {self.broker.options.hello_ms} ms"))
+        self.fail(ProtocolError("HELLO_TIMEOUT", f"no hello in {self.broker.options.hello_ms} ms"), "hello_ms")
 
     # -- output
 
@@ -286,15 +314,20 @@ class Session:
             self._drained()
 
     def _drained(self) -> None:
-        if not (self.starved or self.crowded or self.closing or self.out.blocked or self.interest != IN):
+        idle = not (self.starved or self.crowded or self.closing or self.counted or self.out.blocked)
+        if idle and self.interest == IN:
             return  # as nearly always
         if self.sock.fileno() < 0:
             return
+        blocked = self.out.blocked
+        if blocked or self.counted:
+            self.broker.memory.account(self.out.unsent - self.counted)
+            self.counted = self.out.unsent
         if self.starved or self.crowded:
             self.relieve()
         if self.closing and not self.out:
             self._shut()
-        interest = IN if not self.out.blocked else OUT if self.full else IN | OUT
+        interest = IN if not blocked else OUT if self.full else IN | OUT
         if interest != self.interest:
             self.interest = interest
             self.broker.hub.poll.modify(self.sock.fileno(), interest)
@@ -321,9 +354,16 @@ class Session:
 
     # -- the end
 
-    def fail(self, error: ProtocolError) -> None:
-        """The peer broke the protocol: tell it, then close."""
-        log.warning("session %s: closed: %s", self.peer, error)
+    def fail(self, error: ProtocolError, limit: str = "") -> None:
+        """The peer broke the protocol: tell it, then close.
+
+        :param limit: which option's, if it was a limit.
+        """
+        refusals = self.broker.door.refusals
+        limit = limit or _LIMITS.get(error.code, "")
+        if limit:
+            refusals.count(limit)
+        refusals.say(limit or error.code, f"session {self.peer}: closed: {error}", self.broker.now())
         self._confirm()  # what was accepted is confirmed; nothing may follow the ERROR
         self._part(pack_control(ERROR, 0, 0, {"code": error.code, "text": error.text}))
 
@@ -382,6 +422,12 @@ class Session:
         self.broker.hub.poll.unregister(self.sock.fileno())
         self.sock.close()
         self.out.clear()
+        self.broker.memory.account(-self.counted)
+        self.counted = 0
+        if self.under_way:
+            self.broker.memory.hold(self, 0)
+            assert isinstance(self.connection.reader, Keeper)
+            self.connection.reader.skip()  # at once: the session itself may wait for the tick's edge to go
         self.questions.clear()
         self._detach()
         self.broker.gone(self)
@@ -409,6 +455,9 @@ KINDS: dict[str, tuple[Any, type[Endpoint]]] = {
     "publish": (Publisher, Broadcast),
     "subscribe": (Subscriber, Broadcast),
 }
+
+#: Of which option's limit an error's code speaks.
+_LIMITS = {"TOO_BIG": "frame_bytes"}
 
 _HANDLERS = {
     **{kind: Session._channel for made, _ in KINDS.values() for kind in made.frames},

@@ -142,10 +142,32 @@ GROUPS = {
     ),
     "limits": (
         Setting("max-frame", INTEGER, "BYTES", "longest frame, and so nearly the longest message", "frame_bytes"),
+        Setting("depth", INTEGER, "N", "how deep a message may nest", "depth"),
         Setting("hello-timeout", INTEGER, "MS", "ms that a new connection may take for its hello", "hello_ms"),
         Setting("connections", INTEGER, "N", "connections at a time", "connections"),
+        Setting(
+            "connections-per-address",
+            INTEGER,
+            "N",
+            "connections of one address, or one Unix user",
+            "connections_per_address",
+        ),
+        Setting(
+            "handshakes",
+            INTEGER,
+            "N",
+            "connections at a time that have not said hello; beyond it the oldest goes",
+            "handshakes",
+        ),
         Setting("channels", INTEGER, "N", "channels of one connection", "channels"),
         Setting("endpoints", INTEGER, "N", "endpoints at a time", "endpoints"),
+        Setting(
+            "memory",
+            INTEGER,
+            "BYTES",
+            "what it holds in all before producers wait, whatever their endpoints hold",
+            "memory",
+        ),
         Setting(
             "output-bytes",
             INTEGER,

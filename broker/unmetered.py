@@ -22,6 +22,9 @@ class Unmetered(Pusher):
         super().__init__(session, id, endpoint, first)
         self.quota.raise_to(MAX_SEQ + 1, MAX_SEQ)
 
+    def covers(self, kind: int, size: int) -> bool:
+        return False  # what is under way counts for itself
+
     def ask(self) -> None:
         self.session.owed = True  # a confirm
 

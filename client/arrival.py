@@ -14,7 +14,7 @@ from typing import Any
 
 from vanilla.protocol.errors import BadMessage
 from vanilla.protocol.frames import ARRAY_HEAD_BYTES
-from vanilla.protocol.scan import check, scan
+from vanilla.protocol.scan import MOST_DEPTH, check, scan
 
 from .packing import UNDECODABLE, unpack
 
@@ -74,7 +74,7 @@ class Arrival:
         try:
             items = unpack(array[start - ARRAY_HEAD_BYTES : end])
         except (ValueError, TypeError, OverflowError):
-            check(array[start:end], count)
+            check(array[start:end], count, MOST_DEPTH)
             if count > 1:
                 self._single = True
                 return self.take(1)

@@ -53,6 +53,7 @@ from vanilla.protocol.frames import (
     Buffer,
     pack_control,
 )
+from vanilla.protocol.scan import DEPTH
 from vanilla.protocol.urls import parse
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ class Link:
         self.connection = Connection("client", bytearray(SCRATCH_BYTES))
         #: The longest frame that the broker takes.
         self.frame_limit = HELLO_LIMIT
+        #: How deep a message may nest.
+        self.depth = DEPTH
         self.sock: socket.socket | TLSSocket | None = None
         #: What stands in the reader's buffer, and has to be copied before the next read if it is still wanted.
         self.lent: list[Arrival] = []
@@ -259,6 +262,7 @@ class Link:
 
     def _hello(self, event: Event) -> None:
         self.frame_limit = event.payload["frame"]
+        self.depth = event.payload.get("depth", DEPTH)
         self._answer(HELLO, event.payload)
 
     def _error(self, event: Event) -> None:

@@ -13,10 +13,8 @@ import msgpack
 
 from vanilla.protocol.errors import BadMessage
 from vanilla.protocol.frames import Buffer
-from vanilla.protocol.scan import check
+from vanilla.protocol.scan import DEPTH, check
 
-#: How deep a message may nest; the broker refuses more.
-DEPTH = 64
 #: Bytes items of this size and more are neither copied nor packed: their head goes before them.
 LARGE_BYTES = 32 << 10
 
@@ -26,24 +24,25 @@ _pack = msgpack.Packer(use_bin_type=True, datetime=True, autoreset=True).pack
 UNDECODABLE = type("UNDECODABLE", (), {"__repr__": lambda self: "UNDECODABLE"})()
 
 
-def pack(item: Any) -> bytes:
+def pack(item: Any, depth: int = DEPTH) -> bytes:
     """One message.
 
+    :param depth: how deep it may nest, which the broker says.
     :raises TypeError: msgpack has no such type.
-    :raises ValueError: a number beyond 64 bits, text that is not UTF-8, or nested deeper than `DEPTH`.
+    :raises ValueError: a number beyond 64 bits, text that is not UTF-8, or nested deeper than *depth*.
     """
     try:
         packed: bytes = _pack(item)
     except OverflowError as error:
         raise ValueError(f"msgpack cannot hold this: {error}") from None
-    if len(packed) > DEPTH and packed[0] >= 0x80:  # a message of 64 bytes cannot nest deeper than that
-        _check_depth(packed)
+    if len(packed) > depth and packed[0] >= 0x80:  # a message of 64 bytes cannot nest deeper than that
+        _check_depth(packed, depth)
     return packed
 
 
-def _check_depth(packed: bytes) -> None:
+def _check_depth(packed: bytes, depth: int) -> None:
     try:
-        check(packed, 1, DEPTH)
+        check(packed, 1, depth)
     except BadMessage as error:
         raise ValueError(f"this cannot be sent: {error.text}") from None
 
@@ -55,9 +54,10 @@ def pack_run(items: Sequence[Any]) -> bytes:
     return packed[1 if count < 16 else 3 if count < 65536 else 5 :]
 
 
-def pack_many(items: Sequence[Any]) -> bytes:
+def pack_many(items: Sequence[Any], depth: int = DEPTH) -> bytes:
     """Many messages of any kind, by one call.
 
+    :param depth: how deep each may nest.
     :raises TypeError, ValueError: one of them cannot be packed, see `pack`; none of them is.
     """
     try:
@@ -65,7 +65,7 @@ def pack_many(items: Sequence[Any]) -> bytes:
     except OverflowError as error:
         raise ValueError(f"msgpack cannot hold this: {error}") from None
     try:
-        check(packed, len(items), DEPTH)
+        check(packed, len(items), depth)
     except BadMessage as error:
         raise ValueError(f"this cannot be sent: {error.text}") from None
     return packed

@@ -161,7 +161,7 @@ class PushState(Channel):
             count = min(self._step, end - at)
             if count > FIRST_STEP and _is_large(items[at + count - 1]):
                 count = FIRST_STEP
-            some = _pack_some(items[at : at + count])
+            some = _pack_some(items[at : at + count], self.link.depth)
             if some is None or size + len(some) > most_b or (count > 1 and len(some) > RUN_BYTES):
                 if count == 1:
                     break
@@ -186,7 +186,7 @@ class PushState(Channel):
         elif isinstance(item, BaseException):
             raise TypeError("an exception cannot be sent to another process")
         else:
-            packed = pack(item)
+            packed = pack(item, self.link.depth)
             message = Message((packed,), len(packed))
         if message.size + COUNTED_BYTES > self.link.frame_limit:
             limit = self.link.frame_limit - COUNTED_BYTES
@@ -504,9 +504,9 @@ def _is_large(item: Any) -> bool:
     return isinstance(item, (bytes, str)) and len(item) >= LARGE_BYTES
 
 
-def _pack_some(items: Sequence[Any]) -> bytes | None:
+def _pack_some(items: Sequence[Any], depth: int) -> bytes | None:
     """Several messages; None if one of them cannot be packed."""
     try:
-        return pack_many(items)
+        return pack_many(items, depth)
     except (TypeError, ValueError):
         return None

@@ -212,7 +212,7 @@ class RouterState(PullState):
         elif isinstance(item, BaseException):
             raise TypeError("an exception is no reply; see Request.fail")
         else:
-            packed = pack(item)
+            packed = pack(item, self.link.depth)
             message = Message((packed,), len(packed))
         limit = self.link.frame_limit - COUNTED_BYTES - extra
         if message.size > limit:

@@ -87,6 +87,11 @@ def table(status: dict[str, Any], url: str) -> str:
         f"since its start: {broker['accepted']} accepted, {broker['acknowledged']} acknowledged, "
         f"{broker['dropped']} dropped, {broker['dead']} dead",
     ]
+    if "memory" in broker:
+        lines.append(f"buffered: {size(broker['buffered'])} of {size(broker['memory'])} at most")
+    refused = broker.get("refused")
+    if refused:
+        lines.append("refused: " + ", ".join(f"{count} by {limit}" for limit, count in sorted(refused.items())))
     if status["endpoints"]:
         lines += ["", *_rows(status["endpoints"])]
     return "\n".join(lines)

@@ -122,7 +122,7 @@ class ValueState(State):
     def give_nowait(self, item: Any) -> bool:
         if isinstance(item, BaseException):
             raise TypeError("an exception cannot be sent to another process")
-        packed = pack(item)
+        packed = pack(item, self.link.depth)
         if len(packed) + COUNTED_BYTES > self.link.frame_limit:
             limit = self.link.frame_limit - COUNTED_BYTES
             raise ValueError(f"a value of {len(packed)} bytes is too big: the broker's limit is {limit}")

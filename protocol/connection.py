@@ -24,9 +24,12 @@ from typing import Any, Callable, NamedTuple
 from .errors import ProtocolError
 from .frames import (
     ACK,
+    ARRAY_HEAD_BYTES,
     CANCEL,
     CLEAR,
     CLOSE,
+    CONTROL_LIMIT,
+    COUNTED_BYTES,
     CREDIT,
     DATA,
     DATA_OPTIONS,
@@ -57,9 +60,11 @@ from .frames import (
     Lender,
     Reader,
     control_map,
+    no_map,
     reading,
 )
 from .ranges import check_ranges
+from .scan import MOST_DEPTH
 from .urls import has_controls
 
 VERSION = 1
@@ -101,6 +106,10 @@ def _id(value: Any) -> bool:
 
 def _limit(value: Any) -> bool:
     return type(value) is int and HELLO_LIMIT <= value <= MAX_FRAME_LIMIT
+
+
+def _depth(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= MOST_DEPTH
 
 
 def _two_numbers(value: Any) -> bool:
@@ -162,6 +171,7 @@ FIELDS: dict[int, dict[str, Field]] = {
         "agent": Field(_text, "program and version, for logs"),
         "token": Field(_token, "the client's secret; text counts as its UTF-8"),
         "frame": Field(_limit, "longest frame that the broker takes, in bytes", "client"),
+        "depth": Field(_depth, "how deep a message may nest; 64 if it is not there"),
     },
     OPEN: {
         "kind": Field(_text, "push, pull, call, serve, send, recv, state, publish or subscribe", "broker"),
@@ -310,6 +320,22 @@ class Connection:
                 yield event
         if reader.error is not None:
             raise reader.error
+        if reader.begun:
+            self._foresee()
+
+    def _foresee(self) -> None:
+        """A broker's: the head of a frame has come. What must not come, and what is passed over, is not waited for."""
+        reader = self.reader
+        assert isinstance(reader, Keeper)
+        kind, channel, _, count = reader.head
+        state = self.channels.get(channel, "none") if channel else self.state
+        if kind not in self._allowed[state] or (channel and self.state == "hello"):
+            self._refuse(kind, channel, state)
+        if kind & ~MORE > PART:
+            if count != 1 or reader.total + COUNTED_BYTES - ARRAY_HEAD_BYTES > CONTROL_LIMIT:
+                raise no_map(kind)
+        elif state in DEAF:
+            reader.skip()
 
     def accept(self, frame: Frame) -> Event | None:
         """Check one frame. None: it belongs to a channel that has ended, and is passed over.

@@ -144,6 +144,11 @@ def pack_control(kind: int, channel: int = 0, seq: int = 0, fields: dict[str, An
     return pack_head(kind, channel, seq, 1, len(body)) + body
 
 
+def no_map(kind: int, limit: int = CONTROL_LIMIT) -> ProtocolError:
+    """What is wrong with a control frame that is longer than *limit* or carries more than a map."""
+    return ProtocolError("BAD_MAP", f"{NAMES[kind]} carries one map of at most {limit} bytes")
+
+
 def control_map(frame: Frame, limit: int = CONTROL_LIMIT) -> dict[str, Any]:
     """The map of a control frame.
 
@@ -152,7 +157,7 @@ def control_map(frame: Frame, limit: int = CONTROL_LIMIT) -> dict[str, Any]:
     """
     kind, _, _, count, array = frame
     if count != 1 or len(array) + COUNTED_BYTES - ARRAY_HEAD_BYTES > limit:
-        raise ProtocolError("BAD_MAP", f"{NAMES[kind]} carries one map of at most {limit} bytes")
+        raise no_map(kind, limit)
     check(array, 1, CONTROL_DEPTH, ARRAY_HEAD_BYTES)
     try:
         (fields,) = msgpack.unpackb(array)
@@ -198,16 +203,18 @@ class Reader:
     :param first: the limit of the first frame, if that is another.
     """
 
-    __slots__ = ("_first", "error", "filled", "limit", "scratch")
+    __slots__ = ("_first", "begun", "error", "filled", "limit", "scratch")
 
     #: What becomes of an array that came whole: `bytes` copies it, `memoryview` shows it.
     _array_of: Callable[[memoryview], Buffer]
 
     def __init__(self, limit: int, scratch: bytearray, first: int = 0) -> None:
         self.limit = limit
-        self._first = first  # 0 once the first frame has begun
+        self._first = first  # 0 once the first frame is whole
         self.scratch = scratch
         self.error: ProtocolError | None = None
+        #: A `Keeper`'s last read had the head of a frame that is under way since.
+        self.begun = False
         #: Set by `reading`: all of the buffers was filled, so there may be more to read at once.
         self.filled = False
 
@@ -267,7 +274,7 @@ class Keeper(Reader):
     of what this peer has sent whole before.
     """
 
-    __slots__ = ("_array", "_filled", "_head", "_largest", "_partial", "_total")
+    __slots__ = ("_array", "_filled", "_largest", "_partial", "_skip", "head", "total")
 
     _array_of = bytes
 
@@ -281,9 +288,10 @@ class Keeper(Reader):
         self._partial = b""  # less than a head
         self._array: bytearray | None = None  # the array under way...
         self._filled = 0  # ...how much of it has come...
-        self._total = 0  # ...how long it will be...
-        self._head: tuple[int, int, int, int] = (0, 0, 0, 0)  # ...and what its head said
+        self.total = 0  # ...how long it will be...
+        self.head: tuple[int, int, int, int] = (0, 0, 0, 0)  # ...and what its head said: type, channel, seq, count
         self._largest = self.FIRST  # the longest array that came whole
+        self._skip = 0  # bytes to come of an array that nobody wants
 
     def buffers(self) -> list[memoryview]:
         view = memoryview(self.scratch)
@@ -294,31 +302,38 @@ class Keeper(Reader):
                 view[:kept] = self._partial
                 view = view[kept:]
             return [view]
-        if len(array) < self._total:
+        if len(array) < self.total:
             return [self._room(array)]
         # Behind a large array only the next head is read along: what follows is large too, and is not to be copied.
-        return [memoryview(array)[self._filled :], view[:NEXT_BYTES] if self._total >= LARGE_BYTES else view]
+        return [memoryview(array)[self._filled :], view[:NEXT_BYTES] if self.total >= LARGE_BYTES else view]
 
     def _room(self, array: bytearray) -> memoryview:
         """The array is longer than what is allocated: make room for as much again as has come."""
         if self._filled == len(array):
-            array.extend(bytes(min(self._filled, self._total - self._filled)))
+            array.extend(bytes(min(self._filled, self.total - self._filled)))
         return memoryview(array)[self._filled :]
 
     def received(self, n: int) -> list[Frame]:
         frames: list[Frame] = []
+        self.begun = False
+        view = memoryview(self.scratch)
         if self._array is not None:
             here = min(n, len(self._array) - self._filled)
             self._filled += here
-            if self._filled < self._total:
+            if self._filled < self.total:
                 return frames
-            frames.append((*self._head, self._array))
+            frames.append((*self.head, self._array))
             self._array = None
-            self._largest = min(max(self._largest, self._total), self.MOST)
+            self._first = 0
+            self._largest = min(max(self._largest, self.total), self.MOST)
             n -= here
+        elif self._skip:
+            here = min(n, self._skip)
+            self._skip -= here
+            n -= here
+            view = view[here:]
         else:
             n += len(self._partial)
-        view = memoryview(self.scratch)
         at = self._parse(view, n, frames)
         if self.error is not None:
             if not frames:
@@ -333,13 +348,26 @@ class Keeper(Reader):
         """A head and what came behind it: there is more to come."""
         _, length, _, kind, _, channel, _, seq, _, count = _HEAD.unpack_from(have)
         have = have[ARRAY_AT:]
-        self._first = 0
         self._partial = b""
-        self._head = kind, channel, seq, count
-        self._total = length - (COUNTED_BYTES - ARRAY_HEAD_BYTES)
+        self.head = kind, channel, seq, count
+        self.total = length - (COUNTED_BYTES - ARRAY_HEAD_BYTES)
         self._filled = len(have)
-        self._array = bytearray(min(self._total, max(self._largest, self._filled)))
+        ahead = 0 if self._first else self._largest  # nothing is allocated for what a stranger announces
+        self._array = bytearray(min(self.total, max(ahead, self._filled)))
         self._array[: self._filled] = have
+        self.begun = True
+
+    def skip(self) -> None:
+        """Keep nothing of the frame under way: it comes to its end, and is not handed out."""
+        self._skip = self.total - self._filled
+        self._array = None
+        self._first = 0
+        self.begun = False
+
+    @property
+    def under_way(self) -> bool:
+        """Has a frame begun that is to be handed out?"""
+        return self._array is not None
 
     @property
     def waiting_bytes(self) -> int:

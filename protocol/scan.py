@@ -27,7 +27,8 @@ from . import errors
 #: What is scanned: any contiguous buffer; of wider items the bytes are taken.
 Buffer = Union[bytes, bytearray, memoryview]
 
-#: How deep containers may nest unless said otherwise, and at most.
+#: How deep containers of a message may nest unless its broker says otherwise, and at most: what was checked before may
+#: be walked over with the latter.
 DEPTH = 64
 MOST_DEPTH = 255
 
@@ -35,7 +36,9 @@ MOST_DEPTH = 255
 class Scan(Protocol):
     """What both scanners are, as a type."""
 
-    def __call__(self, body: Buffer, offset: int, count: int, max_bytes: int, depth: int = DEPTH) -> tuple[int, int]:
+    def __call__(
+        self, body: Buffer, offset: int, count: int, max_bytes: int, depth: int = MOST_DEPTH
+    ) -> tuple[int, int]:
         """:func:`scan_python` has the contract."""
 
 
@@ -182,7 +185,7 @@ def _pass_messages(body: Any, size: int, offset: int, count: int, max_bytes: int
     return passed, at
 
 
-def scan_python(body: Buffer, offset: int, count: int, max_bytes: int, depth: int = DEPTH) -> tuple[int, int]:
+def scan_python(body: Buffer, offset: int, count: int, max_bytes: int, depth: int = MOST_DEPTH) -> tuple[int, int]:
     """Pass over messages from `offset` on.
 
     It stops after `count` of them, or earlier, after the message with which the bytes passed reach or exceed
@@ -243,7 +246,7 @@ def _wrap(from_buffer: Callable[..., Any], c_scan: Callable[..., Any]) -> Scan:
             raise _bad_argument(size, offset, count, depth)
         raise _malformed(passed, got.at, size, depth)
 
-    def scan_c(body: Buffer, offset: int, count: int, max_bytes: int, depth: int = DEPTH) -> tuple[int, int]:
+    def scan_c(body: Buffer, offset: int, count: int, max_bytes: int, depth: int = MOST_DEPTH) -> tuple[int, int]:
         """As :func:`scan_python`, in C."""
         if type(body) is bytes:
             return call(body, len(body), offset, count, max_bytes, depth)

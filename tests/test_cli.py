@@ -566,6 +566,14 @@ def test_the_table_of_a_broker_without_endpoints_is_two_lines():
     ]
 
 
+def test_the_table_says_what_is_buffered_and_who_was_refused():
+    broker = dict.fromkeys(("accepted", "acknowledged", "dropped", "dead", "endpoints"), 0)
+    broker.update(agent="it", uptime=1.0, connections=1, draining=False)
+    broker.update(buffered=1 << 20, memory=1 << 30, refused={"hello_ms": 3, "connections": 1})
+    lines = table({"broker": broker, "endpoints": []}, "tcp://x:1").splitlines()
+    assert lines[2:] == ["buffered: 1Mi of 1Gi at most", "refused: 1 by connections, 3 by hello_ms"]
+
+
 def test_version_says_which_scanner_is_in_use():
     status, out, _ = vanilla("--version")
     assert status == 0

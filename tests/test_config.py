@@ -23,6 +23,8 @@ VALUES = {
     "a path": ("/a.pem", "/a.pem", '"/b.pem"'),
     URLS.name: ("unix:///tmp/a,tcp://[::1]:1", ["unix:///tmp/a", "tcp://[::1]:1"], '["unix:///tmp/b"]'),
 }
+#: The same for settings whose range has none of these.
+WITHIN = {"depth": ("10", 10, "20"), "memory": ("100000000", 100_000_000, "200000000")}
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def faults(*args):
 def test_a_flag_goes_before_a_variable_that_before_the_file_and_that_before_the_default(write, key):
     setting = SETTINGS[key]
     also = {"tls-cert": "/c.pem"} if key in ("tls-key", "tls-client-ca") else {}  # alone they are a fault
-    text, value, other = VALUES[setting.kind.name]
+    text, value, other = WITHIN.get(key) or VALUES[setting.kind.name]
     path = write(f"\n{key} = {other}\n")
     inside = tomllib.loads(f"x = {other}")["x"]
     flags, variables = {key: value}, {setting.variable: text}

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from vanilla.broker.broker import Broker
 from vanilla.broker.channels import Puller, Pusher
+from vanilla.broker.memory import MESSAGE_BYTES, Memory
 from vanilla.broker.options import Options
 from vanilla.protocol.connection import Event
 from vanilla.protocol.frames import ACK, DATA, DATA_OPTIONS, MORE, NACK, Keeper, pack_head
@@ -89,13 +90,14 @@ def has_deliveries(machine):
 class Endpoints(RuleBasedStateMachine):
     """Producers and consumers come, work, fail and go; at each step every message is in just one place."""
 
-    @initialize(capacity=st.integers(1, 30))
-    def start(self, capacity):
+    @initialize(capacity=st.integers(1, 30), memory=st.sampled_from([1 << 30, 20_000, 6_000]))
+    def start(self, capacity, memory):
         self.clock = Clock()
         self.broker = Broker(
             self.clock, Options(capacity=capacity, capacity_bytes=capacity * 3, max_attempts=3, backoff_ms=100)
         )
         self.broker.now = lambda: self.clock.time
+        self.broker.memory = Memory(self.broker, memory)
         self.endpoint = self.broker.endpoint("jobs")
         self.pushers, self.pullers = [], []
         self.number = 0
@@ -273,6 +275,48 @@ class Endpoints(RuleBasedStateMachine):
         assert endpoint.granted_b == sum(0 if pusher.spent else pusher.quota.left_b for pusher in endpoint.pushers)
         numbers = [batch.number for batch in endpoint.ready]
         assert numbers == sorted(numbers)
+
+    @invariant()
+    def the_memory_is_what_all_endpoints_hold(self):
+        """As a bound first, and exactly once it is weighed; whoever waits for it is woken when there is some."""
+        if not hasattr(self, "endpoint"):
+            return
+        memory = self.broker.memory
+        endpoints = {self.endpoint, *self.broker.endpoints.values()}  # the one may be idle, and yet come back here
+        assert memory.used == sum(endpoint.counted for endpoint in endpoints)
+        assert all(endpoint.counted == endpoint.load for endpoint in endpoints if endpoint not in memory.unweighed)
+        assert endpoints >= {*memory.unweighed, *memory.line}
+        assert memory._armed or not any(map(self.may_have_its_turn, memory.line))
+        memory.weigh()
+        assert memory.used == sum(self.recount(endpoint) for endpoint in endpoints)
+
+    def may_have_its_turn(self, endpoint):
+        """Is there memory for the producer of *endpoint* that is first?"""
+        pusher = next(iter(endpoint.asking), None)
+        if pusher is None or endpoint.pause:
+            return False
+        left_n, left_b = pusher.quota.left_n, pusher.quota.left_b
+        price = pusher._price(max(left_n, 1), max(left_b, pusher.want_b, 1))
+        return price <= self.broker.memory.limit - self.broker.memory.used
+
+    def recount(self, endpoint):
+        """What an endpoint holds, piece by piece."""
+        batches = [*endpoint.ready, *endpoint.back, *endpoint.delayed]
+        flown = [entry for puller in endpoint.pullers for entry in puller.flight._entries]
+        quotas = [pusher.quota for pusher in endpoint.pushers if not pusher.spent]
+        granted = sum(quota.left_b + MESSAGE_BYTES * quota.left_n for quota in quotas)
+        return sum(MESSAGE_BYTES + piece.size for piece in [*batches, *flown]) + granted
+
+    @invariant()
+    def credit_is_not_given_beyond_the_memory(self):
+        """Only what comes back in more pieces than it came may pass the limit, by what the pieces cost."""
+        if not hasattr(self, "endpoint"):
+            return
+        memory = self.broker.memory
+        memory.weigh()
+        pieces = sum(map(len, (self.endpoint.ready, self.endpoint.delayed)))
+        pieces += sum(len(puller.flight) for puller in self.pullers)
+        assert memory.used <= memory.limit + pieces * MESSAGE_BYTES
 
     @invariant()
     def nobody_waits_for_what_is_there(self):

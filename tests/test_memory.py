@@ -25,6 +25,8 @@ from peers import PATIENCE, Peer, data, until
 
 import vanilla
 from vanilla.protocol.frames import (
+    ACK,
+    CONTROL_LIMIT,
     COUNTED_BYTES,
     CREDIT,
     DATA,
@@ -126,9 +128,9 @@ def message(size):
     return b"\xc6" + struct.pack(">I", size - 5) + bytes(size - 5)
 
 
-def push_for_ever(peer, size):
+def push_for_ever(peer, size, name="jobs"):
     """Push messages of *size* bytes, a frame each, as far as credit goes; a smaller one takes what is left."""
-    peer.open(1, "push", "jobs")
+    peer.open(1, "push", name)
     n = b = 0
     while True:
         peer.want(1, n=1, b=size)
@@ -367,22 +369,88 @@ def test_who_asks_and_never_reads_keeps_its_requests_queued_and_others_go_on(h, 
 # -- frames that are never whole
 
 
+def ask(peer, channel, size, start=0):
+    """Ask for credit for a message of *size* bytes behind *start*, and wait for it."""
+    peer.want(channel, n=1, b=size)
+    while peer.fields(CREDIT)["b"] < start + size:
+        peer.want(channel, n=1, b=size)
+
+
 @pytest.mark.parametrize(
     ("before", "sent", "each"), [(0, 4, 16 * KIB), (0, 200_000, 400_000), (200_000, 4, 200_000 + KIB)]
 )
 def test_half_a_frame_takes_what_was_sent_not_what_was_announced(h, unix, before, sent, each):
     """16 KiB, or what the longest frame *before* took; beyond that, less than twice what has come."""
     count = 300
-    whole = data(1, 0, [bytes(before)]) if before else b""
-    half = pack_head(DATA, 1, 0, 1, FRAME_LIMIT - COUNTED_BYTES) + bytes(sent)
-    with broker(listen=unix) as it, crowd(h, it.url, count) as peers:
-        for peer in peers:
-            peer.open(1, "teapot", "jobs")  # a refused channel: what is sent to it is passed over
-        for piece in (whole[:30], whole[30:], half[:30], half[30:]):
+    body = FRAME_LIMIT - COUNTED_BYTES
+    with broker("--channels", 2, listen=unix) as it, crowd(h, it.url, count) as peers:
+        for number, peer in enumerate(peers):
+            peer.open(1, "push", f"jobs{number}")
+            peer.open(2, "pull", f"jobs{number}")
+            start = 0
+            if before:
+                ask(peer, 1, before + 5)
+                peer.send(data(1, 0, [bytes(before)]))
+                peer.expect(ACK)
+                peer.credit(2, n=1)
+                peer.delivery()
+                peer.ack(2, 0, 1)
+                start = before + 5
+            ask(peer, 1, body, start)
+        half = pack_head(DATA, 1, 1 if before else 0, 1, body) + bytes(sent)
+        for piece in (half[:30], half[30:]):
             for peer in peers:
                 peer.send(piece)
             until(h, lambda: all(map(has_read, peers)))
-        assert it.grown <= bound(count * each, connections=count)
+        assert it.grown <= bound(count * each, frames=count, connections=count)
+
+
+def test_half_a_frame_that_is_passed_over_takes_nothing(h, unix):
+    count = 300
+    half = pack_head(DATA, 1, 0, 1, FRAME_LIMIT - COUNTED_BYTES) + bytes(500_000)
+    with broker(listen=unix) as it, crowd(h, it.url, count) as peers:
+        for peer in peers:
+            peer.open(1, "teapot", "jobs")
+            peer.send(half)
+        until(h, lambda: all(map(has_read, peers)))
+        assert it.grown <= bound(connections=count)
+
+
+def test_half_acknowledgements_take_a_sixteenth_of_the_memory(h, unix):
+    count, memory = 800, 64 * MIB
+    half = pack_head(ACK, 1, 0, 1, CONTROL_LIMIT - COUNTED_BYTES) + bytes(CONTROL_LIMIT // 2)
+    with broker("--memory", memory, listen=unix) as it, crowd(h, it.url, count) as peers:
+        for peer in peers:
+            peer.open(1, "pull", "jobs")
+            peer.send(half)
+        until(h, lambda: all(map(has_read, peers)))
+        assert it.grown <= bound(memory // 16, connections=count)
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 40), (4_000, 40), (FRAME_LIMIT - COUNTED_BYTES, 100)])
+def test_all_queues_together_take_no_more_than_the_memory(h, unix, size, count):
+    """Each of them has room for a multiple; a frame a message, and never a consumer."""
+    memory = 32 * MIB
+    with (
+        broker("--memory", memory, listen=unix) as it,
+        crowd(h, it.url, count) as peers,
+        h.client.connect(it.url) as remote,
+    ):
+        tasks = [h.spawn(push_for_ever, peer, size, f"jobs{number}") for number, peer in enumerate(peers)]
+
+        last = {"accepted": -1}
+
+        def stands_still():
+            nonlocal last
+            h.sleep(50)
+            before, last = last, remote.status()["broker"]
+            return before["accepted"] == last["accepted"] and last["buffered"] > memory - 2 * FRAME_LIMIT
+
+        until(h, stands_still, 6 * PATIENCE)
+        for task in tasks:
+            task.cancel()
+        h.sleep(0)
+        assert it.grown <= bound(memory * 9 // 8, connections=count + 1)  # a bytearray that grows takes an eighth more
 
 
 def test_those_who_leave_half_a_frame_leave_nothing_else(h, unix):

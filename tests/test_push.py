@@ -26,6 +26,7 @@ class Link:
     def __init__(self, hub, frame_limit):
         self.hub = hub
         self.frame_limit = frame_limit
+        self.depth = 64
         self.fresh = True
         self.full = self.crowded = self.ended = False
         self.dirty = {}
@@ -182,7 +183,7 @@ TestProducer = Producer.TestCase
 def test_a_list_is_packed_some_at_a_time(monkeypatch, large):
     """Small items before large ones do not make it pack thousands of those, nor do large ones make small ones slow."""
     calls = []
-    monkeypatch.setattr(push, "pack_many", lambda items: calls.append(len(items)) or pack_many(items))
+    monkeypatch.setattr(push, "pack_many", lambda items, depth: calls.append(len(items)) or pack_many(items, depth))
     hub = vanilla.Hub()
     link = Link(hub, FRAME_LIMIT)
     link.quota.raise_to(1 << 40, 1 << 40)
