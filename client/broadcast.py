@@ -60,6 +60,7 @@ class SubscribeState(PullState):
         super().__init__(link, name, False, size, window_bytes)
         self.kind = f"subscription to {name!r}"
         self._request(0)
+        self.emit()  # right behind OPEN: what is published next on this connection is not to be missed
 
     def _data(self, event: Event) -> None:
         self._follow(event.seq, event.count)

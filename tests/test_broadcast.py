@@ -243,3 +243,14 @@ def test_what_was_missed_is_told_before_a_message_that_comes_first():
     assert subscriber.offer(1, b"\x03") == 1
     assert [(frame[0], frame[2]) for frame in subscriber.session.frames] == [(NACK, 0), (DATA, 2)]
     assert msgpack.unpackb(subscriber.session.frames[0][4]) == [{"r": [0, 2]}]
+
+
+def test_what_is_published_right_behind_a_subscription_is_not_missed(h, broker):
+    with h.client.connect(broker.urls[0]) as remote:
+        news = remote.broadcast("news")
+        news.send("nobody is there")
+        for number in range(20):
+            h.sleep(1)  # nothing was sent since the last poll: a send leaves at once
+            with news.subscribe() as inbox:
+                news.send(number)
+                assert inbox.recv(timeout=PATIENCE) == number
