@@ -6,7 +6,7 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peers import Peer, data, settled, until
+from peers import PATIENCE, Peer, data, settled, until
 from test_endpoint import Clock, Connection
 
 from vanilla.broker.broadcast import Broadcast, Publisher, Subscriber
