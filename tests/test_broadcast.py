@@ -245,12 +245,12 @@ def test_what_was_missed_is_told_before_a_message_that_comes_first():
     assert msgpack.unpackb(subscriber.session.frames[0][4]) == [{"r": [0, 2]}]
 
 
-def test_what_is_published_right_behind_a_subscription_is_not_missed(h, broker):
+def test_what_is_published_right_behind_a_subscription_is_not_missed(h, broker, monkeypatch):
     with h.client.connect(broker.urls[0]) as remote:
-        news = remote.broadcast("news")
-        news.send("nobody is there")
-        for number in range(20):
-            h.sleep(1)  # nothing was sent since the last poll: a send leaves at once
-            with news.subscribe() as inbox:
-                news.send(number)
-                assert inbox.recv(timeout=PATIENCE) == number
+        news, link, kinds = remote.broadcast("news"), remote._link, []
+        put = link.put
+        monkeypatch.setattr(link, "put", lambda *parts: (kinds.append(parts[0][6]), put(*parts)))
+        with news.subscribe() as inbox:
+            assert kinds == [OPEN, CREDIT]
+            news.send("first")
+            assert inbox.recv(timeout=PATIENCE) == "first"
