@@ -100,7 +100,6 @@ class Conduit(Endpoint):
     def close_senders(self) -> None:
         """The receiver has closed its end. What was accepted stays, for the next one."""
         for pusher in list(self.pushers):
-            pusher.emit()
             pusher.session.expel(pusher.id, "CLOSED", f"the receiver of {self.name!r} has closed it")
 
 

@@ -246,8 +246,12 @@ class Session:
         self.put(pack_control(CLOSE, event.channel))
 
     def expel(self, id: int, code: str, text: str) -> None:
-        """End channel *id*, which has nothing unsettled; the connection goes on."""
-        self.channels.pop(id).detach(0)
+        """End channel *id*, which has nothing unsettled; the connection goes on. What was accepted is confirmed first:
+        nothing may follow the ERROR."""
+        channel = self.channels.pop(id)
+        if isinstance(channel, Pusher):
+            channel.emit()
+        channel.detach(0)
         self.connection.ending(id)
         self.put(pack_control(ERROR, id, 0, {"code": code, "text": text}))
 

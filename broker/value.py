@@ -14,7 +14,6 @@ from vanilla.protocol.errors import ProtocolError
 from vanilla.protocol.frames import CLEAR, DATA, Buffer, pack_control, pack_head
 from vanilla.protocol.scan import scan
 
-from .channels import Pusher
 from .endpoint import Endpoint
 from .unmetered import Unmetered
 
@@ -70,26 +69,30 @@ class Holder(Unmetered):
         self.told = endpoint.version if endpoint.value is None else -1
         self.stir()
 
-    def _take(self, seq: int, count: int, body: Buffer, options: dict[str, Any]) -> None:
+    def data(self, event: Event) -> None:
         self._check_permission()
+        super().data(event)
+
+    def _take(self, seq: int, count: int, body: Buffer, options: dict[str, Any]) -> None:
         at = scan(body, 0, count - 1, _FAR)[1] if count > 1 else 0
         self.endpoint.write(self, count, bytes(memoryview(body)[at:]))
 
     def clear(self, event: Event) -> None:
         """There is to be no value."""
+        self._check_permission()
         if event.seq != self.quota.n:
             raise ProtocolError("BAD_SEQUENCE", f"change {event.seq} came where {self.quota.n} was next")
-        self._check_permission()
         self.quota.spend(1, 0)
         self.ask()
         self.endpoint.write(self, 1, None)
 
     def _check_permission(self) -> None:
-        """One channel reads and writes; to open it is to read."""
+        """One channel reads and writes; to open it is to read. Asked first of all: what is refused does not count as
+        sent, and is not confirmed."""
         session = self.session
         session.broker.access.check(session.identity, DATA, "state", self.endpoint.name)
 
-    frames: dict[int, Callable[[Any, Event], None]] = {DATA: Pusher.data, CLEAR: clear}
+    frames: dict[int, Callable[[Any, Event], None]] = {DATA: data, CLEAR: clear}
 
     def emit(self) -> None:
         """Confirm its changes; then tell it the value, if that is another's: what comes behind the confirm is newer."""

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import msgpack
 import pytest
-from peers import PATIENCE, Peer, data, until
+from peers import PATIENCE, Peer, data, settled, until
 
 import vanilla
 from vanilla.broker.access import NEEDS, Access
@@ -318,6 +318,15 @@ def test_who_may_read_a_state_changes_it_only_with_the_permission_to_push(h, lis
     assert all(endpoint.value is None for endpoint in broker.endpoints.values()) == (
         change == "clear" or "push" not in verbs
     )
+    peer.close()
+
+
+@pytest.mark.parametrize("change", [data(1, 0, [5]), pack_control(CLEAR, 1, 0)], ids=["send", "clear"])
+def test_a_change_of_a_state_that_is_denied_is_not_confirmed(h, listen, files, change):
+    broker = listen(permissions=files.permissions(("*", "limit", "subscribe")))
+    peer, _ = admitted(h, broker)
+    peer.send(pack_control(OPEN, 1, 0, {"kind": "state", "name": "limit"}) + change)  # it is told of the value, too
+    assert [kind for kind, *_ in settled(peer)] == [OPEN, ERROR]
     peer.close()
 
 
