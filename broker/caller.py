@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.protocol.errors import FAILURES
 from vanilla.protocol.frames import CANCEL, CREDIT, DATA, DATA_OPTIONS, FAIL, WANT, Buffer, pack_control
-from vanilla.protocol.ranges import Ranges, pairs
 
-from .channels import Pusher
+from .channels import Pusher, ascending, unwanted
 from .flight import EVERYTHING
 from .service import Asked, Service
 
@@ -65,10 +64,7 @@ class Caller(Pusher):
 
     def cancel(self, event: Event) -> None:
         """It does not want these any more. To find them costs a look at all that waits: once a tick."""
-        sent = self.quota.n  # what it has not sent yet is not cancelled in advance
-        self.cancelled += [
-            (first, min(count, sent - first)) for first, count in pairs(event.payload["r"]) if first < sent
-        ]
+        self.cancelled += unwanted(event.payload["r"], self.quota.n)
         self.stir()
 
     frames: dict[int, Callable[[Any, Event], None]] = {
@@ -94,11 +90,9 @@ class Caller(Pusher):
     def emit(self) -> None:
         self.dirty = False
         if self.cancelled:
-            ranges = Ranges()
-            for first, count in sorted(self.cancelled):  # in order, each costs the same, however many there are
-                ranges.add(first, count)
+            ranges = ascending(self.cancelled)
             self.cancelled.clear()
-            self.endpoint.withdraw(self, list(ranges))
+            self.endpoint.withdraw(self, ranges)
 
     def detach(self, seen: int | None) -> None:
         self.session.crowded.discard(self)

@@ -26,7 +26,7 @@ from vanilla.protocol.frames import (
     pack_head,
 )
 from vanilla.protocol.options import pack_options, read_options
-from vanilla.protocol.ranges import pairs
+from vanilla.protocol.ranges import Ranges, pairs
 from vanilla.protocol.scan import check, scan
 
 from .batch import Batch
@@ -447,3 +447,19 @@ class Puller:
         pieces = self._take(EVERYTHING)
         endpoint.returned(pieces, self.sent_n if seen is None else seen, crashed=seen is None)
         endpoint.broker.touch(endpoint)
+
+
+# -- what a producer has cancelled
+
+
+def unwanted(flat: list[int], sent: int) -> list[tuple[int, int]]:
+    """The ranges of a CANCEL, as far as its producer has *sent*: nothing is cancelled in advance."""
+    return [(first, min(count, sent - first)) for first, count in pairs(flat) if first < sent]
+
+
+def ascending(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """*ranges*, in any order, as disjoint ones in order."""
+    found = Ranges()
+    for first, count in sorted(ranges):  # in order, each costs the same, however many there are
+        found.add(first, count)
+    return list(found)

@@ -32,10 +32,10 @@ from vanilla.protocol.frames import (
     Buffer,
     pack_control,
 )
-from vanilla.protocol.ranges import Ranges, pairs
+from vanilla.protocol.ranges import Ranges
 
 from .batch import Batch
-from .channels import Puller, Pusher
+from .channels import Puller, Pusher, ascending, unwanted
 from .endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -191,10 +191,11 @@ class ConduitPusher(Pusher):
     """A sender of a pipe, queue or channel.
 
     Of a rendezvous: ``open`` are the numbers of which it has not heard yet, ``cancelled`` likewise those that it does
-    not wait for, ``settled`` what it is to be told at the tick's edge. ``gone``: nobody is there to be told.
+    not wait for, ``unwanted`` what it has cancelled in this tick, (first, count) in any order, ``settled`` what it is
+    to be told at the tick's edge. ``gone``: nobody is there to be told.
     """
 
-    __slots__ = ("cancelled", "gone", "meets", "open", "settled")
+    __slots__ = ("cancelled", "gone", "meets", "open", "settled", "unwanted")
 
     endpoint: Conduit
     kind = "send"
@@ -205,6 +206,7 @@ class ConduitPusher(Pusher):
         self.meets = isinstance(endpoint, Rendezvous)
         self.open: set[int] = set()
         self.cancelled: set[int] = set()
+        self.unwanted: list[tuple[int, int]] = []
         self.settled = Ranges()
         self.gone = False
         endpoint.closed = False
@@ -219,14 +221,21 @@ class ConduitPusher(Pusher):
             self.stir()
 
     def cancel(self, event: Event) -> None:
-        """These are not waited for any more: what is ready is withdrawn, what comes back will be."""
-        ranges = pairs(event.payload["r"])
+        """These are not waited for any more. To find them costs a look at all that are open: once a tick."""
+        if self.meets:  # else nothing is open: what was sent is in the queue
+            self.unwanted += unwanted(event.payload["r"], self.quota.n)
+            self.stir()
+
+    def _withdraw(self) -> None:
+        """Of what was cancelled, what is ready is withdrawn, and what comes back will be."""
+        ranges = ascending(self.unwanted)
+        self.unwanted.clear()
         firsts = [first for first, _ in ranges]
         found = {number for number in self.open if firsts[0] <= number < sum(ranges[bisect_right(firsts, number) - 1])}
         if found:
             self.open -= found
             self.cancelled |= found
-            self.endpoint.sift(self)  # type: ignore[attr-defined]  # only a rendezvous leaves anything open
+            self.endpoint.sift(self)  # type: ignore[attr-defined]  # it is a rendezvous
 
     def close(self, event: Event) -> None:
         """It goes; a pipe or queue may end with it."""
@@ -263,6 +272,8 @@ class ConduitPusher(Pusher):
             super().emit()
             return
         self.dirty = False
+        if self.unwanted and not self.gone:
+            self._withdraw()
         while self.settled and not self.gone:
             self.session.put(pack_control(ACK, self.id, 0, {"r": self.settled.take()}))
 

@@ -13,7 +13,7 @@ from test_endpoint import Clock, Connection, has_consumers, has_deliveries, has_
 
 import vanilla
 from vanilla.broker.broker import Broker
-from vanilla.broker.conduit import Conduit, ConduitPuller, ConduitPusher
+from vanilla.broker.conduit import Conduit, ConduitPuller, ConduitPusher, Rendezvous
 from vanilla.broker.options import Options
 from vanilla.client import push
 from vanilla.protocol.connection import Event
@@ -346,6 +346,40 @@ def test_what_is_cancelled_while_a_receiver_holds_it_is_withdrawn_if_it_comes_ba
     assert frame[2] == 0
     assert msgpack.unpackb(frame[4])[0]["code"] == "WITHDRAWN"
     assert peer.status()["a"]["dropped"] == 1
+
+
+def test_all_that_is_cancelled_in_a_tick_costs_one_look(h, broker, peer, monkeypatch):
+    looks = []
+    sift = Rendezvous.sift
+    monkeypatch.setattr(Rendezvous, "sift", lambda *args: (looks.append(1), sift(*args)))
+    opened(peer, 1, "send")
+    opened(peer, 2, "recv")
+    for number in range(5):
+        peer.want(1, n=1, b=1)
+        peer.credit(2, number + 1)
+        peer.expect(CREDIT)
+        peer.send(data(1, number, [number]))
+        peer.delivery()
+    peer.send(b"".join(pack_control(CANCEL, 1, 0, {"r": [number, 1]}) for number in reversed(range(5))))
+    settled(peer)
+    assert len(looks) == 1
+    peer.nack(2, 0, 5, back=True)
+    heard = [(kind, seq) for kind, _, seq, _, _ in settled(peer)]
+    assert heard == [(FAIL, number) for number in range(5)]
+
+
+def test_a_cancel_means_nothing_to_a_queue(h, broker, peer):
+    opened(peer, 1, "send", **{"as": "queue", "capacity": 5})
+    peer.want(1, n=1, b=1)
+    peer.expect(CREDIT)
+    peer.send(data(1, 0, [7]))
+    cancel(peer, 1, 0, 1)
+    assert ACK in [kind for kind, *_ in settled(peer)]
+    (pusher,) = broker.endpoints["a"].pushers
+    assert not pusher.unwanted
+    opened(peer, 2, "recv", **{"as": "queue", "capacity": 5})
+    peer.credit(2)
+    assert peer.delivery()[3] == [7]
 
 
 def test_what_is_cancelled_and_lost_with_its_receiver_may_have_been_taken_and_that_is_said(h, broker, peer):
