@@ -9,6 +9,7 @@ from typing import Any
 
 from vanilla.core import Hub
 from vanilla.exception import Closed, Timeout
+from vanilla.protocol.errors import Refused
 
 from .commands import INTERRUPTED, NO_READER, connect, descriptor, interrupt_waits, send_lines
 from .failed import Failed
@@ -55,7 +56,7 @@ def set_value(args: Namespace) -> None:
         state.sync(CONFIRM_MS)
         if args.hold:
             _hold(state)
-        elif _attached(remote, args.name) == 1:
+        elif _alone(remote, args.name):
             log.warning("nobody else is attached to %r: its value goes with this command; see --hold", args.name)
 
 
@@ -69,11 +70,14 @@ def _hold(state: Any) -> None:
         raise Failed("", INTERRUPTED) from None
 
 
-def _attached(remote: Remote, name: str) -> int:
-    """How many are attached to a state."""
-    endpoints = {endpoint["name"]: endpoint for endpoint in remote.status()["endpoints"]}
+def _alone(remote: Remote, name: str) -> bool:
+    """Is nobody else attached to a state? Who may not ask the broker is not told."""
+    try:
+        endpoints = {endpoint["name"]: endpoint for endpoint in remote.status()["endpoints"]}
+    except Refused:
+        return False
     count: int = endpoints[name]["pushers"]
-    return count
+    return count == 1
 
 
 def get(args: Namespace) -> None:

@@ -100,6 +100,13 @@ def test_set_and_get(url, remote, h, name):
     assert vanilla("get", name, "--url", url) == (0, '{"limit": 5}\n', "")
 
 
+def test_set_needs_no_permission_to_ask_the_broker(name, tmp_path):
+    rules = tmp_path / "permissions.toml"
+    rules.write_text("[[rule]]\nidentity = '*'\nendpoint = '*'\nverbs = ['push', 'subscribe']\n")
+    with broker("--permissions", str(rules)) as (url, _):
+        assert vanilla("set", name, "1", "--url", url) == (0, "", "")
+
+
 def test_set_says_that_the_value_goes_when_nobody_else_is_attached(url, name):
     status, out, err = vanilla("set", name, "1", "--url", url)
     assert (status, out) == (0, "")
