@@ -29,7 +29,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .files import read
-from .toml import TOMLDecodeError, loads
+from .tomlfile import parse
 
 #: What a permission may be for. `access.NEEDS` says which frames need which.
 VERBS = ("push", "pull", "call", "serve", "subscribe", "admin")
@@ -80,10 +80,7 @@ def read_permissions(path: str) -> Permissions:
     :raises OSError: it cannot be read.
     :raises ValueError: it is no TOML, or a rule is wrong; the text names the line or the rule.
     """
-    try:
-        fields = loads(read(path))
-    except TOMLDecodeError as error:
-        raise ValueError(f"{path}: {error}") from None
+    fields = parse(path, read(path))
     for key in fields:
         if key != "rule":
             raise ValueError(f"{path}: there is no key {key!r}, only [[rule]]")

@@ -39,7 +39,7 @@ class TomlFile:
         if len(content) > LIMIT:
             raise ValueError(f"{path}: longer than {LIMIT} bytes, so hardly a configuration")
         self.text = _decode(path, content)
-        self.values = _parse(path, self.text)
+        self.values = parse(path, self.text)
         self._lines: dict[str, int] | None = None
 
     def where(self, key: str) -> str:
@@ -57,7 +57,11 @@ def _decode(path: str, content: bytes) -> str:
         raise ValueError(f"{path}:{line}: no UTF-8: {error.reason}") from None
 
 
-def _parse(path: str, text: str) -> dict[str, Any]:
+def parse(path: str, text: str) -> dict[str, Any]:
+    """The values of a document, of which *path* is the file.
+
+    :raises ValueError: it is no TOML. The text starts with ``FILE:LINE:`` or ``FILE:``.
+    """
     try:
         return tomllib.loads(text)
     except RecursionError:

@@ -43,13 +43,13 @@ LAYERS = {
     "protocol": Layer("vanilla.protocol", frozenset(), frozenset({"msgpack"}), CLOCKS_AND_IO),
     "vanilla": Layer("vanilla", frozenset(), frozenset({"greenlet"})),
     "client": Layer("vanilla.client", frozenset({"vanilla", "protocol"}), frozenset({"msgpack"})),
-    "broker": Layer("vanilla.broker", frozenset({"vanilla", "protocol"}), frozenset({"msgpack", "tomli", "tomllib"})),
+    "broker": Layer("vanilla.broker", frozenset({"vanilla", "protocol"}), frozenset({"msgpack"})),
 }
 
 #: Files that have needs of their own, and why.
 EXTRA = {
     "protocol/_scan_build.py": {"cffi"},  # runs when the scanner is built, never when vanilla runs
-    "broker/toml.py": {"tomllib", "tomli"},  # one of them: before Python 3.11 tomllib is no part of the library
+    "broker/tomlfile.py": {"tomllib", "tomli"},  # one of them: before Python 3.11 tomllib is no part of the library
 }
 
 STDLIB = frozenset(getattr(sys, "stdlib_module_names", ())) | CLOCKS_AND_IO

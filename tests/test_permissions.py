@@ -142,8 +142,8 @@ def rule(**fields):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("a = [1,\n]]\n", "line 2"),
-        ("[[rule]]\nidentity = 'a'\nendpoint =\n", "line 3"),
+        ("a = [1,\n]]\n", ":2: "),
+        ("[[rule]]\nidentity = 'a'\nendpoint =\n", ":3: "),
         ("rules = []", "there is no key 'rules'"),
         ("rule = 5", "double brackets"),
         ("[rule]\nidentity = 'a'", "double brackets"),
@@ -168,9 +168,17 @@ def test_a_wrong_file_is_told_its_line_or_rule(file, text, complaint):
     path = file(text)
     with pytest.raises(ValueError) as caught:
         read_permissions(path)
-    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).startswith(f"{path}:")
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [f"rule = {'[' * 5000}", f"rule = {'9' * 5000}"], ids=["deep", "long"])
+def test_what_the_parser_chokes_on_is_told_with_the_files_name(file, text):
+    path = file(text)
+    with pytest.raises(ValueError) as caught:
+        read_permissions(path)
+    assert str(caught.value).startswith(path)
 
 
 def test_a_file_that_is_not_there_is_told_with_its_name(tmp_path):
