@@ -167,7 +167,7 @@ class Remote:
         check_name(name)
         state = ValueState(self._link, name)
         self._senders.add(state)
-        return RemoteState(state)
+        return RemoteState(state, self._linger)
 
     def broadcast(self, name: str) -> RemoteBroadcast:
         """``send`` sends an item to everybody who has it from ``subscribe``.

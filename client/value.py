@@ -181,6 +181,7 @@ class ValueState(State):
         self._confirmed = max(self._confirmed, confirmed)
         while self.syncs and self.syncs[0].value <= self._confirmed:
             self.hub.ready.append(self.syncs.popleft())
+        self._leave()
 
     frames: dict[int, Callable[[ValueState, Event], None]] = {DATA: _data, CLEAR: _cleared, ACK: _ack}
 
@@ -251,7 +252,11 @@ class ValueState(State):
 
     def _drop(self) -> None:
         self.users -= 1
-        if self.users <= 0:
+        self._leave()
+
+    def _leave(self) -> None:
+        """Nobody uses it: close, as soon as the last write is confirmed."""
+        if self.users <= 0 and not self.unconfirmed:
             self.close()
 
     def drained(self) -> None:
@@ -273,10 +278,11 @@ class RemoteState(Pair):
     The last writer wins. One's own writes are read at once; of others' one reads the last that has come.
     """
 
-    __slots__ = ()
+    __slots__ = ("_linger",)
 
-    def __init__(self, state: ValueState) -> None:
+    def __init__(self, state: ValueState, linger: float) -> None:
         super().__init__(Sender(state), Recver(state))
+        self._linger = linger
 
     def changes(self) -> Recver:
         """A Recver of the value and of each change of it from now on. Who is slow misses what was overtaken.
@@ -294,3 +300,13 @@ class RemoteState(Pair):
         :raises ConnectionLost: the broker is gone; what was not confirmed may be lost.
         """
         self.sender._state.sync(timeout)
+
+    def close(self) -> None:
+        """Detach, once the broker has the last write, for which this waits as long as the connection lingers."""
+        state: ValueState = self.sender._state
+        try:
+            if state.halt is None and state.unconfirmed:
+                state.sync(self._linger)
+        except Exception as error:
+            log.warning("%s: closed, and the last write is not confirmed: %s", state.kind, error)
+        super().close()

@@ -163,3 +163,20 @@ def test_whatever_is_written_by_whom_all_come_to_the_same_value(steps):
         until(h, lambda: values() == {expected})
         for remote in remotes:
             remote.close()
+
+
+@pytest.mark.parametrize("way", ["close", "with", "drop"])
+def test_who_writes_and_goes_has_written_and_hears_no_warning(h, broker, caplog, way):
+    with h.client.connect(broker.urls[0]) as other, other.state("s") as seen:
+        with h.client.connect(broker.urls[0]) as remote:
+            if way == "close":
+                state = remote.state("s")
+                state.send(1)
+                state.close()
+            elif way == "with":
+                with remote.state("s") as state:
+                    state.send(1)
+            else:
+                remote.state("s").send(1)
+        assert seen.recv(timeout=PATIENCE) == 1
+    assert caplog.text == ""
