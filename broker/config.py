@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple
 
-from vanilla.certificates import ServerFiles
+from vanilla.certificates import ServerFiles, check_authorities
 from vanilla.protocol.urls import parse
 
 from .exposure import check_exposure
@@ -204,13 +204,14 @@ def _check_listen(config: Config) -> None:
 
 def _check_certificates(config: Config) -> None:
     if config["tls-cert"]:
-        ServerFiles(config["tls-cert"], config["tls-key"], config["tls-client-ca"])
+        ServerFiles(config["tls-cert"], config["tls-key"])
 
 
 #: What looks at a value, by key. A fault is raised as ValueError or OSError.
 CHECKS: dict[str, Callable[[Config], object]] = {
     "listen": _check_listen,
     "tls-cert": _check_certificates,
+    "tls-client-ca": lambda config: config["tls-client-ca"] and check_authorities(config["tls-client-ca"]),
     "token-file": lambda config: config["token-file"] and read_tokens(config["token-file"]),
     "permissions": lambda config: config["permissions"] and read_permissions(config["permissions"]),
 }

@@ -92,6 +92,14 @@ def _identify(context: ssl.SSLContext, cert: str, key: str) -> None:
         raise ValueError(f"{cert}{f' and {key}' if key else ''}: {spell(error)}") from None
 
 
+def check_authorities(ca: str) -> None:
+    """Is *ca* a PEM file of certificates?
+
+    :raises ValueError: no; the text names it.
+    """
+    _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ca)
+
+
 def _trust(context: ssl.SSLContext, ca: str) -> None:
     _look(ca, b"BEGIN CERTIFICATE", "certificate")
     try:
