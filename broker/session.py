@@ -88,6 +88,7 @@ class Session:
         "peer",
         "promised",
         "questions",
+        "refused",
         "sock",
         "starved",
         "timer",
@@ -109,6 +110,8 @@ class Session:
         self.out = Outbox()
         #: Status requests: number, and behind which name.
         self.questions: list[tuple[int, str]] = []
+        #: Channels that were refused and that it has not closed: an empty tuple, as nearly always, or a set.
+        self.refused: Any = ()
         self.closing = self.dirty = self.answering = self.owed = False
         self.starved: set[Any] = set()
         self.crowded: set[Any] = set()
@@ -210,6 +213,9 @@ class Session:
         try:
             channel = self._opened(event)
         except Refused as error:
+            if not self.refused:
+                self.refused = set()
+            self.refused.add(event.channel)
             self.connection.ending(event.channel)
             self.put(pack_control(ERROR, event.channel, 0, {"code": error.code, "text": error.text}))
             return
@@ -217,7 +223,8 @@ class Session:
         self.put(pack_control(OPEN, event.channel, event.seq))
 
     def _opened(self, event: Event) -> Pusher | Puller:
-        if len(self.connection.channels) - len(self.channels) > UNCLOSED:
+        known = len(self.connection.channels)
+        if len(self.refused) > UNCLOSED or known > self.broker.options.channels + UNCLOSED:
             raise ProtocolError("TOO_MANY", f"{UNCLOSED} channels were refused, and none of them was closed")
         kind = event.payload["kind"]
         try:
@@ -237,6 +244,8 @@ class Session:
 
     def _close(self, event: Event) -> None:
         channel = self.channels.pop(event.channel, None)
+        if self.refused:
+            self.refused.discard(event.channel)
         if channel is not None:
             if CLOSE in channel.frames:
                 channel.frames[CLOSE](channel, event)

@@ -15,6 +15,7 @@ import vanilla
 from vanilla.broker.broker import Broker
 from vanilla.broker.conduit import Conduit, ConduitPuller, ConduitPusher, Rendezvous
 from vanilla.broker.options import Options
+from vanilla.broker.session import UNCLOSED
 from vanilla.client import push
 from vanilla.protocol.connection import Event
 from vanilla.protocol.frames import (
@@ -593,3 +594,20 @@ def test_what_a_cancelled_task_had_sent_is_withdrawn(h, broker, ends):
     task = h.spawn(sender.send, "next")
     assert recver.recv(timeout=PATIENCE) == "next"
     task.join(timeout=PATIENCE)
+
+
+def test_channels_that_others_have_ended_do_not_count_as_refused(h, broker, peer):
+    terms = {"as": "queue", "capacity": 5}
+    other = Peer(h, broker.urls[0])
+    names = {channel: f"q{channel}" for channel in range(1, UNCLOSED + 3)}
+    for channel, name in names.items():
+        peer.send(pack_control(OPEN, channel, 0, {"kind": "send", "name": name, **terms}))
+    settled(peer)
+    for channel, name in names.items():
+        other.send(pack_control(OPEN, channel, 0, {"kind": "recv", "name": name, **terms}))
+        other.send(pack_control(CLOSE, channel, 0, {"end": True}))
+    settled(other)
+    assert sum(frame[0] == ERROR for frame in settled(peer)) == len(names)
+    opened(peer, UNCLOSED + 10, "send", **terms)
+    assert peer.expect(OPEN, ERROR)[:2] == (OPEN, UNCLOSED + 10)
+    other.close()
