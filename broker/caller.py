@@ -81,6 +81,16 @@ class Caller(Pusher):
         """Tell it that *count* requests failed, *seq* being the first."""
         self.session.put(pack_control(FAIL, self.id, seq, {"count": count, "code": code, "text": text, **more}))
 
+    @property
+    def deaf(self) -> bool:
+        """Does it leave more unread than is kept for one connection?"""
+        session = self.session
+        return session.out.unsent > session.broker.options.unsettled_bytes
+
+    def fail_unread(self, seq: int, count: int) -> None:
+        """The answers to *count* requests, *seq* being the first, are dropped: that is told in a few bytes."""
+        self.fail(seq, count, "UNREAD", FAILURES["UNREAD"], {"by": "broker"})
+
     # -- the rest
 
     def line_up(self) -> None:
@@ -97,6 +107,7 @@ class Caller(Pusher):
     def detach(self, seen: int | None) -> None:
         self.session.crowded.discard(self)
         self.cancelled.clear()
-        self.endpoint.withdraw(self, EVERYTHING)
+        if self.quota.b:  # else it has never asked, and there is nothing to be looked for
+            self.endpoint.withdraw(self, EVERYTHING)
         self.endpoint.aside.pop(self, None)
         super().detach(seen)

@@ -10,7 +10,7 @@ together cannot pass the limit; what is passed over is not kept; and other frame
 see `Memory.hold`. So there is nothing to deadlock: acknowledgements come in, deliveries go out, granted credit holds.
 
 A delivery that is in flight and still unsent counts twice: a consumer may settle what it has not read. Answers that
-nobody reads count, and are bounded a connection, by ``output_bytes``; they may pass the limit of the sum.
+nobody reads count, and are bounded a connection (`Caller.deaf`); they may pass the limit of the sum.
 """
 
 from __future__ import annotations

@@ -72,8 +72,12 @@ class Server(Puller):
                 at = scan(array, at, run.seq - number, _FAR)[1]
             number = run.seq + run.count
             end = len(array) if number == event.seq + count else scan(array, at, run.count, _FAR)[1]
-            session = run.caller.session
-            session.put(pack_head(REPLY, run.caller.id, run.first, run.count, end - at), Batch.kept(array[at:end]))
+            caller = run.caller
+            if caller.deaf:
+                caller.fail_unread(run.first, run.count)
+            else:
+                head = pack_head(REPLY, caller.id, run.first, run.count, end - at)
+                caller.session.put(head, Batch.kept(array[at:end]))
             at = end
 
     def part(self, event: Event) -> None:
@@ -110,6 +114,9 @@ class Server(Puller):
         more = {key: fields[key] for key in ("type", "trace") if key in fields}
         maps: dict[int, bytes] = {}  # one may be long, and the runs many: those of one length share it
         for run in self._answered(event.seq, fields["count"]):
+            if run.caller.deaf:
+                run.caller.fail_unread(run.first, run.count)
+                continue
             if run.count not in maps:
                 said = {"count": run.count, "code": fields["code"], "text": fields["text"], **more, "by": "server"}
                 maps[run.count] = msgpack.packb(said)

@@ -62,6 +62,10 @@ class Stream:
                 f"items up to {self.n + count}, bytes from {self.b} on; "
                 f"the stream's credit is {self.limit_n}, {self.limit_b}",
             )
+        if self.caller.deaf:
+            self.caller.fail_unread(self.first, 1)
+            self.server.endpoint.dropped += self.server.cancel([(self.seq, 1)])
+            return
         self.n += count
         self._spend(size)
         self.caller.session.put(pack_head(PART, self.caller.id, self.first, count + 1, len(body)), body)

@@ -36,6 +36,7 @@ FAILURES = {
     "PEER_LOST": "the server is gone; whether it has done anything is not known",
     "DEADLINE": "the request's deadline was over before a server had it",
     "WITHDRAWN": "nobody had taken this item when it was cancelled: it was not delivered, and will not be",
+    "UNREAD": "the requester does not read what it was sent, so the answer was dropped",
     "GOING_AWAY": "the broker is shutting down",
 }
 

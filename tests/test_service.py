@@ -1146,3 +1146,28 @@ def test_a_draining_broker_refuses_callers_and_lets_servers_answer(h, peer, brok
     caller.close()
     server.close()
     assert task.join(timeout=PATIENCE)
+
+
+def test_answers_beyond_what_is_kept_for_a_connection_are_dropped_and_their_caller_is_told(peer, broker, server):
+    deaf = peer()
+    deaf.open(7, "call", "sums")
+    deaf.expect(CREDIT)
+    (session,) = (c.session for c in accounts(broker).pushers if c.id == 7)
+    deaf.ask(7, 0, ["big"] * 60)
+    asked = 0
+    while asked < 60:
+        asked += len(server.delivery()[3])
+    for number in range(60):
+        server.reply(SERVE, number, b"x" * 500_000)
+        server.status()
+    assert session.out.unsent < broker.options.unsettled_bytes + 600_000
+    replies, codes = 0, set()
+    while replies + len(codes) < 60:
+        kind, _, _, said = deaf.answer()
+        if kind == REPLY:
+            assert said == [b"x" * 500_000]
+            replies += 1
+        else:
+            codes.add((said["code"], said["by"], replies + len(codes)))
+    assert codes and {code[:2] for code in codes} == {("UNREAD", "broker")}
+    assert accounts(broker).balance == 0
