@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 #: Small batches of one consumer share a frame up to this size.
 FRAME_BYTES = 64 << 10
+#: Messages of less are copied out of the array that they came in: a view of it takes 300 bytes.
+LITTLE_BYTES = 1024
 _FAR = 1 << 62
 
 
@@ -108,7 +110,8 @@ class Pusher:
             self._overdrawn(count, size)
         quota.spend(count, size)
         self._recount()
-        self._take(event.seq, count, memoryview(array)[at:], options)
+        body = memoryview(array)[at:]
+        self._take(event.seq, count, body if size >= LITTLE_BYTES else bytes(body), options)
         if quota.left_n * 2 <= self.window_n or quota.left_b * 2 <= self.window_b:  # else it would be given nothing
             self.ask()
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 #: What messages that came in a frame of their own cost beside their bytes: a few objects that stand for them.
-MESSAGE_BYTES = 512
+MESSAGE_BYTES = 256
 #: Frames under way that no credit covers have this part of the memory: 16 for a sixteenth.
 UNDER_WAY_PART = 16
 #: How long freed memory gathers before it is granted, in ms.
@@ -37,8 +37,8 @@ TURNS = 100
 class Memory:
     """The sum, and the line of endpoints whose producers wait for it.
 
-    While less than half of it is in use the sum is kept as a bound, for that costs next to nothing: what is granted is
-    added at once, and endpoints that have changed are noted. Else these are weighed at each tick's edge.
+    While less than three quarters of it are in use the sum is kept as a bound, for that costs next to nothing: what is
+    granted is added at once, and endpoints that have changed are noted. Else these are weighed at each tick's edge.
 
     Invariants, whenever a tick's edge has done its work:
     1. ``used`` is the sum of ``endpoint.counted``, ``session.counted`` and ``session.under_way`` over all there are.
@@ -52,11 +52,10 @@ class Memory:
         self.broker = broker
         self.limit = limit
         self.used = 0
-        #: While less than so much is in use credit is given that nobody has asked for.
+        #: Up to here credit is given that nobody has asked for, and the sum is a bound.
         self.ease = limit * 3 // 4
         self.unweighed: dict[Endpoint, None] = {}
         self.line: dict[Endpoint, None] = {}
-        self._half = self.limit // 2
         #: Turns that are left of a round, and does the timer run that gives them?
         self._due = 0
         self._armed = False
@@ -73,7 +72,7 @@ class Memory:
     def tend(self, touched: dict[Endpoint, None]) -> None:
         """At the edge of each tick, in which the endpoints *touched* may have changed."""
         self.unweighed.update(touched)
-        if self.used > self._half:
+        if self.used > self.ease:
             self.weigh()
 
     def weigh(self) -> None:

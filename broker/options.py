@@ -38,9 +38,9 @@ class Options:
     #: Endpoints at a time.
     endpoints: int = 100_000
     #: What it holds in all: messages and unused credit of all endpoints, unsent output, frames under way. At the limit
-    #: producers wait. What any machine has to spare, and sixteen endpoints that are full; a machine that does nothing
-    #: else can give it half of its memory.
-    memory: int = 1 << 30
+    #: producers wait. So much that a producer on each of 10,000 connections can hold its first credit; on a small
+    #: machine it should be less, half of its memory say.
+    memory: int = 1 << 31
     #: Unsent output of one connection from which on it gets no deliveries and is not read, until half of it has left.
     output_bytes: int = 1 << 20
     #: What the consumers of one connection may leave unsettled, whatever credit they give.

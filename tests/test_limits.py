@@ -312,7 +312,7 @@ def test_however_many_wait_each_has_its_turn(h):
             waiting.open(number, "push", f"waiting{number}")
             waiting.want(number, n=1, b=900_000)
         waiting.status()
-        until(h, lambda: len(broker.memory.line) > count and not broker.memory._armed)
+        until(h, lambda: len(broker.memory.line) > 2 * TURNS and not broker.memory._armed)
         for number in range(1, count + 1):
             waiting.want(number, n=1, b=1)
         for hog in hogs:

@@ -430,7 +430,7 @@ def test_half_acknowledgements_take_a_sixteenth_of_the_memory(h, unix):
 @pytest.mark.parametrize(("size", "count"), [(1, 40), (4_000, 40), (FRAME_LIMIT - COUNTED_BYTES, 100)])
 def test_all_queues_together_take_no_more_than_the_memory(h, unix, size, count):
     """Each of them has room for a multiple; a frame a message, and never a consumer."""
-    memory = 32 * MIB
+    memory = 16 * MIB
     with (
         broker("--memory", memory, listen=unix) as it,
         crowd(h, it.url, count) as peers,
