@@ -224,7 +224,7 @@ class Session:
 
     def _opened(self, event: Event) -> Pusher | Puller:
         known = len(self.connection.channels)
-        if len(self.refused) > UNCLOSED or known > self.broker.options.channels + UNCLOSED:
+        if len(self.refused) >= UNCLOSED or known > self.broker.options.channels + UNCLOSED:
             raise ProtocolError("TOO_MANY", f"{UNCLOSED} channels were refused, and none of them was closed")
         kind = event.payload["kind"]
         try:

@@ -20,6 +20,7 @@ from vanilla.broker.options import Options
 from vanilla.broker.server import CANCELS, Server
 from vanilla.broker.service import Service, overlaps
 from vanilla.broker.session import Session
+from vanilla.outbox import Outbox
 from vanilla.protocol.connection import Event
 from vanilla.protocol.errors import FAILURES
 from vanilla.protocol.frames import (
@@ -57,6 +58,7 @@ class Wire(Connection):
         super().__init__(broker)
         self.crowded = set()
         self.promised = 0
+        self.out = Outbox()  # what is said here is read at once, so nothing is ever unsent
         self.full = self.dirty = self.owed = False
 
 
