@@ -207,11 +207,16 @@ def _check_certificates(config: Config) -> None:
         ServerFiles(config["tls-cert"], config["tls-key"])
 
 
+def _check_authorities(config: Config) -> None:
+    if config["tls-client-ca"]:
+        check_authorities(config["tls-client-ca"])
+
+
 #: What looks at a value, by key. A fault is raised as ValueError or OSError.
 CHECKS: dict[str, Callable[[Config], object]] = {
     "listen": _check_listen,
     "tls-cert": _check_certificates,
-    "tls-client-ca": lambda config: config["tls-client-ca"] and check_authorities(config["tls-client-ca"]),
+    "tls-client-ca": _check_authorities,
     "token-file": lambda config: config["token-file"] and read_tokens(config["token-file"]),
     "permissions": lambda config: config["permissions"] and read_permissions(config["permissions"]),
 }
