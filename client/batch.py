@@ -7,9 +7,14 @@ message or a run: blocks over glibc's mmap threshold would be mapped and faulted
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vanilla.protocol.frames import Buffer
+from vanilla.protocol.frames import COUNTED_BYTES, Buffer
+
+from .packing import LARGE_BYTES, large_parts, pack
+
+if TYPE_CHECKING:
+    from .link import Link
 
 #: A batch leaves when it is this large.
 BATCH_BYTES = 256 << 10
@@ -24,6 +29,28 @@ class Message(NamedTuple):
 
     parts: tuple[Buffer, ...]
     size: int
+
+
+def make_message(item: Any, link: Link, what: str = "message", extra: int = 0) -> Message:
+    """*item* as *link*'s broker takes it.
+
+    :param what: what the error calls it.
+    :param extra: bytes beside it that have to fit into the same frame.
+    :raises TypeError: msgpack has no such type.
+    :raises ValueError: msgpack cannot hold this value, or it is larger than the broker takes.
+    """
+    if type(item) is bytes and len(item) >= LARGE_BYTES:
+        parts: tuple[Buffer, ...] = large_parts(item)
+        message = Message(parts, len(parts[0]) + len(item))
+    elif isinstance(item, BaseException):
+        raise TypeError("an exception cannot be sent to another process")
+    else:
+        packed = pack(item, link.depth)
+        message = Message((packed,), len(packed))
+    limit = link.frame_limit - COUNTED_BYTES - extra
+    if message.size > limit:
+        raise ValueError(f"a {what} of {message.size} bytes is too big: the broker's limit is {limit}")
+    return message
 
 
 class Batch:

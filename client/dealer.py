@@ -28,12 +28,13 @@ from vanilla.protocol.frames import (
     Buffer,
     pack_control,
     pack_head,
+    part_index,
 )
 from vanilla.protocol.options import pack_options
 from vanilla.protocol.ranges import Ranges
 
 from .arrival import Arrival
-from .batch import BATCH_BYTES
+from .batch import BATCH_BYTES, make_message
 from .packing import UNDECODABLE, unpack
 from .push import BATCH_AGE, PushState
 from .reply import Reply, ReplyState, remote_error
@@ -77,7 +78,7 @@ class CallState(PushState):
 
     def call(self, item: Any, options: bytes, timeout: float) -> ReplyState:
         """All of `Dealer.call`."""
-        message = self._pack(item)
+        message = make_message(item, self.link)
         if options and message.size + len(options) + COUNTED_BYTES > self.link.frame_limit:
             raise ValueError(f"a request of {message.size} bytes with its options is larger than the broker takes")
         reply = ReplyState(self)
@@ -133,11 +134,11 @@ class CallState(PushState):
         if reply is None:
             return
         array = event.payload
-        index, *items = _decode(array, ARRAY_HEAD_BYTES, event.count)
-        if type(index) is not int or index != (0 if reply.window is None else reply.arrived):
+        index, at = part_index(array, event.count)
+        if index != (0 if reply.window is None else reply.arrived):
             raise ProtocolError("BAD_SEQUENCE", f"a part of a streamed reply has index {index!r}")
-        size = len(array) - ARRAY_HEAD_BYTES - integer_bytes(index)
-        if not reply.part(items, size):
+        items = _decode(array, ARRAY_HEAD_BYTES, event.count)[1:]
+        if not reply.part(items, len(array) - at):
             self.cancel(reply)
 
     def _finished(self, event: Event) -> None:
@@ -218,11 +219,6 @@ def _decode(array: Any, at: int, count: int) -> list[Any]:
             items += arrival.take(1)[0]
         undecodable = {"code": "UNDECODABLE", "text": "Python cannot hold this reply", "by": "server"}
         return [remote_error(undecodable) if item is UNDECODABLE else item for item in items]
-
-
-def integer_bytes(value: int) -> int:
-    """How long *value*, 0 or more, is in msgpack's shortest form."""
-    return 1 if value < 128 else 2 if value < 256 else 3 if value < 65536 else 5 if value < 1 << 32 else 9
 
 
 class Dealer:

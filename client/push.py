@@ -32,8 +32,8 @@ from vanilla.protocol.credit import Quota
 from vanilla.protocol.errors import ProtocolError, Refused
 from vanilla.protocol.frames import ACK, COUNTED_BYTES, CREDIT, DATA, WANT, pack_control, pack_head
 
-from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message
-from .packing import LARGE_BYTES, large_parts, pack, pack_many, pack_run
+from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message, make_message
+from .packing import LARGE_BYTES, pack_many, pack_run
 
 if TYPE_CHECKING:
     from vanilla.timers import Timer
@@ -133,7 +133,7 @@ class PushState(Channel):
             self.pending.append(item)
             return
         self.seal()
-        message = self._pack(item)
+        message = make_message(item, self.link)
         self.check()
         if self.senders or not self._fits_now(message.size):
             self._wait(message, timeout)
@@ -178,20 +178,6 @@ class PushState(Channel):
             self.batch.add_run(b"".join(packed), at - start)
             self._decide()
         return at - start
-
-    def _pack(self, item: Any) -> Message:
-        if type(item) is bytes and len(item) >= LARGE_BYTES:
-            parts = large_parts(item)
-            message = Message(parts, len(parts[0]) + len(item))
-        elif isinstance(item, BaseException):
-            raise TypeError("an exception cannot be sent to another process")
-        else:
-            packed = pack(item, self.link.depth)
-            message = Message((packed,), len(packed))
-        if message.size + COUNTED_BYTES > self.link.frame_limit:
-            limit = self.link.frame_limit - COUNTED_BYTES
-            raise ValueError(f"a message of {message.size} bytes is too big: the broker's limit is {limit}")
-        return message
 
     def _fits(self, size: int) -> bool:
         quota, batch = self.quota, self.batch

@@ -22,7 +22,7 @@ from vanilla.protocol.errors import ProtocolError
 from vanilla.protocol.frames import ACK, CANCEL, CREDIT, FAIL, WANT, pack_control
 from vanilla.protocol.ranges import pairs
 
-from .batch import Message
+from .batch import Message, make_message
 from .conduit import SendState, Shape
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class RendezvousState(SendState):
 
     def push(self, item: Any, timeout: float) -> None:
         deadline = Deadline(timeout)
-        parcel = Parcel(self._pack(item))
+        parcel = Parcel(make_message(item, self.link))
         self.check()
         self._check_alone()
         try:

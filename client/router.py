@@ -30,8 +30,7 @@ from vanilla.protocol.frames import (
 )
 from vanilla.protocol.ranges import pairs
 
-from .batch import BATCH_BYTES, SMALL_BYTES, Batch, Message
-from .packing import LARGE_BYTES, large_parts, pack
+from .batch import BATCH_BYTES, SMALL_BYTES, Batch, Message, make_message
 from .pull import PullRecver, PullState
 from .request import Request, answer
 
@@ -206,18 +205,9 @@ class RouterState(PullState):
 
         :raises TypeError, ValueError: it cannot be sent.
         """
-        if type(item) is bytes and len(item) >= LARGE_BYTES:
-            parts = large_parts(item)
-            message = Message(parts, len(parts[0]) + len(item))
-        elif isinstance(item, BaseException):
+        if isinstance(item, BaseException):
             raise TypeError("an exception is no reply; see Request.fail")
-        else:
-            packed = pack(item, self.link.depth)
-            message = Message((packed,), len(packed))
-        limit = self.link.frame_limit - COUNTED_BYTES - extra
-        if message.size > limit:
-            raise ValueError(f"a reply of {message.size} bytes is too big: the broker's limit is {limit}")
-        return message
+        return make_message(item, self.link, "reply", extra)
 
     def _wait_room(self) -> None:
         while self.link.full:

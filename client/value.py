@@ -18,10 +18,11 @@ from vanilla.exception import Closed, Halt, Timeout
 from vanilla.message import Pair, Recver, Sender
 from vanilla.protocol.connection import Event
 from vanilla.protocol.errors import ProtocolError, Refused
-from vanilla.protocol.frames import ACK, CLEAR, COUNTED_BYTES, DATA, pack_control, pack_head
+from vanilla.protocol.frames import ACK, CLEAR, DATA, pack_control, pack_head
 from vanilla.selection import EMPTY
 
-from .packing import pack, unpack
+from .batch import make_message
+from .packing import unpack
 
 if TYPE_CHECKING:
     from .link import Link
@@ -120,12 +121,7 @@ class ValueState(State):
     # -- writing
 
     def give_nowait(self, item: Any) -> bool:
-        if isinstance(item, BaseException):
-            raise TypeError("an exception cannot be sent to another process")
-        packed = pack(item, self.link.depth)
-        if len(packed) + COUNTED_BYTES > self.link.frame_limit:
-            limit = self.link.frame_limit - COUNTED_BYTES
-            raise ValueError(f"a value of {len(packed)} bytes is too big: the broker's limit is {limit}")
+        packed = b"".join(make_message(item, self.link, "value").parts)
         self._write(packed, unpack(b"\x91" + packed)[0])
         return True
 
