@@ -108,11 +108,6 @@ class Broker:
 
     # -- listening
 
-    @property
-    def authenticates(self) -> bool:
-        """Does who connects from another machine have to show who it is?"""
-        return self.options.authenticates
-
     def listen(self, url: str) -> str:
         """Take connections at *url*; port 0 asks the system for one.
 
@@ -125,7 +120,7 @@ class Broker:
         return self.adopt(*_bind(address))
 
     def _check(self, address: Address) -> None:
-        check_exposure(address, self.authenticates, self.options.insecure)
+        check_exposure(address, self.options.authenticates, self.options.insecure)
         if address.scheme == "tls" and self.tls is None:
             raise ValueError(f"{address}: tls:// needs a certificate: --tls-cert FILE (tls_cert=FILE)")
 

@@ -31,7 +31,7 @@ from vanilla.protocol.scan import check, scan
 
 from .batch import Batch
 from .endpoint import FIRST_BYTES, FIRST_MESSAGES, LONE_FIRST_MESSAGES, Endpoint
-from .flight import EVERYTHING, FRAGMENT_BYTES, Flight, Sent
+from .flight import EVERYTHING, Flight, Sent
 from .memory import MESSAGE_BYTES
 
 if TYPE_CHECKING:
@@ -358,8 +358,7 @@ class Puller:
 
     def _weigh(self) -> None:
         """Keep the session's sum of what its consumers hold."""
-        flight = self.flight
-        cost = flight.size + flight.count * FRAGMENT_BYTES
+        cost = self.flight.cost
         self.session.held += cost - self.held
         self.held = cost
 
