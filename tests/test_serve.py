@@ -235,7 +235,7 @@ def test_a_cancelled_call_cancels_its_method(h, calc, object_):
 
 
 def test_a_deadline_cancels_the_method(h, near, served, object_):
-    reply = near.wrap("calc", deadline=30).block("late")
+    reply = near.wrap("calc", deadline=300).block("late")
     with pytest.raises(vanilla.Timeout):
         reply.recv(timeout=PATIENCE)
     until(h, lambda: object_.ended == ["late"])
