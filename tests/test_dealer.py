@@ -12,8 +12,9 @@ from peers import PATIENCE, Peer, accounts, until
 
 import vanilla
 from vanilla.client.link import OUTPUT_BYTES
-from vanilla.protocol.errors import Refused
-from vanilla.protocol.frames import PONG, REPLY, pack_control, pack_head
+from vanilla.protocol.connection import Event
+from vanilla.protocol.errors import BadMessage, Refused
+from vanilla.protocol.frames import PART, PONG, REPLY, pack_control, pack_head
 
 
 @pytest.fixture
@@ -575,3 +576,22 @@ def test_a_stream_goes_on_when_a_look_at_the_socket_has_made_room(h, far, server
     assert far._link.full
     stream.send("second", timeout=PATIENCE)
     assert receiving.join(timeout=PATIENCE) == "second"
+
+
+@pytest.mark.parametrize(
+    ("array", "items"), [(b"\xdd\0\0\0\2\xcf" + bytes(8) + b"\xa1x", ["x"]), (b"\xdd\0\0\0\0", None)]
+)
+def test_a_part_has_an_index_in_any_form_and_is_never_without(h, array, items):
+    with h.broker.listen("tcp://127.0.0.1:0") as broker, h.client.connect(broker.urls[0]) as remote:
+        dealer = remote.dealer("sums")
+        reply = dealer.call(1, wait=True)
+        state = dealer._state
+        state.flush()
+        part = Event(PART, state.id, reply._state.number, array[4], memoryview(bytearray(array)))
+        if items is None:
+            with pytest.raises(BadMessage):
+                state.frames[PART](state, part)
+        else:
+            state.frames[PART](state, part)
+            assert reply.recv(timeout=PATIENCE) == items[0]
+            assert reply._state.arrived_b == 2
