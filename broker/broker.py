@@ -88,8 +88,8 @@ class Broker:
         self.writers: list[Session] = []
         #: Sessions of which consumers wait for settlements, some of which have come.
         self.relieved: dict[Session, None] = {}
-        self._awake = False
         self._closed = False
+        self._unhook = hub.at_every_edge(self._edge)
         hub.onstop(self.close)
 
     def _pack_hello(self) -> bytes:
@@ -160,7 +160,6 @@ class Broker:
             self._left.send(True)
         for listener, _ in self.listeners:
             listener.retry()
-        self.wake()
 
     # -- endpoints
 
@@ -201,42 +200,20 @@ class Broker:
     def touch(self, endpoint: Endpoint) -> None:
         """Something happened at *endpoint*: look after it at the tick's edge."""
         self._touched[endpoint] = None
-        if not self._awake:
-            self.wake()
-
-    def wake(self) -> None:
-        """Do the edge's work at this tick's edge."""
-        if not self._awake:
-            self._awake = True
-            self.hub.at_edge(self._edge)
 
     def _edge(self) -> None:
-        try:
-            self._do_edge()
-        finally:
-            self._awake = False
-            if self._touched or self.emitters or self.writers or self.relieved:  # the work itself has made more
-                self.wake()
-
-    def _do_edge(self) -> None:
+        """The edge of each tick: do what has gathered."""
         guard = self.hub.guard  # a fault at one endpoint or session is logged, and is no other's
         if self.relieved:
             relieved, self.relieved = self.relieved, {}
             for session in relieved:
                 guard(session.relieve)
-        touched, self._touched = self._touched, {}
-        for endpoint in touched:
-            guard(endpoint.match)
-        if touched or self.emitters:
-            self._write_early()
-        self.memory.tend(touched)
-        for endpoint in touched:
-            if endpoint.asking:
-                guard(endpoint.grant)
-        if self.emitters:
-            emitters, self.emitters = self.emitters, []
-            for emitter in emitters:
-                guard(emitter.emit)
+        touched: dict[Endpoint, None] = {}
+        if self._touched or self.emitters:
+            touched, self._touched = self._touched, touched
+            self._serve(touched)
+        elif self.memory.used > self.memory.ease:
+            self.memory.weigh()
         if self.writers:
             writers, self.writers = self.writers, []
             for session in writers:
@@ -245,6 +222,23 @@ class Broker:
             self._look_after(touched)
         if self.draining:
             self._look_whether_drained()
+        if self._touched or self.emitters or self.writers or self.relieved:  # the work itself has made more
+            self.hub.at_edge(_nothing)
+
+    def _serve(self, touched: dict[Endpoint, None]) -> None:
+        """Hand out what is ready at the endpoints *touched*, and give credit and confirms."""
+        guard = self.hub.guard
+        for endpoint in touched:
+            guard(endpoint.match)
+        self._write_early()
+        self.memory.tend(touched)
+        for endpoint in touched:
+            if endpoint.asking:
+                guard(endpoint.grant)
+        if self.emitters:
+            emitters, self.emitters = self.emitters, []
+            for emitter in emitters:
+                guard(emitter.emit)
 
     def _look_after(self, touched: dict[Endpoint, None]) -> None:
         """Rates, and endpoints that nobody needs any more."""
@@ -315,7 +309,6 @@ class Broker:
             if session.connection.state == "ready":
                 session.put(self.farewell())
         timer = self.hub.after(ms, lambda: self._drained.send(False))
-        self.wake()
         self._drained.recv()
         timer.cancel()
         done = log_rest(self)
@@ -358,6 +351,7 @@ class Broker:
             session.finish()
         for session in list(self.sessions):
             session.drop("")
+        self._unhook()
 
     def __enter__(self) -> Broker:
         return self
@@ -387,6 +381,10 @@ class Service:
             broker.close()
             raise
         return broker
+
+
+def _nothing() -> None:
+    """Keeps the loop from sleeping at this edge."""
 
 
 def _bind(address: Address) -> tuple[socket.socket, Address]:

@@ -44,6 +44,7 @@ FRAME_BYTES = 64 << 10
 #: Messages of less are copied out of the array that they came in: a view of it takes 300 bytes.
 LITTLE_BYTES = 1024
 _FAR = 1 << 62
+_NO_OPTIONS: dict[str, Any] = {}
 
 
 class Pusher:
@@ -90,12 +91,11 @@ class Pusher:
 
     def data(self, event: Event) -> None:
         """Messages. All of the frame is accepted, or the connection ends."""
-        array = event.payload
+        kind, _, seq, count, array = event
         at = ARRAY_HEAD_BYTES
-        count = event.count
         depth = self.session.broker.options.depth
-        options: dict[str, Any] = {}
-        if event.kind == DATA_OPTIONS:
+        options = _NO_OPTIONS
+        if kind == DATA_OPTIONS:
             at = scan(array, at, 1, _FAR, depth)[1]
             options = read_options(array[ARRAY_HEAD_BYTES:at], self.kind)
             count -= 1
@@ -104,15 +104,16 @@ class Pusher:
         check(array, count, depth, at)
         quota = self.quota
         size = len(array) - at
-        if event.seq != quota.n:
-            raise ProtocolError("BAD_SEQUENCE", f"message {event.seq} came where {quota.n} was next")
-        if count > quota.left_n or size > quota.left_b:
+        if seq != quota.n:
+            raise ProtocolError("BAD_SEQUENCE", f"message {seq} came where {quota.n} was next")
+        left_n, left_b = quota.limit_n - seq - count, quota.limit_b - quota.b - size
+        if left_n < 0 or left_b < 0:
             self._overdrawn(count, size)
-        quota.spend(count, size)
+        quota.n = seq + count
+        quota.b += size
         self._recount()
-        body = memoryview(array)[at:]
-        self._take(event.seq, count, body if size >= LITTLE_BYTES else bytes(body), options)
-        if quota.left_n * 2 <= self.window_n or quota.left_b * 2 <= self.window_b:  # else it would be given nothing
+        self._take(seq, count, memoryview(array)[at:] if size >= LITTLE_BYTES else bytes(array[at:]), options)
+        if left_n * 2 <= self.window_n or left_b * 2 <= self.window_b:  # else it would be given nothing
             self.ask()
 
     def _take(self, seq: int, count: int, body: Buffer, options: dict[str, Any]) -> None:
@@ -231,11 +232,12 @@ class Pusher:
 
     def _recount(self) -> None:
         """Keep the endpoint's sums. Credit of one kind without the other cannot be used and takes no room."""
-        n, b = self.quota.left_n, self.quota.left_b
+        quota, endpoint = self.quota, self.endpoint
+        n, b = quota.limit_n - quota.n, quota.limit_b - quota.b
         if n <= 0 or b <= 0:
             n = b = 0
-        self.endpoint.granted_n += n - self.held_n
-        self.endpoint.granted_b += b - self.held_b
+        endpoint.granted_n += n - self.held_n
+        endpoint.granted_b += b - self.held_b
         self.held_n, self.held_b = n, b
 
     def _give(self, more_n: int, more_b: int) -> None:
@@ -260,7 +262,6 @@ class Pusher:
         if not self.dirty:
             self.dirty = self.session.owed = True
             self.session.broker.emitters.append(self)
-            self.session.broker.wake()
 
     def emit(self) -> None:
         """Confirm what was accepted in this tick."""
@@ -301,8 +302,11 @@ class Puller:
 
     def credit(self, event: Event) -> None:
         """It takes more."""
-        self.limit_n = max(self.limit_n, event.payload["n"])
-        self.limit_b = max(self.limit_b, event.payload["b"])
+        n, b = event.payload["n"], event.payload["b"]
+        if n > self.limit_n:
+            self.limit_n = n
+        if b > self.limit_b:
+            self.limit_b = b
         self.line_up()
 
     def ack(self, event: Event) -> None:

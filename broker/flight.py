@@ -48,6 +48,9 @@ class Sent(NamedTuple):
         return Sent(start, low, high, self.batch, size)
 
 
+_sent = Sent._make
+
+
 class Flight:
     """The unsettled deliveries of one channel, by the channel's numbers."""
 
@@ -69,7 +72,7 @@ class Flight:
     def add(self, seq: int, batch: Batch) -> None:
         """*batch* was sent; its first message has number *seq*."""
         self._firsts.append(seq)
-        self._entries.append(Sent(seq, 0, batch.count, batch, batch.size))
+        self._entries.append(_sent((seq, 0, batch.count, batch, batch.size)))
         self.count += batch.count
         self.size += batch.size
 
@@ -99,6 +102,19 @@ class Flight:
             self.size -= entry.size - rest.size
             firsts[0] = end
         return before - self.count
+
+    def take_first(self, seq: int) -> Batch | None:
+        """Take *seq* out if it is all of the first entry, as most often of what is settled one by one. None: it is
+        not."""
+        if not self._firsts or self._firsts[0] != seq:
+            return None
+        first = self._entries[0]
+        if first.high - first.low != 1 or first.batch.count != 1:
+            return None
+        del self._firsts[0], self._entries[0]
+        self.count -= 1
+        self.size -= first.size
+        return first.batch
 
     def take(self, ranges: list[tuple[int, int]]) -> list[Sent]:
         """Take out the numbers of *ranges*: those that were still in, in order. Numbers that are not in do no harm.

@@ -16,11 +16,13 @@ from vanilla.protocol.frames import (
     ARRAY_HEAD_BYTES,
     CANCEL,
     CREDIT,
+    DATA,
     END,
     FAIL,
     NACK,
     PART,
     REPLY,
+    Buffer,
     pack_control,
     pack_head,
     part_index,
@@ -29,7 +31,7 @@ from vanilla.protocol.ranges import pairs
 from vanilla.protocol.scan import check, scan
 
 from .batch import Batch
-from .channels import Puller
+from .channels import LITTLE_BYTES, Puller
 from .flight import EVERYTHING, Sent
 from .service import Asked, Run, Service, overlaps, runs
 from .stream import Stream
@@ -60,10 +62,16 @@ class Server(Puller):
 
     def reply(self, event: Event) -> None:
         """Answers to consecutive requests."""
-        array, count = memoryview(event.payload), event.count
+        _, _, seq, count, payload = event
         if not count:
             raise BadMessage("a frame of replies carries at least one")
-        check(array, count, self.session.broker.options.depth, ARRAY_HEAD_BYTES)
+        check(payload, count, self.session.broker.options.depth, ARRAY_HEAD_BYTES)
+        if count == 1 and not self.streams:
+            batch = self.flight.take_first(seq)
+            if batch is not None:
+                self._answer_one(seq, batch, payload)
+                return
+        array = memoryview(payload)
         if self._streaming([(event.seq, count)]):
             raise ProtocolError("BAD_SEQUENCE", "a streamed reply ends with END or FAIL, not with a REPLY")
         at, number = ARRAY_HEAD_BYTES, event.seq
@@ -79,6 +87,28 @@ class Server(Puller):
                 head = pack_head(REPLY, caller.id, run.first, run.count, end - at)
                 caller.session.put(head, Batch.kept(array[at:end]))
             at = end
+
+    def _answer_one(self, seq: int, batch: Batch, array: Buffer) -> None:
+        """`reply` to one request that came alone."""
+        endpoint = self.endpoint
+        endpoint.flight_n -= 1
+        endpoint.flight_b -= batch.size
+        self._weigh()
+        self.session.settled()
+        endpoint.settle(1)
+        if self not in endpoint.hungry:
+            self.line_up()
+        asked: Asked = batch.origin
+        caller, number = asked.caller, batch.number + asked.base
+        if caller.deaf:
+            caller.fail_unread(number, 1)
+            return
+        size = len(array) - ARRAY_HEAD_BYTES
+        head = pack_head(REPLY, caller.id, number, 1, size)
+        if size < LITTLE_BYTES:
+            caller.session.put(head + array[ARRAY_HEAD_BYTES:])
+        else:
+            caller.session.put(head, memoryview(array)[ARRAY_HEAD_BYTES:])
 
     def part(self, event: Event) -> None:
         """Items of a streamed reply."""
@@ -186,8 +216,12 @@ class Server(Puller):
 
     def send_one(self, batch: Batch) -> None:
         """Send *batch*, for which it has credit, in a frame of its own."""
+        seq = self.sent_n
         self._fly(batch)
-        self._send([batch], batch.count, batch.size, 0)
+        if batch.size >= LITTLE_BYTES or self._terms(batch):
+            self._send([batch], batch.count, batch.size, 0)
+        else:
+            self.session.put(pack_head(DATA, self.id, seq, batch.count, batch.size) + batch.body)
 
     def _alike(self, one: Batch, other: Batch) -> bool:
         a, b = one.origin, other.origin

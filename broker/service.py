@@ -77,22 +77,22 @@ class Service(Endpoint):
         False: they are more than it takes, or others could take their share, or there are others for it in this tick,
         with which they can share a frame.
         """
-        server: Any = next(iter(self.hungry))
-        session = server.session
-        if session.dirty or count > server.limit_n - server.sent_n or origin.caller.session.full or not server.can_take:
+        hungry = self.hungry
+        server: Any = next(iter(hungry))
+        left_n, left_b = server.limit_n - server.sent_n, server.limit_b - server.sent_b
+        if server.session.dirty or count > left_n or origin.caller.session.full or not server.can_take:
             return False
-        if count > 1 and (len(self.hungry) > 1 or len(body) > server.limit_b - server.sent_b):
+        if count > 1 and (len(hungry) > 1 or len(body) > left_b):
             return False
         batch = Batch(self.accepted, count, body, self.broker.now())
         batch.origin = origin
         self.accepted += count
         self.broker.memory.unweighed[self] = None
         server.send_one(batch)
-        if server.can_take and not session.full:
-            self.hungry.move_to_end(server)
+        if count < left_n and batch.size < left_b:
+            hungry.move_to_end(server)
         else:
-            del self.hungry[server]
-            server.line_up()
+            del hungry[server]
         return True
 
     def pop(self, most: int, most_b: int) -> Batch | None:

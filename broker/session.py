@@ -314,7 +314,6 @@ class Session:
         if not self.dirty:
             self.dirty = True
             self.broker.writers.append(self)
-            self.broker.wake()
 
     def flush(self) -> None:
         """Write what there is, as far as the socket takes it."""
@@ -324,12 +323,11 @@ class Session:
         except OSError as error:
             self.drop(error.strerror or str(error))
         else:
-            self._drained()
+            busy = self.starved or self.crowded or self.closing or self.counted or self.out.blocked
+            if busy or self.interest != IN:
+                self._drained()
 
     def _drained(self) -> None:
-        idle = not (self.starved or self.crowded or self.closing or self.counted or self.out.blocked)
-        if idle and self.interest == IN:
-            return  # as nearly always
         if self.sock.fileno() < 0:
             return
         blocked = self.out.blocked
@@ -349,7 +347,6 @@ class Session:
         """Something was settled: at the tick's edge see who may stand in line again, once for all that was."""
         if self.starved:
             self.broker.relieved[self] = None
-            self.broker.wake()
 
     def relieve(self) -> None:
         """Let the consumers stand in line again that waited for this connection: for its output, or for settlements."""

@@ -114,7 +114,6 @@ class Holder(Unmetered):
     def line_up(self) -> None:
         """The connection takes output again."""
         self.stir()
-        self.session.broker.wake()
 
     def detach(self, seen: int | None) -> None:
         self.gone = True

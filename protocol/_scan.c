@@ -183,3 +183,11 @@ static struct vanilla_scanned vanilla_scan(const uint8_t *body, int64_t size, in
     result.at = (int64_t)at;
     return result;
 }
+
+/* Is body[offset:size] just `count` well-formed messages? 1 or 0; vanilla_scan says what is wrong. */
+static int vanilla_holds(const uint8_t *body, int64_t size, int64_t offset, int64_t count, int64_t depth)
+{
+    const struct vanilla_scanned found = vanilla_scan(body, size, offset, count, INT64_MAX, depth);
+
+    return found.passed == count && found.at == size;
+}

@@ -17,6 +17,7 @@ ffibuilder.cdef(
 
     static struct vanilla_scanned vanilla_scan(const uint8_t *body, int64_t size, int64_t offset, int64_t count,
                                                int64_t max_bytes, int64_t depth);
+    static int vanilla_holds(const uint8_t *body, int64_t size, int64_t offset, int64_t count, int64_t depth);
     """
 )
 ffibuilder.set_source(

@@ -18,7 +18,7 @@ knows from its own table what a number means. There is no clock in here: the hel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Callable, NamedTuple
 
 from .errors import ProtocolError
@@ -77,17 +77,8 @@ CODE_CHARACTERS = 64
 TOKEN_BYTES = range(16, 257)
 
 
-class Event(NamedTuple):
-    """A frame that was in order. ``payload`` is a control frame's map, checked, or a data frame's array, packed."""
-
-    kind: int
-    channel: int
-    seq: int
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks for
-    payload: Any
-
-
-_event = Event._make
+#: A frame that was in order. ``payload`` is a control frame's map, checked, or a data frame's array, packed.
+Event = Frame
 
 # -- what the maps hold
 
@@ -304,7 +295,7 @@ class Connection:
         kind = Keeper if side == "broker" else Lender  # a broker keeps what comes, a client decodes it
         self.reader: Reader = kind(self.limit, scratch, HELLO_LIMIT)
 
-    def read(self, receive: Callable[[list[memoryview]], int]) -> Iterator[Event]:
+    def read(self, receive: Callable[[list[memoryview]], int]) -> Iterable[Event]:
         """One read, as `frames.reading`: the events that are whole now. A client's arrays are lent until the next read.
 
         Each frame is checked when its turn comes, so whoever handles an event may change the state of its channel
@@ -313,8 +304,15 @@ class Connection:
         :raises ProtocolError: the peer broke the protocol.
         :raises EOFError: the peer has closed.
         """
+        frames, reader = reading(receive, self.reader), self.reader
+        if len(frames) != 1 or reader.error is not None or reader.begun:
+            return self._several(frames)
+        event = self.accept(frames[0])
+        return () if event is None else (event,)
+
+    def _several(self, frames: list[Frame]) -> Iterator[Event]:
         reader, accept = self.reader, self.accept
-        for frame in reading(receive, reader):
+        for frame in frames:
             event = accept(frame)
             if event is not None:
                 yield event
@@ -342,14 +340,14 @@ class Connection:
 
         :raises ProtocolError: it may not come now, or its map is wrong.
         """
-        kind, channel, seq, count, payload = frame
+        kind, channel, seq, _, _ = frame
         state = self.channels.get(channel, "none") if channel else self.state
         if kind not in self._allowed[state] or (channel and self.state == "hello"):
             self._refuse(kind, channel, state)
         if seq > MAX_SEQ:
             raise ProtocolError("BAD_SEQUENCE", f"the seq of {NAMES[kind]} is {seq}; numbers are below 2**63")
         if kind & ~MORE <= PART:
-            return None if state in DEAF else _event((kind, channel, seq, count, payload))
+            return None if state in DEAF else frame
         fields = control_map(frame, self.limit) if self.side == "client" else control_map(frame)
         if kind == HELLO:
             self._check_version(fields)

@@ -20,7 +20,7 @@ decodes.
 from __future__ import annotations
 
 import struct
-from typing import Any, Callable, Union
+from typing import Any, Callable, NamedTuple, Union
 
 import msgpack
 
@@ -125,8 +125,19 @@ LARGE_BYTES = 32 << 10
 NEXT_BYTES = 4 << 10
 
 Buffer = Union[bytes, bytearray, memoryview]
-#: type, channel, seq, count, and the array as bytes.
-Frame = tuple[int, int, int, int, Buffer]
+
+
+class Frame(NamedTuple):
+    """One frame. ``payload`` is the array, packed; of a control frame that was checked, its map."""
+
+    kind: int
+    channel: int
+    seq: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks for
+    payload: Any
+
+
+_frame = Frame._make
 
 
 def pack_head(kind: int, channel: int, seq: int, count: int, body_bytes: int) -> bytes:
@@ -203,7 +214,7 @@ class Reader:
     :param first: the limit of the first frame, if that is another.
     """
 
-    __slots__ = ("_first", "begun", "error", "filled", "limit", "scratch")
+    __slots__ = ("_first", "begun", "error", "filled", "idle", "limit", "scratch")
 
     #: What becomes of an array that came whole: `bytes` copies it, `memoryview` shows it.
     _array_of: Callable[[memoryview], Buffer]
@@ -211,12 +222,14 @@ class Reader:
     def __init__(self, limit: int, scratch: bytearray, first: int = 0) -> None:
         self.limit = limit
         self._first = first  # 0 once the first frame is whole
-        self.scratch = scratch
+        self.scratch = memoryview(scratch)
         self.error: ProtocolError | None = None
         #: A `Keeper`'s last read had the head of a frame that is under way since.
         self.begun = False
         #: Set by `reading`: all of the buffers was filled, so there may be more to read at once.
         self.filled = False
+        #: Nothing is under way: what comes next begins with a head, and ``scratch`` alone is to be filled.
+        self.idle = True
 
     def buffers(self) -> list[memoryview]:
         """Where the next bytes are to be put. Let go of them before the next call."""
@@ -228,6 +241,18 @@ class Reader:
         :raises ProtocolError: BAD_FRAME or TOO_BIG.
         """
         raise NotImplementedError
+
+    def alone(self, n: int) -> Frame | None:
+        """*n* bytes were read while nothing was under way. If they are just one frame, that: the short way of what
+        comes one by one, whose cost is all in the steps. None: see what `received` finds."""
+        if not HEAD_BYTES <= n < LARGE_BYTES:
+            return None
+        scratch = self.scratch
+        bin32, length, array4, kind, u32, channel, u64, seq, array32, count = _HEAD.unpack_from(scratch)
+        if length != n - 5 or length > (self._first or self.limit) or (bin32, array4, u32, u64, array32) != _MARKS:
+            return None
+        self._first = 0
+        return _frame((kind, channel, seq, count, self._array_of(scratch[ARRAY_AT:n])))
 
     def _parse(self, view: memoryview, end: int, frames: list[Frame]) -> int:
         """Append the frames that are whole in the first *end* bytes of *view*: where the next one begins."""
@@ -241,7 +266,7 @@ class Reader:
             if stop > end:
                 return at
             self._first = 0
-            frames.append((kind, channel, seq, count, self._array_of(view[at + ARRAY_AT : stop])))
+            frames.append(_frame((kind, channel, seq, count, self._array_of(view[at + ARRAY_AT : stop]))))
             at = stop
         if at < end:
             self.error = self._fault(bytes(view[at : min(end, at + HEAD_BYTES)]))
@@ -294,7 +319,7 @@ class Keeper(Reader):
         self._skip = 0  # bytes to come of an array that nobody wants
 
     def buffers(self) -> list[memoryview]:
-        view = memoryview(self.scratch)
+        view = self.scratch
         array = self._array
         if array is None:
             if self._partial:
@@ -316,13 +341,13 @@ class Keeper(Reader):
     def received(self, n: int) -> list[Frame]:
         frames: list[Frame] = []
         self.begun = False
-        view = memoryview(self.scratch)
+        view = self.scratch
         if self._array is not None:
             here = min(n, len(self._array) - self._filled)
             self._filled += here
             if self._filled < self.total:
                 return frames
-            frames.append((*self.head, self._array))
+            frames.append(_frame((*self.head, self._array)))
             self._array = None
             self._first = 0
             self._largest = min(max(self._largest, self.total), self.MOST)
@@ -342,6 +367,7 @@ class Keeper(Reader):
             self._begin(view[at:n])
         else:
             self._partial = bytes(view[at:n]) if at < n else b""
+        self.idle = self._array is None and not (self._partial or self._skip)
         return frames
 
     def _begin(self, have: memoryview) -> None:
@@ -397,9 +423,9 @@ class Lender(Reader):
     def buffers(self) -> list[memoryview]:
         before = self.scratch
         self._make_room()
-        view = memoryview(self.scratch)
-        if self._at or self.scratch is not before:
-            view[: self._have] = bytes(memoryview(before)[self._at : self._at + self._have])
+        view = self.scratch
+        if self._at or view is not before:
+            view[: self._have] = bytes(before[self._at : self._at + self._have])
             self._at = 0
         # Of a large frame no more than its end is read, and the next head: what follows would have to be moved.
         return [view[self._have : self._need + NEXT_BYTES if self._need >= LARGE_BYTES else None]]
@@ -408,14 +434,14 @@ class Lender(Reader):
         """See that the buffer is as long as it has to be, and no longer than it should."""
         size = len(self.scratch)
         if self._have == size:
-            self.scratch = bytearray(min(size * 2, self._need + NEXT_BYTES))
+            self.scratch = memoryview(bytearray(min(size * 2, self._need + NEXT_BYTES)))
         elif size > self.MOST and self._need < size // 2:
-            self.scratch = bytearray(self._have + SCRATCH_BYTES)
+            self.scratch = memoryview(bytearray(self._have + SCRATCH_BYTES))
 
     def received(self, n: int) -> list[Frame]:
         frames: list[Frame] = []
         n += self._have
-        view = memoryview(self.scratch)
+        view = self.scratch
         at = self._at = self._parse(view, n, frames)
         if self.error is not None and not frames:
             raise self.error
@@ -423,6 +449,7 @@ class Lender(Reader):
         self._need = 0
         if self._have >= HEAD_BYTES:
             self._need = 5 + int(_LENGTH.unpack_from(view, at)[0])
+        self.idle = not self._have and len(view) <= self.MOST
         return frames
 
     @property
@@ -433,9 +460,17 @@ class Lender(Reader):
 
 def reading(receive: Callable[[list[memoryview]], int], reader: Reader) -> list[Frame]:
     """One read: *receive* fills buffers and says how many bytes. An end of stream is EOFError."""
-    buffers = reader.buffers()
-    n = receive(buffers)
+    if reader.idle:
+        buffers = [reader.scratch]
+        n = receive(buffers)
+        frame = reader.alone(n)
+        if frame is not None:
+            reader.filled = False
+            return [frame]
+    else:
+        buffers = reader.buffers()
+        n = receive(buffers)
     if not n:
         raise EOFError
-    reader.filled = n == (len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers)))
+    reader.filled = n == sum(map(len, buffers))
     return reader.received(n)

@@ -218,15 +218,17 @@ def scan_python(body: Buffer, offset: int, count: int, max_bytes: int, depth: in
             raise _malformed(fault.why, fault.at, size, depth) from None
 
 
-def _load_c() -> Scan | None:
-    """The C scanner, or None where it was not built, cannot be loaded or is not wanted."""
+def _load_c() -> tuple[Scan, Callable[..., int]] | tuple[None, None]:
+    """The C scanner, and its short answer to `check`; or None where it was not built, cannot be loaded or is not
+    wanted."""
     if os.environ.get("VANILLA_PURE") == "1":
-        return None
+        return None, None
     try:
         from ._scan import ffi, lib
-    except ImportError:
-        return None
-    return _wrap(ffi.from_buffer, lib.vanilla_scan)
+
+        return _wrap(ffi.from_buffer, lib.vanilla_scan), lib.vanilla_holds
+    except (ImportError, AttributeError):  # the latter: it was built from older sources
+        return None, None
 
 
 def _wrap(from_buffer: Callable[..., Any], c_scan: Callable[..., Any]) -> Scan:
@@ -259,7 +261,10 @@ def _wrap(from_buffer: Callable[..., Any], c_scan: Callable[..., Any]) -> Scan:
     return scan_c
 
 
-scan_c = _load_c()
+scan_c, _holds_c = _load_c()
+
+#: Counts from here on are for the scanner, which knows what to do with numbers beyond 64 bits.
+_MANY = 1 << 32
 
 #: Which scanner is in use: "c" or "python".
 KIND = "c" if scan_c else "python"
@@ -280,7 +285,12 @@ def check(body: Buffer, count: int, depth: int = DEPTH, offset: int = 0, scanner
     ...
     vanilla.protocol.errors.BadMessage: BAD_MESSAGE: the head says 1; so many end at byte 1, the body at byte 2
     """
-    size = len(body) if type(body) is bytes else memoryview(body).nbytes
+    if type(body) is bytes:
+        size = len(body)
+        if scanner is scan_c and _holds_c is not None and count < _MANY and _holds_c(body, size, offset, count, depth):
+            return
+    else:
+        size = memoryview(body).nbytes
     _, end = scanner(body, offset, count, size + 1, depth)
     if end != size:
         raise errors.BadMessage(f"the head says {count}; so many end at byte {end}, the body at byte {size}")

@@ -248,7 +248,7 @@ class Meetings(RuleBasedStateMachine):
         assert endpoint.ready_n == sum(batch.count for batch in endpoint.ready)
         assert endpoint.ready_b == sum(len(batch.body) for batch in endpoint.ready)
         assert endpoint.flight_n == sum(puller.flight.count for puller in endpoint.pullers)
-        if not self.clock.edges:
+        if not endpoint.broker._touched:
             assert not endpoint.ready or not any(puller.can_take for puller in self.pullers)
 
 

@@ -25,12 +25,16 @@ class Clock:
         self.time = 0.0
         self.timers = Timers()
         self.edges = []
+        self.hook = None
 
     def after(self, ms, f):
         return self.timers.after(ms / 1000, self.time, f)
 
     def at_edge(self, f):
         self.edges.append(f)
+
+    def at_every_edge(self, f):
+        self.hook = f
 
     def onstop(self, f):
         pass
@@ -47,10 +51,11 @@ class Clock:
             timer.action()
 
     def settle(self):
+        """Go through the edges of ticks until none of them leaves anything to do."""
+        self.hook()
         while self.edges:
-            edges, self.edges = self.edges, []
-            for edge in edges:
-                edge()
+            self.edges.clear()
+            self.hook()
 
 
 class Connection:

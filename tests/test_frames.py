@@ -135,7 +135,7 @@ def test_the_rest_of_a_large_array_is_read_in_place_and_the_next_head_behind_it(
     assert read(reader, [large[:100], large[100:]])[0] == expected([large])  # its size is known from here on
     assert put(reader, large[:100])[0] == []
     first, second = reader.buffers()
-    assert len(first) == len(large) - 100 and first.obj is not reader.scratch and second.obj is reader.scratch
+    assert len(first) == len(large) - 100 and first.obj is not reader.scratch.obj and second.obj is reader.scratch.obj
     del first, second
     got, rest = put(reader, large[100:] + small + small[:10])
     assert got == expected([large, small]) and not rest
@@ -223,7 +223,7 @@ def test_a_lent_array_stands_where_it_was_read_to_and_may_be_written_to():
     (view,) = reader.buffers()
     view[: len(stream)] = stream
     arrays = [array for *_, array in reader.received(len(stream))]
-    assert all(array.obj is reader.scratch and not array.readonly for array in arrays)
+    assert all(array.obj is reader.scratch.obj and not array.readonly for array in arrays)
 
 
 def test_behind_a_large_frame_a_lender_reads_no_more_than_the_next_head():

@@ -88,8 +88,8 @@ class Struck:
     def __init__(self, sock):
         self.sock = sock
 
-    def sendmsg(self, parts):
-        self.sock.sendmsg(parts)
+    def send(self, data):
+        self.sock.send(data)
         raise KeyboardInterrupt
 
 

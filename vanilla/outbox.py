@@ -12,10 +12,15 @@ Buffer = Union[bytes, bytearray, memoryview]
 
 #: What one vectored write takes, in buffers.
 IOV_MAX = os.sysconf("SC_IOV_MAX")
+#: Less than this is joined: to copy it costs less than to describe it.
+LITTLE_BYTES = 4 << 10
 
 
 class Sink(Protocol):
     """A non-blocking socket, or what is written to as one is."""
+
+    def send(self, data: Buffer, /) -> int:
+        """`sendmsg` of one buffer."""
 
     def sendmsg(self, buffers: list[Any], /) -> int:
         """How many bytes were taken. The rest is sent again, first, with whatever follows it.
@@ -54,7 +59,8 @@ class Outbox:
         while buffers and not self.blocked:
             # Out of it first: what a ctrl-C interrupts was sent, most likely, and is not to be sent twice.
             if len(buffers) <= IOV_MAX:
-                parts, size = buffers[:], self.unsent
+                size = self.unsent
+                parts = [b"".join(buffers)] if size < LITTLE_BYTES else buffers[:]
                 buffers.clear()
                 self.unsent = 0
             else:
@@ -63,7 +69,7 @@ class Outbox:
                 del buffers[:IOV_MAX]
                 self.unsent -= size
             try:
-                sent = sock.sendmsg(parts)
+                sent = sock.send(parts[0]) if len(parts) == 1 else sock.sendmsg(parts)
             except BlockingIOError:
                 sent = 0
             if sent < size:
