@@ -31,6 +31,9 @@ class Message(NamedTuple):
     size: int
 
 
+_message = Message._make
+
+
 def make_message(item: Any, link: Link, what: str = "message", extra: int = 0) -> Message:
     """*item* as *link*'s broker takes it.
 
@@ -46,7 +49,7 @@ def make_message(item: Any, link: Link, what: str = "message", extra: int = 0) -
         raise TypeError("an exception cannot be sent to another process")
     else:
         packed = pack(item, link.depth)
-        message = Message((packed,), len(packed))
+        message = _message(((packed,), len(packed)))
     limit = link.frame_limit - COUNTED_BYTES - extra
     if message.size > limit:
         raise ValueError(f"a {what} of {message.size} bytes is too big: the broker's limit is {limit}")

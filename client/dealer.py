@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.exception import Closed
@@ -82,14 +83,27 @@ class CallState(PushState):
         if options and message.size + len(options) + COUNTED_BYTES > self.link.frame_limit:
             raise ValueError(f"a request of {message.size} bytes with its options is larger than the broker takes")
         reply = ReplyState(self)
-        call = Call(message.parts, message.size, options, reply)
+        parts, size = message
         self.check()
-        if self.senders or not self._fits_now(call.size):
+        if not self.batch.count and self.link.fresh and not self.senders and self._fits(size):
+            self._ask_one(parts, size, options, reply)
+            return reply
+        call = Call(parts, size, options, reply)
+        if self.senders or not self._fits_now(size):
             self._wait(call, timeout)  # type: ignore[arg-type]
         else:
             self._add(call)
             self._decide()
         return reply
+
+    def _ask_one(self, parts: Sequence[Buffer], size: int, options: bytes, reply: ReplyState) -> None:
+        """A call that comes alone leaves at once."""
+        number = reply.number = self.quota.n
+        self.calls[number] = reply
+        self._options = options
+        self._since = monotonic()
+        self._put_frame(1, size, parts)
+        self.link.flush()
 
     def _add(self, call: Any) -> None:
         if (

@@ -223,7 +223,8 @@ class Link:
     def _read(self) -> None:
         self._reading = True
         try:
-            self._take_back()
+            if self.lent:
+                self._take_back()
             for event in self.connection.read(self._receive):
                 _HANDLERS[event.kind](self, event)
         except BlockingIOError:
@@ -358,7 +359,8 @@ class Link:
             except OSError as error:
                 self.lost(tcp.reason(error))
                 return
-        self._mind_interest()
+        if self.out.blocked or self._interest != IN:
+            self._mind_interest()
         if self.crowded and not self.full:
             self.crowded = False
             for state in list(self.channels.values()):

@@ -50,7 +50,7 @@ from vanilla.selection import EMPTY
 
 from .arrival import Arrival
 from .delivery import Delivery
-from .packing import UNDECODABLE
+from .packing import UNDECODABLE, unpack
 
 if TYPE_CHECKING:
     from vanilla.core import Task
@@ -228,6 +228,35 @@ class PullState(Channel):
             self.window.renew(self.loaded, len(self.recvers), self._more, monotonic())
         self.link.dirty[self] = None
 
+    def _take_one(self, array: memoryview, more: bool) -> bool:
+        """A message came alone, and somebody waits for it: hand it out at once. False: it cannot be decoded."""
+        try:
+            (item,) = unpack(array)
+        except (ValueError, TypeError, OverflowError):
+            return False
+        self._note_taken()
+        number, size = self.loaded, len(array) - ARRAY_HEAD_BYTES
+        self.loaded = self.arrived = number + 1
+        self.arrived_b += size
+        self._more = more
+        if self.ack:
+            item = self._delivery(number, size, item)
+        else:
+            self._load_b = size
+            self.link.dirty[self] = None
+        window = self.window
+        if window.size > 1 and window.due(number + 1):
+            window.renew(number + 1, len(self.recvers), more, monotonic())
+            self.link.dirty[self] = None
+        self.hand(self.recvers.popleft(), item)
+        if self.recvers:
+            self._request(0)
+        return True
+
+    def _delivery(self, number: int, size: int, item: Any) -> Any:
+        """What is handed out in place of *item*, which came without options."""
+        return Delivery(self, number, size, item, False, 1)
+
     def _deliveries(self, arrival: Arrival, items: list[Any], size: int) -> list[Delivery]:
         """Each item with its number and its part of the bytes; the first gets what does not divide."""
         share = size // len(items)
@@ -262,18 +291,22 @@ class PullState(Channel):
         parked = len(self.recvers) + extra
         if self.window.limit - self.taken < parked or self.window.due(self.taken):
             self.window.renew(self.taken, parked, self._more, monotonic())
-        self.link.dirty[self] = None
+        if self._credit_due():
+            self.link.dirty[self] = None
+
+    def _credit_due(self) -> bool:
+        """Is there credit that the broker should be told of?"""
+        limit, window_b, told_b = self.window.limit, self.window_bytes, self._limit_b
+        limit_b = self.done_b + window_b
+        return limit > self._told or (
+            limit > 0 and ((limit_b - told_b) * 2 >= window_b or self.arrived_b >= told_b < limit_b)
+        )
 
     def _credit(self) -> bytes | None:
         """The CREDIT frame that is due, if one is."""
-        limit_b = self.done_b + self.window_bytes
-        raised = limit_b - self._limit_b
-        if not self.window.limit or not (
-            self.window.limit > self._told
-            or raised * 2 >= self.window_bytes
-            or self.arrived_b >= self._limit_b < limit_b
-        ):
+        if not self._credit_due():
             return None
+        limit_b = self.done_b + self.window_bytes
         self._limit_b = limit_b
         self._told = self.window.limit
         return pack_control(CREDIT, self.id, 0, {"n": min(self.window.limit, MAX_SEQ), "b": min(limit_b, MAX_SEQ)})
@@ -341,11 +374,15 @@ class PullState(Channel):
     # -- frames
 
     def _data(self, event: Event) -> None:
-        if event.seq != self.arrived:
-            raise ProtocolError("BAD_SEQUENCE", f"delivery {event.seq} came where {self.arrived} was next")
-        array, at, count = event.payload, ARRAY_HEAD_BYTES, event.count
+        kind, _, seq, count, array = event
+        if seq != self.arrived:
+            raise ProtocolError("BAD_SEQUENCE", f"delivery {seq} came where {self.arrived} was next")
+        alone = count == 1 and self.recvers and not (self.buffer or self.arrivals) and kind & ~MORE == DATA
+        if alone and self._take_one(array, bool(kind & MORE)):
+            return
+        at = ARRAY_HEAD_BYTES
         options: dict[str, Any] = {}
-        if event.kind & ~MORE == DATA_OPTIONS:
+        if kind & ~MORE == DATA_OPTIONS:
             at = scan(array, at, 1, len(array))[1]
             options = self._read_options(array[ARRAY_HEAD_BYTES:at])
             count -= 1
@@ -354,7 +391,7 @@ class PullState(Channel):
         arrival = Arrival(array, at, count, options)
         self.arrivals.append(arrival)
         self.link.lent.append(arrival)
-        self._more = bool(event.kind & MORE)
+        self._more = bool(kind & MORE)
         self.arrived += count
         self.arrived_b += arrival.size
         self._arrived()

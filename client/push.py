@@ -30,7 +30,7 @@ from vanilla.exception import Closed, Halt, Timeout
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Quota
 from vanilla.protocol.errors import ProtocolError, Refused
-from vanilla.protocol.frames import ACK, COUNTED_BYTES, CREDIT, DATA, WANT, pack_control, pack_head
+from vanilla.protocol.frames import ACK, COUNTED_BYTES, CREDIT, DATA, WANT, Buffer, pack_control, pack_head
 
 from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message, make_message
 from .packing import LARGE_BYTES, pack_many, pack_run
@@ -180,11 +180,11 @@ class PushState(Channel):
         return at - start
 
     def _fits(self, size: int) -> bool:
-        quota, batch = self.quota, self.batch
-        if self.link.full:
-            self.link.crowded = True
+        quota, batch, link = self.quota, self.batch, self.link
+        if link.full:
+            link.crowded = True
             return False
-        return batch.count < quota.left_n and batch.size + size <= quota.left_b
+        return batch.count < quota.limit_n - quota.n and batch.size + size <= quota.limit_b - quota.b
 
     def _fits_now(self, size: int) -> bool:
         """`_fits`, once the socket was looked at: a busy sender reads no credit before it needs it."""
@@ -252,15 +252,19 @@ class PushState(Channel):
     def _frame(self) -> None:
         """Move the batch into the link's output, as one frame."""
         count, size = self.batch.count, self.batch.size
-        if not count:
-            return
+        if count:
+            self._put_frame(count, size, self.batch.take())
+
+    def _put_frame(self, count: int, size: int, parts: Sequence[Buffer]) -> None:
+        """Send *count* messages as one frame."""
         head = self._head(count, size)
-        parts = self.batch.take()
         if size < SMALL_BYTES:
             self.link.put(b"".join((head, *parts)))
         else:
             self.link.put(head, *parts)
-        self.quota.spend(count, size)
+        quota = self.quota
+        quota.n += count
+        quota.b += size
         self._want = False  # what waits is asked for anew, behind these
         self._mark = -1
         if self._idle is None:

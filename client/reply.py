@@ -218,7 +218,16 @@ class Reply(Recver):
         :raises ConnectionLost: the broker is gone; whether anything was done is not known.
         :raises Closed: all of the answer has been received.
         """
-        return super().recv(timeout)
+        if self._buffer:
+            item = self._buffer.popleft()
+        else:
+            item = self._state.wait_item(timeout)
+        if isinstance(item, BaseException):
+            try:
+                raise item
+            finally:
+                del item  # or error, traceback and this frame are a cycle
+        return item
 
 
 def remote_error(fields: dict[str, Any]) -> RemoteError:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.exception import Halt
@@ -106,6 +107,10 @@ class RouterState(PullState):
         else:
             self.done_b += rest
         return made
+
+    def _delivery(self, number: int, size: int, item: Any) -> Request:
+        self.open[number] = size
+        return Request(self, number, item, {})
 
     def _bury(self, number: int, size: int) -> None:
         if number in self.early:
@@ -222,21 +227,26 @@ class RouterState(PullState):
             stream.serve()
 
     def _answer(self, number: int, message: Message) -> None:
-        self._replies.append((number, message))
-        self._replied_b += message.size
+        parts, size = message
+        if self._replies or self.buffer or self.arrivals or not self.link.fresh:
+            self._replies.append((number, message))
+            self._replied_b += size
+        else:
+            self._put(number, 1, size, parts)
         self._leave()
 
     def _leave(self) -> None:
         """Shall the answers leave now? Not while there are requests at hand whose answers could go with them."""
-        alone = not self.open and not self.arrivals
-        if alone:
-            now = monotonic()
-            self.window.handled(self.arrived - self._begun, now - self._came)
-            if self.window.due(self.arrived):  # the credit for the next ones leaves with this answer
-                self.window.renew(self.arrived, len(self.recvers), self._more, now)
+        now = monotonic()
+        if not self.open and not self.arrivals:
+            window, arrived = self.window, self.arrived
+            window.handled(arrived - self._begun, now - self._came)
+            if window.due(arrived):  # the credit for the next ones leaves with this answer
+                window.renew(arrived, len(self.recvers), self._more, now)
         if (self.link.fresh and not self.buffer and not self.arrivals) or self._replied_b >= BATCH_BYTES:
-            self._flushed = monotonic()
-            self.emit()
+            self._flushed = now
+            if not self.emit():
+                self.link.dirty.pop(self, None)
             self.link.flush()
         else:
             self.link.dirty[self] = None
@@ -247,7 +257,7 @@ class RouterState(PullState):
         replies, self._replies, self._replied_b = self._replies, [], 0
         if len(replies) == 1:
             number, message = replies[0]
-            self._put(number, 1, message.size, list(message.parts))
+            self._put(number, 1, message.size, message.parts)
             return
         replies.sort(key=_number)
         batch, first = Batch(), 0
@@ -264,7 +274,7 @@ class RouterState(PullState):
     def _most(self) -> int:
         return min(BATCH_BYTES, self.link.frame_limit - COUNTED_BYTES)
 
-    def _put(self, first: int, count: int, size: int, parts: list[Any]) -> None:
+    def _put(self, first: int, count: int, size: int, parts: Sequence[Any]) -> None:
         head = pack_head(REPLY, self.id, first, count, size)
         if size < SMALL_BYTES:
             self.link.put(b"".join((head, *parts)))

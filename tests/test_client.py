@@ -935,7 +935,7 @@ def test_everything_blocked_gets_connection_lost_at_once(h, broker):
         for _ in back:
             pass
 
-    broker.wake = lambda: None  # the broker falls silent
+    broker._unhook()  # the broker falls silent
     tasks = [
         h.spawn(lost, f, *args)
         for f, args in [

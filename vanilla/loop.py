@@ -68,7 +68,7 @@ class Loop:
 
     def _tick(self) -> None:
         timers, ready = self.timers, self.ready
-        if timers.soonest < INFINITY:
+        if timers.soonest < INFINITY and timers.soonest <= monotonic():
             self._run_timers()
         if ready:
             self._run_ready()

@@ -60,7 +60,7 @@ class Outbox:
             # Out of it first: what a ctrl-C interrupts was sent, most likely, and is not to be sent twice.
             if len(buffers) <= IOV_MAX:
                 size = self.unsent
-                parts = [b"".join(buffers)] if size < LITTLE_BYTES else buffers[:]
+                parts: list[Buffer] = [b"".join(buffers)] if size < LITTLE_BYTES else buffers[:]
                 buffers.clear()
                 self.unsent = 0
             else:
