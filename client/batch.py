@@ -73,8 +73,14 @@ class Batch:
 
     def add(self, message: Message) -> None:
         """One more message."""
-        self._append(message.parts, message.size)
+        size = message.size
         self.count += 1
+        if size < SMALL_BYTES and self._run_b + size < RUN_BYTES:
+            self.size += size
+            self._run += message.parts
+            self._run_b += size
+        else:
+            self._append(message.parts, size)
 
     def add_run(self, packed: bytes, count: int) -> None:
         """*count* more messages, packed together: not many more than `RUN_BYTES`."""

@@ -79,22 +79,27 @@ class CallState(PushState):
 
     def call(self, item: Any, options: bytes, timeout: float) -> ReplyState:
         """All of `Dealer.call`."""
-        message = make_message(item, self.link)
-        if options and message.size + len(options) + COUNTED_BYTES > self.link.frame_limit:
-            raise ValueError(f"a request of {message.size} bytes with its options is larger than the broker takes")
+        parts, size = make_message(item, self.link)
+        if options and size + len(options) + COUNTED_BYTES > self.link.frame_limit:
+            raise ValueError(f"a request of {size} bytes with its options is larger than the broker takes")
         reply = ReplyState(self)
-        parts, size = message
         self.check()
-        if not self.batch.count and self.link.fresh and not self.senders and self._fits(size):
+        if self.senders or not self._fits(size):
+            self._ask_late(Call(parts, size, options, reply), timeout)
+        elif self.link.fresh and not self.batch.count:
             self._ask_one(parts, size, options, reply)
-            return reply
-        call = Call(parts, size, options, reply)
-        if self.senders or not self._fits_now(size):
+        else:
+            self._add(Call(parts, size, options, reply))
+            self._decide()
+        return reply
+
+    def _ask_late(self, call: Call, timeout: float) -> None:
+        """Others wait, or there is no credit or output for it that we know of."""
+        if self.senders or not self._fits_now(call.size):
             self._wait(call, timeout)  # type: ignore[arg-type]
         else:
             self._add(call)
             self._decide()
-        return reply
 
     def _ask_one(self, parts: Sequence[Buffer], size: int, options: bytes, reply: ReplyState) -> None:
         """A call that comes alone leaves at once."""
@@ -106,15 +111,14 @@ class CallState(PushState):
         self.link.flush()
 
     def _add(self, call: Any) -> None:
-        if (
-            call.options != self._options
-            or self.batch.size + call.size + len(call.options) + COUNTED_BYTES > self.link.frame_limit
-        ):
+        batch, options = self.batch, call.options
+        if options != self._options or batch.size + call.size + len(options) + COUNTED_BYTES > self.link.frame_limit:
             self._frame()
-            self._options = call.options
-        number = call.reply.number = self.quota.n + self.batch.count
-        self.calls[number] = call.reply
-        self.batch.add(call)
+            self._options = options
+        reply = call.reply
+        number = reply.number = self.quota.n + batch.count
+        self.calls[number] = reply
+        batch.add(call)
 
     def _decide(self) -> None:
         now = monotonic()
@@ -133,14 +137,16 @@ class CallState(PushState):
     # -- answers
 
     def _reply(self, event: Event) -> None:
-        array, number = event.payload, event.seq
-        self._check_asked(number + event.count)
-        for item in _decode(array, ARRAY_HEAD_BYTES, event.count):
-            reply = self.calls.pop(number, None)
+        _, _, number, count, array = event
+        self._check_asked(number + count)
+        calls = self.calls
+        for item in _decode(array, ARRAY_HEAD_BYTES, count):
+            reply = calls.pop(number, None)
             number += 1
             if reply is not None:
                 reply.reply(item)
-        self._answered()
+        if not self.users:
+            self._answered()
 
     def _part(self, event: Event) -> None:
         self._check_asked(event.seq + 1)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.channel import Channel
 from vanilla.exception import Closed, Halt, RemoteError, Timeout
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 STREAM_BYTES = 1 << 20
 
 monotonic = time.monotonic
+
+#: The line of those who wait, where there is none.
+_NOBODY: deque[Any] = deque(maxlen=0)
 
 
 class ReplyState(Channel):
@@ -51,7 +54,16 @@ class ReplyState(Channel):
     )
 
     def __init__(self, calls: CallState) -> None:
-        super().__init__(calls.hub, -1, calls.kind)
+        # In place of Channel.__init__: there are as many of these as calls, and most are never waited for.
+        self.hub = calls.hub
+        self.runner = calls.runner
+        self.capacity = -1
+        self.kind = calls.kind
+        self.one_sender = self.one_recver = False
+        self.buffer: deque[Any] = deque()
+        self.senders = self.recvers = _NOBODY
+        self.halt: type[Halt] | None = None
+        self.closers: list[Callable[[], object]] = []
         self.calls = calls
         self.number = -1
         #: Set by the first part of a streamed reply.
@@ -64,14 +76,17 @@ class ReplyState(Channel):
 
     def reply(self, item: Any) -> None:
         """The one reply, or an exception to be raised in its place."""
-        self._finish()
+        if self.timer is not None:
+            self.timer.cancel()
+        self.halt = Closed
         if self.dropped:
             pass
         elif self.recvers:
             self.hand(self.recvers.popleft(), item)
         else:
             self.buffer.append(item)
-        self._end()
+        if self.recvers or self.closers or self.window is not None:
+            self._end()
 
     def part(self, items: list[Any], size: int) -> bool:
         """Items of a streamed reply. False: nobody wants them."""
@@ -120,7 +135,13 @@ class ReplyState(Channel):
             return item
         if timeout == 0:
             return self._poll()
-        return self.runner.line_up(self.recvers, self, timeout)
+        return self.runner.line_up(self._line(), self, timeout)
+
+    def _line(self) -> deque[Any]:
+        """Where one waits."""
+        if self.recvers is _NOBODY:
+            self.recvers = deque()
+        return self.recvers
 
     def take_nowait(self) -> Any:
         if self.buffer:
@@ -144,7 +165,7 @@ class ReplyState(Channel):
         if item is not EMPTY:
             case.selection.fire(case, item)
         else:
-            self.recvers.append(case)
+            self._line().append(case)
 
     def describe(self, waiter: Any) -> str:
         return f"recv of a reply: {self.kind}"

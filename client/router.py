@@ -31,7 +31,8 @@ from vanilla.protocol.frames import (
 )
 from vanilla.protocol.ranges import pairs
 
-from .batch import BATCH_BYTES, SMALL_BYTES, Batch, Message, make_message
+from .batch import BATCH_BYTES, Batch, Message, make_message
+from .packing import LARGE_BYTES
 from .pull import PullRecver, PullState
 from .request import Request, answer
 
@@ -170,7 +171,8 @@ class RouterState(PullState):
             self._check()
             return False
         self.done_b += size
-        self.oncancel.pop(number, None)
+        if self.oncancel:
+            self.oncancel.pop(number, None)
         return True
 
     def reply(self, number: int, item: Any) -> None:
@@ -178,7 +180,8 @@ class RouterState(PullState):
         if number in self.streams:
             return  # this was its answer
         message = self.pack(item)
-        self._wait_room()
+        if self.link.full:
+            self._wait_room()
         if self.take_over(number):
             self._answer(number, message)
 
@@ -254,12 +257,15 @@ class RouterState(PullState):
 
     def put_replies(self) -> None:
         """Frames of consecutive answers."""
-        replies, self._replies, self._replied_b = self._replies, [], 0
-        if len(replies) == 1:
-            number, message = replies[0]
-            self._put(number, 1, message.size, message.parts)
+        replies, size = self._replies, self._replied_b
+        if not replies:
             return
-        replies.sort(key=_number)
+        self._replies, self._replied_b = [], 0
+        replies.sort()  # no two have one number
+        first, count = replies[0][0], len(replies)
+        if replies[-1][0] - first == count - 1 and size < LARGE_BYTES and size <= self._most:
+            self._put(first, count, size, [part for _, message in replies for part in message.parts])
+            return
         batch, first = Batch(), 0
         for number, message in replies:
             if batch.count and (number != first + batch.count or batch.size + message.size > self._most):
@@ -276,7 +282,7 @@ class RouterState(PullState):
 
     def _put(self, first: int, count: int, size: int, parts: Sequence[Any]) -> None:
         head = pack_head(REPLY, self.id, first, count, size)
-        if size < SMALL_BYTES:
+        if size < LARGE_BYTES:
             self.link.put(b"".join((head, *parts)))
         else:
             self.link.put(head, *parts)
@@ -336,7 +342,3 @@ def _clipped(text: str, most: int, last: bool = False) -> str:
     """As much of *text* as is *most* bytes of UTF-8: its beginning, or its *last* part."""
     encoded = text.encode(errors="backslashreplace")
     return (encoded[-most:] if last else encoded[:most]).decode(errors="ignore")
-
-
-def _number(reply: tuple[int, Message]) -> int:
-    return reply[0]
