@@ -53,7 +53,7 @@ class Caller(Pusher):
         if options and "deadline" in options:
             deadline = service.broker.now() + min(options["deadline"], FAR_MS) / 1000
         origin = Asked(self, seq - service.accepted, wait, deadline, options.get("trace", False))
-        if service.ready_n or not service.hungry or not service.pass_on(count, body, origin):
+        if self.session.full or not service.pass_on(count, body, origin):
             service.accept(count, body).origin = origin
 
     def credit(self, event: Event) -> None:

@@ -118,7 +118,8 @@ class Pusher:
 
     def _take(self, seq: int, count: int, body: Buffer, options: dict[str, Any]) -> None:
         """*count* messages, of which *seq* is the first, are accepted."""
-        self.endpoint.accept(count, body)
+        if not self.endpoint.pass_on(count, body):
+            self.endpoint.accept(count, body)
         self.stir()
 
     def _overdrawn(self, count: int, size: int) -> None:
@@ -409,6 +410,15 @@ class Puller:
         if frame:
             cut = endpoint.ready and (self.limit_n <= self.sent_n or self.limit_b <= self.sent_b)
             self._send(frame, count, size, MORE if cut else 0)
+
+    def send_one(self, batch: Batch) -> None:
+        """Send *batch*, for which it has credit, in a frame of its own."""
+        seq = self.sent_n
+        self._fly(batch)
+        if batch.size >= LITTLE_BYTES or self._terms(batch):
+            self._send([batch], batch.count, batch.size, 0)
+        else:
+            self.session.put(pack_head(DATA, self.id, seq, batch.count, batch.size) + batch.body)
 
     def _fly(self, batch: Batch) -> None:
         self.flight.add(self.sent_n, batch)

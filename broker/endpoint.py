@@ -136,6 +136,34 @@ class Endpoint:
         self.broker.touch(self)
         return batch
 
+    def pass_on(self, count: int, body: Any, origin: Any = None) -> bool:
+        """Hand *count* new messages to the consumer that waits longest, without a stop in ``ready``: the way of what
+        comes alone.
+
+        False: others come first, or could take their share, or it takes less, or there is output for it in this tick
+        already, with which they can share a frame.
+        """
+        hungry = self.hungry
+        if self.ready_n or not hungry:
+            return False
+        puller = next(iter(hungry))
+        session = puller.session
+        left_n, left_b = puller.limit_n - puller.sent_n, puller.limit_b - puller.sent_b
+        if session.dirty or count > left_n or session.full or not puller.can_take:
+            return False
+        if count > 1 and (len(hungry) > 1 or len(body) > left_b):
+            return False
+        batch = Batch(self.accepted, count, body, self.broker.now())
+        batch.origin = origin
+        self.accepted += count
+        self.broker.memory.unweighed[self] = None
+        puller.send_one(batch)
+        if count < left_n and batch.size < left_b:
+            hungry.move_to_end(puller)
+        else:
+            del hungry[puller]
+        return True
+
     def put_back(self, batches: Iterable[Batch]) -> None:
         """Insert *batches* where they stood, at the tick's edge."""
         for batch in batches:

@@ -16,7 +16,6 @@ from vanilla.protocol.frames import (
     ARRAY_HEAD_BYTES,
     CANCEL,
     CREDIT,
-    DATA,
     END,
     FAIL,
     NACK,
@@ -213,15 +212,6 @@ class Server(Puller):
         return before - self.flight.count
 
     # -- deliveries
-
-    def send_one(self, batch: Batch) -> None:
-        """Send *batch*, for which it has credit, in a frame of its own."""
-        seq = self.sent_n
-        self._fly(batch)
-        if batch.size >= LITTLE_BYTES or self._terms(batch):
-            self._send([batch], batch.count, batch.size, 0)
-        else:
-            self.session.put(pack_head(DATA, self.id, seq, batch.count, batch.size) + batch.body)
 
     def _alike(self, one: Batch, other: Batch) -> bool:
         a, b = one.origin, other.origin

@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vanilla.protocol.errors import FAILURES
-from vanilla.protocol.frames import Buffer
 
 from .batch import Batch
 from .endpoint import Endpoint
@@ -69,31 +68,6 @@ class Service(Endpoint):
         self.aside: dict[Caller, list[Batch]] = {}
 
     # -- requests go out
-
-    def pass_on(self, count: int, body: Buffer, origin: Asked) -> bool:
-        """Hand *count* new requests to the server that waits longest, without a stop in ``ready``: the way of a request
-        that comes alone.
-
-        False: they are more than it takes, or others could take their share, or there are others for it in this tick,
-        with which they can share a frame.
-        """
-        hungry = self.hungry
-        server: Any = next(iter(hungry))
-        left_n, left_b = server.limit_n - server.sent_n, server.limit_b - server.sent_b
-        if server.session.dirty or count > left_n or origin.caller.session.full or not server.can_take:
-            return False
-        if count > 1 and (len(hungry) > 1 or len(body) > left_b):
-            return False
-        batch = Batch(self.accepted, count, body, self.broker.now())
-        batch.origin = origin
-        self.accepted += count
-        self.broker.memory.unweighed[self] = None
-        server.send_one(batch)
-        if count < left_n and batch.size < left_b:
-            hungry.move_to_end(server)
-        else:
-            del hungry[server]
-        return True
 
     def pop(self, most: int, most_b: int) -> Batch | None:
         while self.ready:

@@ -61,7 +61,7 @@ class Clock:
 class Connection:
     """What a channel needs of a session; it reads what it is sent, at once."""
 
-    full = False
+    full = dirty = False
 
     def __init__(self, broker):
         self.broker = broker
