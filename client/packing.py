@@ -12,13 +12,13 @@ from typing import Any
 import msgpack
 
 from vanilla.protocol.errors import BadMessage
-from vanilla.protocol.frames import Buffer
+from vanilla.protocol.frames import Buffer, packer
 from vanilla.protocol.scan import DEPTH, check
 
 #: Bytes items of this size and more are neither copied nor packed: their head goes before them.
 LARGE_BYTES = 32 << 10
 
-_pack = msgpack.Packer(use_bin_type=True, datetime=True, autoreset=True).pack
+_pack = packer(use_bin_type=True, datetime=True)
 
 #: Stands for a message that is well-formed msgpack and yet nothing that Python can hold.
 UNDECODABLE = type("UNDECODABLE", (), {"__repr__": lambda self: "UNDECODABLE"})()
@@ -32,7 +32,7 @@ def pack(item: Any, depth: int = DEPTH) -> bytes:
     :raises ValueError: a number beyond 64 bits, text that is not UTF-8, or nested deeper than *depth*.
     """
     try:
-        packed: bytes = _pack(item)
+        packed = _pack(item)
     except OverflowError as error:
         raise ValueError(f"msgpack cannot hold this: {error}") from None
     if len(packed) > depth and packed[0] >= 0x80:  # a message of 64 bytes cannot nest deeper than that
@@ -49,7 +49,7 @@ def _check_depth(packed: bytes, depth: int) -> None:
 
 def pack_run(items: Sequence[Any]) -> bytes:
     """Many messages, each exactly of type bytes: one call packs them all, as an array whose head is cut off."""
-    packed: bytes = _pack(items)
+    packed = _pack(items)
     count = len(items)
     return packed[1 if count < 16 else 3 if count < 65536 else 5 :]
 

@@ -265,6 +265,18 @@ _ALLOWED = {
     who: {state: kinds for (side, state), kinds in ALLOWED.items() if side == who} for who in ("broker", "client")
 }
 
+#: The fields that must be there, by who receives them.
+_REQUIRED = {
+    who: {
+        kind: [key for key, field in fields.items() if field.required in (who, "both")]
+        for kind, fields in FIELDS.items()
+    }
+    for who in ("broker", "client")
+}
+
+#: Control frames that change a state.
+_TURNS = frozenset((HELLO, OPEN, CLOSE, ERROR))
+
 #: States of a channel in which what comes is passed over until CLOSE.
 DEAF = frozenset(("closing", "ended"))
 
@@ -281,11 +293,12 @@ class Connection:
     :param limit: the longest frame that a broker takes. A client learns it from the broker's hello.
     """
 
-    __slots__ = ("_allowed", "channels", "limit", "reader", "side", "state")
+    __slots__ = ("_allowed", "_required", "channels", "limit", "reader", "side", "state")
 
     def __init__(self, side: str, scratch: bytearray, limit: int = FRAME_LIMIT) -> None:
         self.side = side
         self._allowed = _ALLOWED[side]
+        self._required = _REQUIRED[side]
         #: The longest frame that may come.
         self.limit = limit if side == "broker" else MAX_FRAME_LIMIT + EXTRA_BYTES
         #: State of channel 0.
@@ -352,7 +365,8 @@ class Connection:
         if kind == HELLO:
             self._check_version(fields)
         self._check_fields(kind, fields)
-        self._follow(kind, channel, seq, fields)
+        if kind in _TURNS:
+            self._follow(kind, channel, seq, fields)
         return None if state in DEAF and kind != CLOSE else Event(kind, channel, seq, 1, fields)
 
     def _refuse(self, kind: int, channel: int, state: str) -> None:
@@ -371,11 +385,13 @@ class Connection:
             raise ProtocolError("VERSION", f"the peer speaks version {version}, here it is {VERSION}")
 
     def _check_fields(self, kind: int, fields: dict[str, Any]) -> None:
-        for key, field in FIELDS[kind].items():
+        known = FIELDS[kind]
+        for key in self._required[kind]:
             if key not in fields:
-                if field.required in (self.side, "both"):
-                    raise ProtocolError("BAD_MAP", f"{NAMES[kind]} lacks {key!r} ({field.what})")
-            elif not field.check(fields[key]):
+                raise ProtocolError("BAD_MAP", f"{NAMES[kind]} lacks {key!r} ({known[key].what})")
+        for key, value in fields.items():
+            field = known.get(key)
+            if field is not None and not field.check(value):
                 raise ProtocolError("BAD_MAP", f"{key!r} of {NAMES[kind]} is not right: {field.what}")
         together, apart = TOGETHER.get(kind), APART.get(kind)
         if together and sum(key in fields for key in together) not in (0, len(together)):
