@@ -35,9 +35,9 @@ from vanilla.protocol.options import pack_options
 from vanilla.protocol.ranges import Ranges
 
 from .arrival import Arrival
-from .batch import BATCH_BYTES, make_message
-from .packing import UNDECODABLE, unpack
-from .push import BATCH_AGE, PushState
+from .batch import make_message
+from .packing import LARGE_BYTES, UNDECODABLE, unpack
+from .push import WEIGHT, PushState
 from .reply import Reply, ReplyState, remote_error
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Call:
 class CallState(PushState):
     """What the Dealers of one endpoint share."""
 
-    __slots__ = ("_cancels", "_options", "calls")
+    __slots__ = ("_cancels", "_options", "asked", "calls")
 
     role = "call"
 
@@ -71,6 +71,8 @@ class CallState(PushState):
         super().__init__(link, name)
         #: What has been asked and not answered, by number.
         self.calls: dict[int, ReplyState] = {}
+        #: Those of what is in ``pending``, which has no numbers yet.
+        self.asked: list[ReplyState] = []
         #: The options of what is in ``batch``, packed.
         self._options = b""
         self._cancels = Ranges()
@@ -78,7 +80,14 @@ class CallState(PushState):
     # -- asking
 
     def call(self, item: Any, options: bytes, timeout: float) -> ReplyState:
-        """All of `Dealer.call`."""
+        """All of `Dealer.call` that is not its fast path."""
+        size = len(item) if item.__class__ is bytes else LARGE_BYTES
+        if self._given and size < LARGE_BYTES and not options and self._goes_on(size):
+            reply = ReplyState(self)
+            self.pending.append(item)
+            self.asked.append(reply)
+            return reply
+        self.seal()
         parts, size = make_message(item, self.link)
         if options and size + len(options) + COUNTED_BYTES > self.link.frame_limit:
             raise ValueError(f"a request of {size} bytes with its options is larger than the broker takes")
@@ -120,13 +129,18 @@ class CallState(PushState):
         self.calls[number] = reply
         batch.add(call)
 
-    def _decide(self) -> None:
-        now = monotonic()
-        if self.link.fresh or self.batch.size >= BATCH_BYTES or now - self._since > BATCH_AGE:
-            self._since = now
-            self._flush()
-        else:
-            self.link.dirty[self] = None
+    def _slack(self) -> int:
+        return 0 if self._options else super()._slack()
+
+    def _close_run(self) -> None:
+        """What the fast path has taken gets its numbers."""
+        number = self.quota.n + self.batch.count
+        super()._close_run()
+        for reply in self.asked:
+            reply.number = number
+            self.calls[number] = reply
+            number += 1
+        self.asked.clear()
 
     def _head(self, count: int, size: int) -> bytes:
         options = self._options
@@ -192,6 +206,8 @@ class CallState(PushState):
 
     def cancel(self, reply: ReplyState) -> None:
         """Tell the broker, at the tick's edge: once for all of them."""
+        if reply.number < 0:
+            self.seal()
         if self.calls.pop(reply.number, None) is not None and self.halt is None:
             self._cancels.add(reply.number)
             self.link.dirty[self] = None
@@ -213,8 +229,10 @@ class CallState(PushState):
 
     def leave(self) -> None:
         """The last handle was dropped: close as soon as all is answered."""
-        if self.halt is None and not self.users and not self.calls and not self.senders:
-            self.close()
+        if self.halt is None and not self.users:
+            self.seal()
+            if not self.calls and not self.senders:
+                self.close()
 
     @property
     def unconfirmed(self) -> int:
@@ -223,8 +241,10 @@ class CallState(PushState):
 
     def _end(self, error: Callable[[], Exception]) -> None:
         super()._end(error)
-        calls, self.calls = self.calls, {}
-        for reply in calls.values():
+        outstanding = [*self.calls.values(), *self.asked]
+        self.calls.clear()
+        self.asked.clear()
+        for reply in outstanding:
             reply.fail_with(error())
 
 
@@ -276,13 +296,22 @@ class Dealer:
         :raises ConnectionLost: the broker is gone.
         :raises Refused: the broker refuses this endpoint.
         """
-        options = b""
-        if deadline is not None or wait or trace:
-            options = _options(deadline, wait, trace)
+        calls = self._state
+        if deadline is None and not wait and not trace:
+            if item.__class__ is bytes:
+                slack = calls.slack - len(item) - WEIGHT
+                if slack > 0:
+                    calls.slack = slack
+                    calls.pending.append(item)
+                    state = ReplyState(calls)
+                    calls.asked.append(state)
+                    return Reply(state)
+            return Reply(calls.call(item, b"", timeout))
+        options = _options(deadline, wait, trace)
         if deadline is None:
-            return Reply(self._state.call(item, options, timeout))
+            return Reply(calls.call(item, options, timeout))
         began = monotonic()
-        state = self._state.call(item, options, timeout if 0 <= timeout < deadline else deadline)
+        state = calls.call(item, options, timeout if 0 <= timeout < deadline else deadline)
         reply = Reply(state)
         if state.halt is None:
             waited = (monotonic() - began) * 1000
@@ -314,6 +343,8 @@ class Dealer:
 
 class _Closed:
     """The state of a Dealer that was closed."""
+
+    slack = 0
 
     def call(self, *_: Any) -> Any:
         raise Closed("cannot call: this dealer was closed")

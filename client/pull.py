@@ -347,12 +347,12 @@ class PullState(Channel):
         self.link.dirty[self] = None
         self._mind_age()
 
-    def _mind_age(self) -> None:
+    def _mind_age(self, now: float = 0.0) -> None:
         """Acknowledgements are not kept for long, even by somebody who never waits; nor is half a window of credit.
 
         Large messages use a window up in less than the age: the broker would stand still until the last is handed out.
         """
-        now = monotonic()
+        now = now or monotonic()
         if now - self._flushed > ACK_AGE or (self.done_b + self.window_bytes - self._limit_b) * 2 >= self.window_bytes:
             self._flushed = now
             self.emit()

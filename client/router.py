@@ -26,14 +26,16 @@ from vanilla.protocol.frames import (
     CREDIT,
     FAIL,
     REPLY,
+    Buffer,
     pack_control,
     pack_head,
 )
 from vanilla.protocol.ranges import pairs
 
 from .batch import BATCH_BYTES, Batch, Message, make_message
-from .packing import LARGE_BYTES
+from .packing import LARGE_BYTES, pack_run
 from .pull import PullRecver, PullState
+from .push import BIN_HEAD_BYTES
 from .request import Request, answer
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ TRACE_CHARACTERS = 10_000
 TYPE_CHARACTERS = 100
 #: What such a frame takes beside the two at most, in bytes: its head, a code, a type's name, keys.
 FAIL_BYTES = 1 << 10
+#: Of answers of exactly type bytes: what is shorter is packed with others.
+FEW_BYTES = 1 << 10
 
 
 class RouterState(PullState):
@@ -67,8 +71,8 @@ class RouterState(PullState):
         self.oncancel: dict[int, Callable[[], object]] = {}
         #: Streamed replies that are under way.
         self.streams: dict[int, StreamState] = {}
-        #: Answers that are to leave: number, and the packed reply or the frame of an error.
-        self._replies: list[tuple[int, Message]] = []
+        #: Answers that are to leave: number, and the reply, packed unless it is a few bytes.
+        self._replies: list[tuple[int, Message | bytes]] = []
         self._replied_b = 0
         #: When the first of what is at hand came, and how many had come before.
         self._came = 0.0
@@ -179,7 +183,7 @@ class RouterState(PullState):
         """Answer request *number* with *item*."""
         if number in self.streams:
             return  # this was its answer
-        message = self.pack(item)
+        message = item if item.__class__ is bytes and len(item) < FEW_BYTES else self.pack(item)
         if self.link.full:
             self._wait_room()
         if self.take_over(number):
@@ -229,14 +233,17 @@ class RouterState(PullState):
         for stream in list(self.streams.values()):
             stream.serve()
 
-    def _answer(self, number: int, message: Message) -> None:
-        parts, size = message
+    def _answer(self, number: int, reply: Message | bytes) -> None:
         if self._replies or self.buffer or self.arrivals or not self.link.fresh:
-            self._replies.append((number, message))
-            self._replied_b += size
+            self._replies.append((number, reply))
+            self._replied_b += len(reply) + BIN_HEAD_BYTES if isinstance(reply, bytes) else reply.size
         else:
+            parts, size = self._packed(reply)
             self._put(number, 1, size, parts)
         self._leave()
+
+    def _packed(self, reply: Message | bytes) -> Message:
+        return reply if isinstance(reply, Message) else make_message(reply, self.link, "reply")
 
     def _leave(self) -> None:
         """Shall the answers leave now? Not while there are requests at hand whose answers could go with them."""
@@ -253,7 +260,7 @@ class RouterState(PullState):
             self.link.flush()
         else:
             self.link.dirty[self] = None
-            self._mind_age()
+            self._mind_age(now)
 
     def put_replies(self) -> None:
         """Frames of consecutive answers."""
@@ -264,10 +271,16 @@ class RouterState(PullState):
         replies.sort()  # no two have one number
         first, count = replies[0][0], len(replies)
         if replies[-1][0] - first == count - 1 and size < LARGE_BYTES and size <= self._most:
-            self._put(first, count, size, [part for _, message in replies for part in message.parts])
+            plain = [reply for _, reply in replies if type(reply) is bytes]
+            if len(plain) == count:
+                parts: list[Buffer] = [pack_run(plain)]
+            else:
+                parts = [part for _, reply in replies for part in self._packed(reply).parts]
+            self._put(first, count, sum(map(len, parts)), parts)
             return
         batch, first = Batch(), 0
-        for number, message in replies:
+        for number, reply in replies:
+            message = self._packed(reply)
             if batch.count and (number != first + batch.count or batch.size + message.size > self._most):
                 self._put(first, batch.count, batch.size, batch.take())
             if not batch.count:

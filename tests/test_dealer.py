@@ -8,6 +8,8 @@ import sys
 import weakref
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peers import PATIENCE, Peer, accounts, until
 
 import vanilla
@@ -57,6 +59,48 @@ def test_many_calls_are_answered_in_any_order(server, sums):
     for _, request in reversed(asked):
         request.reply(request.item * 2)
     assert [reply.recv(timeout=PATIENCE) for reply, _ in asked] == [2 * i for i in range(100)]
+
+
+KINDS = {
+    "few bytes": (lambda i: b"%d" % i, {}),
+    "many bytes": (lambda i: b"%d" % i + bytes(70_000), {}),
+    "a list": (lambda i: [i, "x"], {}),
+    "with a deadline": (lambda i: b"%d" % i, {"deadline": PATIENCE}),
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([*KINDS, "cancelled", "dropped", "a turn"]), max_size=80))
+def test_calls_of_all_kinds_in_any_mixture_get_their_own_answers(kinds):
+    with vanilla.Hub() as h, h.broker.listen("tcp://127.0.0.1:0") as broker:
+        with h.client.connect(broker.urls[0]) as near, h.client.connect(broker.urls[0]) as far:
+            far.router("sums").consume(lambda item: item)
+            sums = near.dealer("sums")
+            sums.call(0, wait=True).recv(timeout=PATIENCE)
+            asked = []
+            for i, kind in enumerate(kinds):
+                if kind == "a turn":
+                    h.sleep(0)
+                elif kind == "cancelled":
+                    sums.call(b"%d" % i).close()
+                elif kind == "dropped":
+                    sums.call(b"%d" % i)
+                else:
+                    make, options = KINDS[kind]
+                    asked.append((make(i), sums.call(make(i), **options)))
+            assert all(reply.recv(timeout=PATIENCE) == item for item, reply in asked)
+            until(h, lambda: not sums._state.calls and not sums._state.asked)
+
+
+def test_calls_that_have_not_left_end_with_the_connection(server, sums, near):
+    sums.call(b"1")
+    replies = [sums.call(b"%d" % i) for i in range(20)]
+    assert sums._state.asked
+    near._link.sock.close()
+    near._link.lost("a test")
+    for reply in replies:
+        with pytest.raises(vanilla.ConnectionLost):
+            reply.recv(timeout=PATIENCE)
 
 
 def test_more_calls_than_the_queue_holds_wait_and_are_all_answered(h):
