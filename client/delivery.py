@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from vanilla.protocol.frames import MAX_SEQ
 
 if TYPE_CHECKING:
-    from .pull import PullState
+    from .lot import Lot
+
+monotonic = time.monotonic
 
 
 class Delivery:
     """One item that has to be settled: `ack`, `nack`, or a ``with`` block, which does the one or the other.
 
-    ``item`` is what was sent, ``redelivered`` says whether somebody may have seen it before, ``attempts`` which
-    try this is: 1 and how many have failed. It belongs to the Recver that it came from: when that is closed, or
-    dropped, the item goes back.
+    ``item`` is what was sent. It belongs to the Recver that it came from: when that is closed, or dropped, the item
+    goes back.
     """
 
-    __slots__ = ("_number", "_size", "_state", "attempts", "item", "redelivered")
+    # What is the same for all that came with it is the lot's: one is made for each message, by a call that is most of
+    # what it costs.
+    __slots__ = ("_lot", "_number", "item")
 
-    def __init__(self, state: PullState, number: int, size: int, item: Any, redelivered: bool, attempts: int) -> None:
-        self._state: PullState | None = state
+    def __init__(self, lot: Lot, number: int, item: Any) -> None:
+        self._lot = lot
+        #: The channel's; its complement (``~``) once it is settled.
         self._number = number
-        self._size = size
         self.item = item
-        self.redelivered = redelivered
-        self.attempts = attempts
+
+    @property
+    def redelivered(self) -> bool:
+        """May somebody have seen it before?"""
+        redelivered: bool = self._lot.options.get("redelivered", False)
+        return redelivered
+
+    @property
+    def attempts(self) -> int:
+        """Which try this is: 1 and how many have failed."""
+        attempts: int = self._lot.options.get("attempts", 1)
+        return attempts
 
     @property
     def settled(self) -> bool:
         """Was it acknowledged or refused?"""
-        return self._state is None
+        return self._number < 0
 
     def ack(self) -> None:
         """It is done: the broker forgets it. Does nothing if it is settled.
@@ -39,9 +53,16 @@ class Delivery:
         :raises ConnectionLost: too late: the broker gives it to somebody else.
         :raises Closed: likewise; the Recver was closed or dropped.
         """
-        state, self._state = self._state, None
-        if state is not None:
-            state.settle(self._number, self._size)
+        number = self._number
+        if number >= 0:
+            self._number = ~number
+            lot = self._lot
+            if not lot.done:
+                lot.state.stir(lot)
+            lot.done.append(number)
+            now = monotonic()
+            if now >= lot.state.due:
+                lot.state.leave(now)
 
     def nack(self, delay: int | None = None) -> None:
         """It failed: it is delivered again, or becomes a dead letter after too many attempts. Does nothing if it is
@@ -53,9 +74,10 @@ class Delivery:
         """
         if delay is not None and not 0 <= delay <= MAX_SEQ:
             raise ValueError("a delay is 0 ms or more, and a number of 63 bits")
-        state, self._state = self._state, None
-        if state is not None:
-            state.refuse(self._number, self._size, {} if delay is None else {"delay": int(delay)})
+        number = self._number
+        if number >= 0:
+            self._number = ~number
+            self._lot.state.refuse(number, self._lot, {} if delay is None else {"delay": int(delay)})
 
     def __enter__(self) -> Delivery:
         return self

@@ -17,6 +17,7 @@ Invariants:
    ACK comes.
 5. While something lies in ``buffer`` unacknowledged, the state is in the link's ``dirty``: acknowledgements leave at
    the edge.
+6. A lot is in ``_stirred`` while something is in its ``done``: with ``ack`` that is all that happens a message.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.channel import Channel
@@ -50,6 +52,7 @@ from vanilla.selection import EMPTY
 
 from .arrival import Arrival
 from .delivery import Delivery
+from .lot import Lot
 from .packing import UNDECODABLE, unpack
 
 if TYPE_CHECKING:
@@ -78,12 +81,13 @@ class PullState(Channel):
     __slots__ = (
         "_acked",
         "_acks",
+        "_done",
         "_end_error",
-        "_flushed",
         "_limit_b",
         "_load_b",
         "_more",
         "_nacks",
+        "_stirred",
         "_told",
         "_unclaimed",
         "ack",
@@ -91,6 +95,7 @@ class PullState(Channel):
         "arrived",
         "arrived_b",
         "done_b",
+        "due",
         "id",
         "link",
         "loaded",
@@ -119,11 +124,15 @@ class PullState(Channel):
         self._load_b = 0
         self._acked = 0
         self._acks = Ranges()
+        #: The numbers that were acknowledged one by one: those that are counted in ``done_b``, and where the rest is.
+        self._done: list[int] = []
+        self._stirred: list[Lot] = []
         self._nacks: list[tuple[int, int, dict[str, Any]]] = []
         #: The credit that the broker was told of.
         self._told = self._limit_b = 0
         self._more = False
-        self._flushed = 0.0
+        #: From when on acknowledgements leave at once, on the monotonic clock.
+        self.due = 0.0
         self._unclaimed: Timer | None = None
         self._end_error: Callable[[], Exception] | None = None
         #: The task that consumes, to which this end then belongs.
@@ -255,18 +264,12 @@ class PullState(Channel):
 
     def _delivery(self, number: int, size: int, item: Any) -> Any:
         """What is handed out in place of *item*, which came without options."""
-        return Delivery(self, number, size, item, False, 1)
+        return Delivery(Lot(self, 1, size, {}), number, item)
 
     def _deliveries(self, arrival: Arrival, items: list[Any], size: int) -> list[Delivery]:
-        """Each item with its number and its part of the bytes; the first gets what does not divide."""
-        share = size // len(items)
-        options = arrival.options
-        redelivered, attempts = options.get("redelivered", False), options.get("attempts", 1)
-        made = [
-            Delivery(self, number, share, item, redelivered, attempts) for number, item in enumerate(items, self.loaded)
-        ]
-        made[0]._size = size - share * (len(items) - 1)
-        return made
+        """Each item with its number."""
+        lot = Lot(self, len(items), size, arrival.options)
+        return list(map(Delivery, repeat(lot), range(self.loaded, self.loaded + len(items)), items))
 
     def _bury(self, number: int, size: int) -> None:
         log.warning("%s: message %d cannot be decoded; it goes to the dead letters", self.kind, number)
@@ -331,19 +334,25 @@ class PullState(Channel):
         self._note_taken()
         self.ack = True
 
-    def settle(self, number: int, size: int) -> None:
-        """A delivery is done."""
+    def stir(self, lot: Lot) -> None:
+        """The first delivery of *lot* since `_gather` is about to be done."""
         self._check()
-        self._acks.add(number)
-        self.done_b += size
+        self._stirred.append(lot)
         self.link.dirty[self] = None
-        self._mind_age()
 
-    def refuse(self, number: int, size: int, fields: dict[str, Any]) -> None:
+    def _gather(self) -> None:
+        """Count what was done."""
+        for lot in self._stirred:
+            self.done_b += lot.settle(len(lot.done))
+            self._done += lot.done
+            lot.done.clear()
+        self._stirred.clear()
+
+    def refuse(self, number: int, lot: Lot, fields: dict[str, Any]) -> None:
         """A delivery is not done."""
         self._check()
         self._nacks.append((number, 1, fields))
-        self.done_b += size
+        self.done_b += lot.settle(1)
         self.link.dirty[self] = None
         self._mind_age()
 
@@ -352,14 +361,24 @@ class PullState(Channel):
 
         Large messages use a window up in less than the age: the broker would stand still until the last is handed out.
         """
+        self._gather()
         now = now or monotonic()
-        if now - self._flushed > ACK_AGE or (self.done_b + self.window_bytes - self._limit_b) * 2 >= self.window_bytes:
-            self._flushed = now
-            self.emit()
-            self.link.flush()
+        if now >= self.due or (self.done_b + self.window_bytes - self._limit_b) * 2 >= self.window_bytes:
+            self.leave(now)
+
+    def leave(self, now: float) -> None:
+        """Say what there is to say, without waiting for the tick's edge."""
+        self.due = now + ACK_AGE
+        if not self.emit():
+            self.link.dirty.pop(self, None)
+        self.link.flush()
 
     def emit(self) -> bool:
         self._note_taken()
+        self._gather()
+        if self._done:
+            done, self._done = self._done, []
+            self._acks.add_each(done)
         if self._nacks:
             nacks, self._nacks = self._nacks, []
             for number, count, fields in nacks:
@@ -455,7 +474,7 @@ class PullState(Channel):
 
     def _buffered_b(self) -> int:
         """With ``ack``: the bytes of what is in ``buffer``, and is about to be dropped."""
-        return sum(delivery._size for delivery in self.buffer)
+        return sum(delivery._lot.settle(1) for delivery in self.buffer)
 
     # -- the end
 
@@ -476,6 +495,9 @@ class PullState(Channel):
     def _end(self, error: Callable[[], Exception]) -> None:
         self.halt = Closed
         self._end_error = error
+        for lot in self._stirred:
+            lot.done.clear()  # so that whoever acknowledges more is told
+        self._stirred.clear()
         if self._unclaimed is not None:
             self._unclaimed.cancel()
         while self.recvers:

@@ -254,10 +254,7 @@ class RouterState(PullState):
             if window.due(arrived):  # the credit for the next ones leaves with this answer
                 window.renew(arrived, len(self.recvers), self._more, now)
         if (self.link.fresh and not self.buffer and not self.arrivals) or self._replied_b >= BATCH_BYTES:
-            self._flushed = now
-            if not self.emit():
-                self.link.dirty.pop(self, None)
-            self.link.flush()
+            self.leave(now)
         else:
             self.link.dirty[self] = None
             self._mind_age(now)

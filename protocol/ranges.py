@@ -34,6 +34,16 @@ class Ranges:
         else:
             self._merge(first, end)
 
+    def add_each(self, numbers: list[int]) -> None:
+        """Add *numbers*: each once, one at least, in any order. They are sorted in place."""
+        numbers.sort()
+        first, last = numbers[0], numbers[-1]
+        if last - first == len(numbers) - 1:
+            self.add(first, len(numbers))
+            return
+        for number in numbers:
+            self.add(number)
+
     def _merge(self, first: int, end: int) -> None:
         firsts: list[int] = []
         ends: list[int] = []

@@ -651,7 +651,7 @@ def test_byte_windows_never_run_out_over_time(h, broker, remote):
         with back.recv(timeout=PATIENCE) as delivery:
             assert len(delivery.item) == i % 700
     task.join()
-    assert back._state.done_b == back._state.arrived_b
+    until(h, lambda: back._state.done_b == back._state.arrived_b)
 
 
 def test_a_delivery_is_acknowledged_or_refused_by_with(h, broker, remote):
@@ -683,6 +683,74 @@ def test_deliveries_may_be_settled_in_any_order(h, broker, remote):
     for delivery in rest:
         delivery.ack()
     until(h, lambda: accounts(broker).acknowledged == 100)
+
+
+@pytest.mark.parametrize("order", [reversed, lambda held: held[1::2] + held[::2]], ids=["backwards", "every other"])
+def test_deliveries_of_many_frames_are_settled_as_they_are_acknowledged(h, broker, remote, order):
+    jobs, back = remote.push("jobs"), remote.pull("jobs", ack=True, prefetch=100)
+    for i in range(100):
+        jobs.send(b"x" * i)
+        if not i % 7:
+            jobs.flush()  # a frame
+    held = [back.recv(timeout=PATIENCE) for _ in range(100)]
+    for delivery in order(held):
+        assert not delivery.settled
+        delivery.ack()
+        assert delivery.settled
+    until(h, lambda: accounts(broker).acknowledged == 100)
+    assert back._state.done_b == back._state.arrived_b
+
+
+def test_acknowledgements_leave_while_their_consumer_never_waits(h, broker, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs", ack=True, prefetch=10)
+    for i in range(10):
+        jobs.send(i)
+    held = [back.recv(timeout=PATIENCE) for _ in range(10)]
+    out = back._state.link.out
+    back._state.due = float("inf")
+    held[0].ack()
+    assert not out
+    written = []
+    back._state.link.flush = lambda: written.append(out.unsent)
+    held[1].ack()
+    assert not out
+    back._state.due = 0.0  # the first of them is old
+    held[2].ack()
+    assert written == [out.unsent] and out
+    assert back._state.due > 0
+    del back._state.link.flush
+    until(h, lambda: accounts(broker).acknowledged == 3)
+
+
+def test_of_a_load_that_is_half_acknowledged_the_rest_says_that_the_broker_is_gone(h, broker, remote):
+    jobs = remote.push("jobs")
+    other = h.client.connect(broker.urls[0])
+    back = other.pull("jobs", ack=True, prefetch=100)
+    jobs.send_many(range(10))
+    held = [back.recv(timeout=PATIENCE) for _ in range(10)]
+    assert held[0]._lot is held[9]._lot
+    back._state.due = float("inf")
+    held[0].ack()
+    other._link.lost("found by a write")
+    for delivery in held[1:]:
+        with pytest.raises(vanilla.ConnectionLost):
+            delivery.ack()
+        assert delivery.settled
+
+
+def test_what_is_acknowledged_as_its_recver_closes_is_not_delivered_again(h, broker, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs", ack=True, prefetch=100)
+    jobs.send_many(range(10))
+    held = [back.recv(timeout=PATIENCE) for _ in range(10)]
+    back._state.due = float("inf")
+    held[7].ack()
+    held[3].ack()
+    back.close()
+    with pytest.raises(vanilla.Closed):
+        held[4].ack()
+    again = remote.pull("jobs", ack=True)
+    assert [again.recv(timeout=PATIENCE).item for _ in range(8)] == [0, 1, 2, 4, 5, 6, 8, 9]
+    assert accounts(broker).acknowledged == 2
 
 
 def test_a_delay_must_not_be_negative(h, remote):
@@ -1001,7 +1069,7 @@ def test_a_broker_that_is_found_gone_while_items_are_loaded_is_connection_lost(h
     back.recv(timeout=PATIENCE)
     until(h, lambda: back._state.arrived == 10)
     other._link.flush = lambda: other._link.lost("found by a write")
-    back._state._flushed = 0.0  # so the next load writes acknowledgements
+    back._state.due = 0.0  # so the next load writes acknowledgements
     with pytest.raises(vanilla.ConnectionLost, match="found by a write"):
         for _ in range(10):
             back.recv(timeout=0)

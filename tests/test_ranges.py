@@ -43,6 +43,15 @@ def test_ranges_are_ascending_and_apart(calls):
 
 
 @settings(deadline=None)
+@given(added, st.lists(st.integers(0, 9), min_size=1, unique=True))
+def test_single_numbers_may_be_added_in_any_order(calls, more):
+    ranges, model = build(calls)
+    ranges.add_each(more)
+    assert numbers(ranges) == model | set(more)
+    check_ranges(ranges.take())
+
+
+@settings(deadline=None)
 @given(added, st.integers(1, 5))
 def test_what_is_taken_is_what_a_peer_may_send_and_is_gone(calls, most):
     ranges, model = build(calls)

@@ -1,0 +1,36 @@
+"""What was loaded at once from one frame: deliveries that share their history, and are settled together.
+
+So a delivery is three slots, and to acknowledge one in order is to append its number to a list: ranges are made of it,
+and bytes counted, when the acknowledgements leave.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .pull import PullState
+
+
+class Lot:
+    """Consecutive messages of one channel.
+
+    ``options`` hold for all of them. ``done`` are the numbers that were acknowledged since the state has looked
+    (`PullState.stir` is called when the first comes).
+    """
+
+    __slots__ = ("_count", "_settled", "_size", "done", "options", "state")
+
+    def __init__(self, state: PullState, count: int, size: int, options: dict[str, Any]) -> None:
+        self.state = state
+        self.options = options
+        self.done: list[int] = []
+        self._count = count
+        self._size = size
+        self._settled = 0
+
+    def settle(self, count: int) -> int:
+        """So many more are settled: how many bytes they are. Of one each has an equal part; all have all of it."""
+        before = self._size * self._settled // self._count
+        self._settled += count
+        return self._size * self._settled // self._count - before
