@@ -20,15 +20,14 @@ class Delivery:
     goes back.
     """
 
-    # What is the same for all that came with it is the lot's: one is made for each message, by a call that is most of
-    # what it costs.
+    # One is made for each message: `Lot.deliveries` does it, without a call of __init__, and what is the same for all
+    # that came together is the lot's.
     __slots__ = ("_lot", "_number", "item")
 
-    def __init__(self, lot: Lot, number: int, item: Any) -> None:
-        self._lot = lot
-        #: The channel's; its complement (``~``) once it is settled.
-        self._number = number
-        self.item = item
+    _lot: Lot
+    #: The channel's; its complement (``~``) once it is settled.
+    _number: int
+    item: Any
 
     @property
     def redelivered(self) -> bool:

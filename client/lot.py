@@ -1,15 +1,22 @@
 """What was loaded at once from one frame: deliveries that share their history, and are settled together.
 
-So a delivery is three slots, and to acknowledge one in order is to append its number to a list: ranges are made of it,
+A delivery is three slots, and to acknowledge one in order is to append its number to a list: ranges are made of it,
 and bytes counted, when the acknowledgements leave.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from .delivery import Delivery
 
 if TYPE_CHECKING:
     from .pull import PullState
+
+
+#: A lot has no more: CPython's garbage collector looks at all that is new once 700 objects more are there than were.
+MOST = 512
 
 
 class Lot:
@@ -28,6 +35,17 @@ class Lot:
         self._count = count
         self._size = size
         self._settled = 0
+
+    def deliveries(self, first: int, items: Sequence[Any]) -> list[Delivery]:
+        """A delivery of each of *items*, which have the numbers from *first* on."""
+        made = [Delivery() for _ in items]
+        number = first
+        for delivery, item in zip(made, items):
+            delivery._lot = self
+            delivery._number = number
+            delivery.item = item
+            number += 1
+        return made
 
     def settle(self, count: int) -> int:
         """So many more are settled: how many bytes they are. Of one each has an equal part; all have all of it."""

@@ -25,7 +25,6 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.channel import Channel
@@ -52,7 +51,7 @@ from vanilla.selection import EMPTY
 
 from .arrival import Arrival
 from .delivery import Delivery
-from .lot import Lot
+from .lot import MOST, Lot
 from .packing import UNDECODABLE, unpack
 
 if TYPE_CHECKING:
@@ -218,6 +217,8 @@ class PullState(Channel):
         """Decode the next items, *most* or as many as seem good, into the empty buffer. It stays empty if none of what
         has arrived can be decoded."""
         most = max(self.window.size // LOADS, len(self.recvers), most)
+        if self.ack:
+            most = min(most, MOST)
         while self.arrivals and not self.buffer:
             arrival = self.arrivals[0]
             try:
@@ -264,12 +265,11 @@ class PullState(Channel):
 
     def _delivery(self, number: int, size: int, item: Any) -> Any:
         """What is handed out in place of *item*, which came without options."""
-        return Delivery(Lot(self, 1, size, {}), number, item)
+        return Lot(self, 1, size, {}).deliveries(number, (item,))[0]
 
     def _deliveries(self, arrival: Arrival, items: list[Any], size: int) -> list[Delivery]:
         """Each item with its number."""
-        lot = Lot(self, len(items), size, arrival.options)
-        return list(map(Delivery, repeat(lot), range(self.loaded, self.loaded + len(items)), items))
+        return Lot(self, len(items), size, arrival.options).deliveries(self.loaded, items)
 
     def _bury(self, number: int, size: int) -> None:
         log.warning("%s: message %d cannot be decoded; it goes to the dead letters", self.kind, number)
