@@ -2,8 +2,9 @@
 
     python jobs.py PARENT broker FLAG ...                says "listening on ADDRESS"
     python jobs.py PARENT worker ADDRESS MS PREFETCH     says "ready"; hears when to begin; then, for each line that it
-                                                         hears, says when the jobs were done: "last", how many and the
-                                                         last, or "each", each of them
+                                                         hears, says when the jobs were done: "last", how many, when
+                                                         the last was, and how long it worked at them; or "each", when
+                                                         each was
 
 PARENT is the process without which this one is not to live. A job takes MS milliseconds: one of under a millisecond
 computes, a longer one waits, and blocks its process. It is acknowledged when it is done. Times are seconds of
@@ -37,12 +38,30 @@ def work(seconds: float) -> None:
         pass
 
 
-def take(jobs: Any, seconds: float, ends: list[float]) -> None:
-    """A task: do jobs for ever, and note when each is done."""
-    for job in jobs:
-        with job:
-            work(seconds)
-        ends.append(time.monotonic())
+class Taker:
+    """Does jobs for ever, as a task.
+
+    ``ends`` are when each was done, ``busy`` is how long they took themselves, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.busy = 0.0
+
+    def take(self, jobs: Any, seconds: float) -> None:
+        for job in jobs:
+            begin = time.monotonic()
+            with job:
+                work(seconds)
+            end = time.monotonic()
+            self.busy += end - begin
+            self.ends.append(end)
+
+    def answer(self, question: str) -> list[float]:
+        """What is said (see above)."""
+        if question == "each":
+            return self.ends
+        return [len(self.ends), self.ends[-1] if self.ends else 0.0, self.busy]
 
 
 def worker(address: str, ms: str, prefetch: str) -> None:
@@ -51,10 +70,10 @@ def worker(address: str, ms: str, prefetch: str) -> None:
         remote.ping()  # the endpoint is open
         say("ready")
         hub.sleep(max(float(heard(hub)) - time.monotonic(), 0) * 1000)
-        ends: list[float] = []
-        hub.spawn(take, jobs, float(ms) / 1000, ends)
+        taker = Taker()
+        hub.spawn(taker.take, jobs, float(ms) / 1000)
         while question := heard(hub).strip():
-            say(ends if question == "each" else [len(ends), ends[-1] if ends else 0.0])
+            say(taker.answer(question))
 
 
 ROLES = {"broker": broker, "worker": worker}

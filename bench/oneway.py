@@ -41,6 +41,7 @@ class OneWay:
     :ivar rough: messages a second that nobody is much below, for the pilot.
     :ivar goals: for each of the sides that the row is about, how many times as fast we want to be.
     :ivar others: sides to compare with all the same.
+    :ivar apart: those of ``goals`` that are too slow to move as many messages as we do.
     :ivar ours: the side that the others are compared with.
     :ivar broker_cpu: what our broker is to take at most, in CPU seconds a million messages.
     """
@@ -53,6 +54,7 @@ class OneWay:
     others: tuple[str, ...] = ()
     ours: str = "vanilla"
     broker_cpu: float | None = None
+    apart: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """What a reader must know of each side."""
@@ -82,20 +84,22 @@ class OneWay:
         """How much to measure of each side.
 
         Ours and those that a goal is about get the same number of messages: the asked time is between what the fastest
-        and the slowest of them take. So do the others, but for those that would take much longer.
+        and the slowest of them take. So do the others, and those that are apart, but for those that would take much
+        longer.
         """
+        others = {*self.others, *self.apart}
         usual = round(self.rough * min(settings.seconds, 0.3))
         rates: dict[str, float] = {}
         there = present(about)
         for name in there:
             settings.progress(f"{self.name}: {about[name]['title']}, pilot")
             found: list[dict[str, Any]] = []
-            plan = plan_for(self.size, min(usual, FEW) if name in self.others else usual)
+            plan = plan_for(self.size, min(usual, FEW) if name in others else usual)
             attempt(name, about[name], found, lambda name, plan=plan: processes.measure(name, plan, settings.seconds))
             rates.update((name, sample["rate"]) for sample in found)
-        compared = [rate for name, rate in rates.items() if name not in self.others] or [self.rough]
+        compared = [rate for name, rate in rates.items() if name not in others] or [self.rough]
         same = plan_for(self.size, round(settings.seconds * (min(compared) * max(compared)) ** 0.5))
-        most = {name: round(settings.seconds * rate) for name, rate in rates.items() if name in self.others}
+        most = {name: round(settings.seconds * rate) for name, rate in rates.items() if name in others}
         fewer = {name: plan_for(self.size, n) for name, n in most.items() if n * TOO_LONG < same.messages}
         return {**dict.fromkeys(there, same), **fewer}
 

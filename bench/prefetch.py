@@ -30,6 +30,9 @@ FAST, SLOW = 0.01, 1.0
 MESSAGES = 20_000
 #: How much longer all may take beside a slow worker than without it.
 LONGER = 1.15
+#: Jobs that are to be split by speed: how long one takes the fast and the slow of two workers, in ms; how many; how far
+#: from their speeds the split may be, and what the fast one is to keep of its own.
+PACES, SPLIT, OFF, KEPT = (0.1, 1.0), 10_000, 0.1, 0.8
 #: Few long jobs: how many, for how many workers, and how long each is, in ms.
 FEW, WORKERS, LONG = 20, 2, 100.0
 #: How long the jobs of the workers are that are watched, in ms, and how long they are watched, in seconds.
@@ -143,7 +146,7 @@ def site(paces: tuple[float, ...], prefetch: int) -> Iterator[Site]:
 
 
 def share(paces: tuple[float, ...], count: int, prefetch: int = 0, waiting: bool = False) -> Sample:
-    """How long *count* jobs take, until the last is acknowledged, and who does how many.
+    """How long *count* jobs take, until the last is acknowledged, who does how many, and how long each works at them.
 
     :param waiting: the workers wait when the jobs come, else the jobs do when the workers come.
     :raises Failed: not each job was done, once.
@@ -160,10 +163,20 @@ def share(paces: tuple[float, ...], count: int, prefetch: int = 0, waiting: bool
             begin = made.start()
         made.wait_until_done(count)
         done = made.ask("last")
-    split = [jobs for jobs, _ in done]
+    split = [jobs for jobs, _, _ in done]
     if sum(split) != count:
         raise Failed(f"{sum(split):,} jobs were done, and {count:,} were sent")
-    return {"seconds": max(last for _, last in done) - begin, "split": split}
+    seconds = max(last for _, last, _ in done) - begin
+    return {"seconds": seconds, "split": split, "busy": [busy for _, _, busy in done]}
+
+
+def split(count: int) -> Sample:
+    """What both workers do of *count* jobs, and how fast the fast one does them alone, just before.
+
+    :return: of `share`, and ``alone``, jobs a second.
+    """
+    alone = count / share(PACES[:1], count)["seconds"]
+    return {**share(PACES, count), "alone": alone}
 
 
 def watch(pace: float, seconds: float) -> Sample:
@@ -295,6 +308,30 @@ def halves(waiting: bool) -> Callable[[bool], Sample]:
     return lambda quick: share((QUICK_LONG if quick else LONG,) * WORKERS, FEW, waiting=waiting)
 
 
+def by_speed(found: Sample, _: Sample) -> tuple[str, bool]:
+    off, kept = (statistics.median(f(each) for each in found["rounds"]) for f in (off_speed, kept_speed))
+    fast = f"the fast one keeps {kept:.0%} of its own, at least {KEPT:.0%}"
+    return f"{off:.1%} off their speeds, at most {OFF:.0%}; {fast}", off <= OFF and kept >= KEPT
+
+
+def off_speed(found: Sample) -> float:
+    """How far what one worker did is from its part by speed, of that; of the one that is further off.
+
+    How fast each is, is how long its jobs took in this very run: what the machine does besides slows down both.
+    """
+    jobs = found["split"]
+    speeds = [done / busy if busy else 0.0 for done, busy in zip(jobs, found["busy"])]
+    if not all(speeds):
+        return 1.0  # somebody had nothing to do
+    return max(abs(done / sum(jobs) * sum(speeds) / speed - 1) for done, speed in zip(jobs, speeds))
+
+
+def kept_speed(found: Sample) -> float:
+    """How fast the fast worker was beside the slow one, of how fast it is alone."""
+    speed: float = found["split"][0] / found["seconds"] / found["alone"]
+    return speed
+
+
 def held(pace: float) -> Line:
     """A worker of this pace is watched."""
     return Line(f"jobs of {pace:g} ms", lambda quick: watch(pace, QUICK_WATCH if quick else WATCH), 1, not_hoarded)
@@ -321,4 +358,10 @@ WORKS = (
         ),
     ),
     Work("prefetch-held", "held beside the job in hand, at most", tuple(held(pace) for pace in LENGTHS)),
+)
+
+FAST_SLOW = Work(
+    "fast-slow",
+    f"{SPLIT:,} jobs: a worker of {PACES[0]:g} ms a job and one of {PACES[1]:g} ms",
+    (Line("both", lambda quick: split(QUICK_MESSAGES if quick else SPLIT), goal=by_speed),),
 )

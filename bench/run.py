@@ -37,6 +37,7 @@ from progress import Progress
 RESULTS = Path(__file__).with_name("results")
 
 _OTHERS = ("redis", "redis-batched", "nats", "rabbitmq")
+_LEASED_OTHERS = ("rabbitmq-each", "beanstalkd", "beanstalkd-batched", "redis-streams")
 
 # The goals are those of the design. A side with its defaults and one that is set up otherwise have the same.
 ONE_WAY = (
@@ -68,6 +69,19 @@ ONE_WAY = (
     OneWay("many-64k", "many at a call, 64 KiB", 65536, 10_000, {"vanilla": 1.0}, ours="vanilla-many"),
 )
 
+#: What is acknowledged one by one, or goes to somebody else: ours beside ours without, and those who do the same.
+LEASED = tuple(
+    OneWay(
+        f"leased-{size}",
+        f"each acknowledged, {size} B",
+        size,
+        500_000,
+        {"vanilla": 0.6, **dict.fromkeys(_LEASED_OTHERS, 10.0)},
+        ours="vanilla-leased",
+        apart=_LEASED_OTHERS,
+    )
+    for size in (16, 256)
+)
 
 # What it costs that nobody can read along: the same as without, ours beside ours.
 ENCRYPTED = (
@@ -88,7 +102,7 @@ class Rows(Protocol):
 
 
 ROWS: dict[str, Rows] = {
-    **{row.name: row for row in ONE_WAY},
+    **{row.name: row for row in (*ONE_WAY, *LEASED)},
     "latency": latency,
     **{row.name: row for row in calls.ROWS},
     "stuck": stuck,
@@ -97,6 +111,7 @@ ROWS: dict[str, Rows] = {
     "connections": connections,
     **{curve.name: curve for curve in growth.CURVES},
     **{work.name: work for work in prefetch.WORKS},
+    "fast-slow": prefetch.FAST_SLOW,
     "hub": hub,
     "tasks-sleep": sleepers,
     "tasks-spawn": spawns,

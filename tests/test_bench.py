@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import io
+import itertools
 import json
 import os
 import re
@@ -138,7 +139,7 @@ def test_a_side_that_fails_has_no_figures_and_is_named(load, monkeypatch):
     assert load("run").failures([row]) == ["b: vanilla: failed: the broker of vanilla was silent"]
 
 
-@pytest.mark.parametrize("name", ["vanilla", "vanilla-many", "pyzmq-batched", "redis-batched"])
+@pytest.mark.parametrize("name", ["vanilla", "vanilla-many", "pyzmq-batched", "redis-batched", "redis-streams"])
 def test_what_was_sent_is_received_and_counted(load, name):
     plan = load("plan").Plan(16, 1, 2)
     side = load("sides").find(name)
@@ -150,6 +151,91 @@ def test_what_was_sent_is_received_and_counted(load, name):
     assert list(received) == []
     assert len(waits) == 3
     assert all(wait >= 0 for wait in waits)
+
+
+class Job:
+    """A delivery of ours, or a job of beanstalkd's."""
+
+    def __init__(self, item: bytes, done: list[bytes]) -> None:
+        self.item = self.body = item
+        self.ack = lambda: done.append(item)
+
+
+class Jobs:
+    """What hands jobs out."""
+
+    def __init__(self, items: list[bytes], done: list[bytes]) -> None:
+        self.reserve = map(Job, items, itertools.repeat(done)).__next__
+        self.delete = lambda job: job.ack()
+
+
+@pytest.mark.parametrize(
+    ("name", "recv"), [("vanilla-leased", lambda jobs: jobs.reserve), ("beanstalkd", lambda jobs: jobs)]
+)
+def test_where_each_is_acknowledged_each_is_once_and_in_order(load, name, recv):
+    plan = load("plan").Plan(16, 1, 2)
+    side = load("sides").find(name)
+    sent, marks, done = [], [], []
+    side.produce(sent.append, plan)
+    waits = side.consume(recv(Jobs(sent, done)), plan, lambda: marks.append(len(done)))
+    assert (len(waits), marks) == (3, [plan.block])
+    assert done == sent
+    for wrong in sent[1:], sent[:1] + sent:
+        with pytest.raises(AssertionError):
+            side.consume(recv(Jobs(wrong, [])), plan, list)
+
+
+class Server:
+    """Answers of a beanstalkd, and what it was told: a socket and a file at once."""
+
+    def __init__(self, answers: bytes) -> None:
+        self.told = b""
+        self._answers = io.BytesIO(answers)
+        self.readline, self.read = self._answers.readline, self._answers.read
+
+    def sendall(self, data: bytes) -> None:
+        self.told += data
+
+
+def test_beanstalkd_is_told_many_commands_at_once_and_each_answer_is_read(load):
+    load("sides").find("beanstalkd")
+    beanstalkd = sys.modules["sides.beanstalkd"]
+    server = Server(b"INSERTED 1\r\nINSERTED 2\r\n")
+    beanstalkd.put(server, server, [b"a", b"\r\n"])
+    assert server.told == b"put 65536 0 60 1\r\na\r\nput 65536 0 60 2\r\n\r\n\r\n"
+    server = Server(b"DELETED\r\nRESERVED 2 2\r\n\r\n\r\nRESERVED 3 1\r\nb\r\n")
+    assert beanstalkd.reserve(server, server, [b"1"], 2) == ([b"\r\n", b"b"], [b"2", b"3"])
+    assert server.told == b"delete 1\r\nreserve\r\nreserve\r\n"
+    server = Server(b"NOT_FOUND\r\n")
+    with pytest.raises(AssertionError, match="NOT_FOUND"):
+        beanstalkd.reserve(server, server, [b"1"], 0)
+
+
+def test_a_side_of_a_goal_that_is_of_another_class_moves_fewer_messages_too(load, monkeypatch):
+    oneway = load("oneway")
+    rates = {"vanilla": 4e6, "pyzmq": 1e6, "redis": 1e5}
+    moved = {}
+
+    def measure(name, plan, _):
+        moved.setdefault(name, []).append(plan.messages)
+        return sample(rates[name])
+
+    monkeypatch.setattr(oneway.processes, "describe", lambda side: {"title": side.title, "missing": ""})
+    monkeypatch.setattr(oneway.processes, "measure", measure)
+    (row,) = oneway.OneWay("a", "b", 16, 1_000_000, {"pyzmq": 0.6, "redis": 10.0}, apart=("redis",)).rows(
+        oneway.Settings(1, 3.0, False, lambda _: None)
+    )
+    assert moved == {"vanilla": [300_000, 6_000_000], "pyzmq": [300_000, 6_000_000], "redis": [10_000, 300_000]}
+    assert row["met"] == {"pyzmq": True, "redis": True}
+
+
+def test_the_rows_of_what_is_acknowledged_are_about_ours_without_and_all_who_do_the_same(load):
+    rows = [row for row in load("run").LEASED if row.ours == "vanilla-leased"]
+    assert [(row.name, row.size) for row in rows] == [("leased-16", 16), ("leased-256", 256)]
+    for row in rows:
+        assert row.goals.pop("vanilla") == 0.6
+        assert row.goals == dict.fromkeys(row.apart, 10.0)
+        assert {name.partition("-")[0] for name in row.apart} == {"rabbitmq", "beanstalkd", "redis"}
 
 
 def test_a_stamp_tells_how_long_its_message_was_on_its_way(load, monkeypatch):
@@ -247,7 +333,9 @@ def test_a_run_that_is_killed_leaves_no_crowd_behind():
 
 def names_of_sides() -> list[str]:
     """All in bench/sides/, by the tables at the ends of its files."""
-    tables = [re.findall(r"^SIDES = {(.*)}", path.read_text(), re.MULTILINE) for path in BENCH.glob("sides/*.py")]
+    tables = [
+        re.findall(r"^SIDES = {(.*?)}", path.read_text(), re.MULTILINE | re.DOTALL) for path in BENCH.glob("sides/*.py")
+    ]
     return sorted(name for table in tables for line in table for name in re.findall(r'"([^"]+)":', line))
 
 
@@ -335,7 +423,7 @@ processes.measure(sys.argv[2], plan.plan_for(16, 100_000_000), 60.0)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("name", ["redis", "nats", "rabbitmq", "relay-c"])
+@pytest.mark.parametrize("name", ["redis", "nats", "rabbitmq", "beanstalkd-batched", "relay-c"])
 def test_a_server_that_took_the_place_of_a_process_ends_with_the_run(load, name, signum, tmp_path):
     skip_without(load, name)
     command = [sys.executable, "-c", MEASURE, str(BENCH), name]

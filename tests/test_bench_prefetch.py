@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -12,7 +13,7 @@ from benches import bench
 def quick(tmp_path_factory):
     """The rows of a quick run."""
     path = tmp_path_factory.mktemp("bench") / "results.json"
-    ran = bench("--quick", "--json", path, "prefetch")
+    ran = bench("--quick", "--json", path, "prefetch", "fast-slow")
     assert ran.returncode == 0, ran.stderr
     return ran.stdout, {row["name"]: row for row in json.loads(path.read_text())["rows"]}
 
@@ -23,6 +24,7 @@ def test_each_row_has_figures_and_says_what_is_to_hold(quick):
         "prefetch-beside": 4,
         "prefetch-even": 2,
         "prefetch-held": 4,
+        "fast-slow": 1,
     }
     for row in rows.values():
         assert row["kind"] == "prefetch"
@@ -33,7 +35,7 @@ def test_each_row_has_figures_and_says_what_is_to_hold(quick):
 
 def test_all_jobs_are_done_whoever_does_them(quick):
     _, rows = quick
-    for point in rows["prefetch-beside"]["points"]:
+    for point in rows["prefetch-beside"]["points"] + rows["fast-slow"]["points"]:
         assert sum(point["split"]) == 500
     for point in rows["prefetch-even"]["points"]:
         assert sum(point["split"]) == 20
@@ -84,11 +86,49 @@ def test_goals_are_held_as_they_are_stated(load):
         assert prefetch.not_hoarded({"held": held, "held_ms": ms}, alone)[1] is met
 
 
+def test_jobs_are_split_by_speed_or_the_goal_is_not_met(load):
+    prefetch = load("prefetch")
+
+    def judged(*rounds):
+        return prefetch.by_speed({"rounds": [{"seconds": 1.0, "alone": 1_000.0, **each} for each in rounds]}, {})
+
+    fair = {"split": [900, 100], "busy": [0.8, 0.8]}
+    assert judged(fair) == ("0.0% off their speeds, at most 10%; the fast one keeps 90% of its own, at least 80%", True)
+    idle = {"split": [900, 100], "busy": [0.7, 0.8]}  # so the fast one could have done more
+    assert judged(idle, fair, fair)[1]
+    assert judged(idle, idle, fair) == (
+        "12.9% off their speeds, at most 10%; the fast one keeps 90% of its own, at least 80%",
+        False,
+    )
+    assert judged({**fair, "alone": 1_125.0})[1]
+    assert not judged({**fair, "alone": 1_126.0})[1]
+    assert not judged({"split": [1_000, 0], "busy": [0.8, 0.0]})[1]
+
+
+def test_the_fast_worker_is_alone_first(load, monkeypatch):
+    prefetch = load("prefetch")
+    asked = []
+    monkeypatch.setattr(prefetch, "share", lambda paces, count: asked.append((paces, count)) or {"seconds": 0.5})
+    assert prefetch.split(1_000) == {"seconds": 0.5, "alone": 2_000.0}
+    assert asked == [((0.1,), 1_000), ((0.1, 1.0), 1_000)]
+
+
+def test_a_worker_tells_how_long_its_jobs_took_themselves(load, monkeypatch):
+    jobs = load("jobs")
+    times = iter([1.0, 1.5, 3.0, 3.25])
+    monkeypatch.setattr(jobs.time, "monotonic", times.__next__)
+    monkeypatch.setattr(jobs, "work", lambda seconds: None)
+    taker = jobs.Taker()
+    assert taker.answer("last") == [0, 0.0, 0.0]
+    taker.take([contextlib.nullcontext()] * 2, 0.1)
+    assert (taker.answer("last"), taker.answer("each")) == ([2, 3.25, 0.75], [1.5, 3.25])
+
+
 @pytest.mark.parametrize("done", [9, 11], ids=["lost", "doubled"])
 def test_a_job_that_is_lost_or_done_twice_fails_the_measurement(load, monkeypatch, done):
     prefetch = load("prefetch")
     monkeypatch.setattr(prefetch.Site, "wait_until_done", lambda self, count: None)
-    monkeypatch.setattr(prefetch.Site, "ask", lambda self, question: [[done, 1.0]])
+    monkeypatch.setattr(prefetch.Site, "ask", lambda self, question: [[done, 1.0, 1.0]])
     with pytest.raises(prefetch.Failed, match=f"{done} jobs were done, and 10 were sent"):
         prefetch.share((1.0,), 10)
 

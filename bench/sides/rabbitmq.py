@@ -28,6 +28,8 @@ QUEUE = "bench"
 WINDOW = 10_000
 #: Messages that the consumer may have without having acknowledged them; it does so a quarter at a time.
 PREFETCH = 10_000
+#: The same of one that acknowledges each by itself.
+EACH_PREFETCH = 1_000
 
 
 def server() -> Path:
@@ -165,9 +167,11 @@ class Publisher(End):
 class Taker(End):
     """Takes messages in a callback, counts them, and looks at the first of each block."""
 
+    prefetch = PREFETCH
+
     def _declared(self, _: Any) -> None:
         self.count = 0
-        self.channel.basic_qos(prefetch_count=PREFETCH)
+        self.channel.basic_qos(prefetch_count=self.prefetch)
         self.channel.basic_consume(QUEUE, self._take, callback=self.stop)
 
     def consume(self, plan: Plan, mark: Callable[[], object]) -> list[int]:
@@ -181,8 +185,11 @@ class Taker(End):
         if not self.count % self.plan.block:
             self._look(message, self.count // self.plan.block)
         self.count += 1
-        if not self.count % (PREFETCH // 4) or self.count == self.plan.all_messages:
-            channel.basic_ack(method.delivery_tag, multiple=True)
+        self._settle(channel, method.delivery_tag)
+
+    def _settle(self, channel: Any, tag: int) -> None:
+        if not self.count % (self.prefetch // 4) or self.count == self.plan.all_messages:
+            channel.basic_ack(tag, multiple=True)
 
     def _look(self, message: bytes, number: int) -> None:
         if number == self.plan.warm_blocks:
@@ -190,6 +197,15 @@ class Taker(End):
         self.waits.append(check(message, number, self.plan.size))
         if number == self.plan.blocks:
             self.stop()
+
+
+class EachTaker(Taker):
+    """Acknowledges each by itself."""
+
+    prefetch = EACH_PREFETCH
+
+    def _settle(self, channel: Any, tag: int) -> None:
+        channel.basic_ack(tag)
 
 
 class Rabbitmq(Side):
@@ -203,6 +219,8 @@ class Rabbitmq(Side):
     settings = (
         f"classic transient queue; SelectConnection, up to {WINDOW:,} messages without a confirm, prefetch {PREFETCH:,}"
     )
+
+    taker: type[Taker] = Taker
 
     def version(self) -> str:
         return f"{server().parts[-3].partition('-')[2]}, pika {installed(self.package)}"
@@ -220,7 +238,7 @@ class Rabbitmq(Side):
 
     @contextmanager
     def recver(self, address: str, size: int) -> Iterator[Any]:
-        end = Taker(address)
+        end = self.taker(address)
         yield end
         end.close()
 
@@ -234,4 +252,14 @@ class Rabbitmq(Side):
         return recv.consume(plan, mark)  # type: ignore[no-any-return]
 
 
-SIDES = {"rabbitmq": Rabbitmq()}
+class Each(Rabbitmq):
+    title = "RabbitMQ, each acknowledged"
+    batching = "none: three writes (one a frame) and a callback a message, and one that acknowledges it"
+    settings = (
+        f"classic transient queue; SelectConnection, up to {WINDOW:,} messages without a confirm, "
+        f"prefetch {EACH_PREFETCH:,}"
+    )
+    taker = EachTaker
+
+
+SIDES = {"rabbitmq": Rabbitmq(), "rabbitmq-each": Each()}

@@ -1,4 +1,5 @@
-"""Redis as a queue: a list in a server that writes nothing to disk, pushed at one end and popped at the other."""
+"""Redis as a queue: a list in a server that writes nothing to disk, pushed at one end and popped at the other; and as a
+stream, whose entries a group of consumers acknowledges."""
 
 from __future__ import annotations
 
@@ -21,6 +22,9 @@ BATCH_BYTES = 64 << 10
 #: How many messages may wait, and how many bytes of them, before the producer does. Redis has no such limit of its own.
 MOST = 100_000
 MOST_BYTES = 64 << 20
+#: A stream: its group, its consumer, the field that a message is, and how many entries are read at a time.
+GROUP, CONSUMER, FIELD = "workers", "worker", b"m"
+READ = 1_000
 #: How often a producer that waits looks again, in seconds.
 PAUSE = 0.001
 
@@ -107,4 +111,53 @@ class Many(Redis):
         return self.consume_lists(recv, plan, mark)
 
 
-SIDES = {"redis": Redis(), "redis-batched": Many()}
+class Streams(Redis):
+    """Entries that are pending until they are acknowledged; in pipelines, as a user writes it who minds throughput."""
+
+    title = "Redis stream, pipelined"
+    guarantee = (
+        "confirmed to the producer; pending in the server's memory until acknowledged; another consumer has to claim "
+        "what one that died was given; stays in the stream all the same until trimmed; no back-pressure"
+    )
+    payload = "lists of bytes"
+    batching = (
+        f"by the program: {BATCH_BYTES >> 10} KiB of XADD in a pipeline, no time limit; XREADGROUP of up to {READ:,}, "
+        "and an XACK that names them all"
+    )
+    settings = "no persistence; redis-py with hiredis; nothing is trimmed"
+
+    @contextmanager
+    def sender(self, address: str, size: int) -> Iterator[Callable[[Any], Any]]:
+        def send(batch: list[bytes]) -> None:
+            pipeline = redis.pipeline(transaction=False)
+            for message in batch:
+                pipeline.xadd(KEY, {FIELD: message})
+            pipeline.execute()
+
+        with connect(address) as redis:
+            yield send
+
+    @contextmanager
+    def recver(self, address: str, size: int) -> Iterator[Callable[[], Any]]:
+        names: list[bytes] = []
+
+        def recv() -> list[bytes]:
+            if names:
+                redis.xack(KEY, GROUP, *names)
+            ((_, entries),) = redis.xreadgroup(GROUP, CONSUMER, {KEY: ">"}, count=READ, block=0)
+            names[:] = [name for name, _ in entries]
+            return [fields[FIELD] for _, fields in entries]
+
+        with connect(address) as redis:
+            redis.xgroup_create(KEY, GROUP, id="0", mkstream=True)
+            yield recv
+            redis.xack(KEY, GROUP, *names)
+
+    def produce(self, send: Callable[[Any], Any], plan: Plan) -> None:
+        self.produce_lists(send, plan, max(BATCH_BYTES // plan.size, 1))
+
+    def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> list[int]:
+        return self.consume_lists(recv, plan, mark)
+
+
+SIDES = {"redis": Redis(), "redis-batched": Many(), "redis-streams": Streams()}

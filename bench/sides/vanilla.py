@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
 
-from plan import Plan
+from plan import Plan, check
 
 from .side import Side
 from .tls import SETTINGS, become_encrypted_broker, connect_encrypted, encrypted_version
@@ -92,6 +92,40 @@ class Deep(Many):
     options = "--capacity", "1000000"
 
 
+class Leased(Vanilla):
+    """Each message is acknowledged by itself, once the program is done with it."""
+
+    title = "vanilla, each acknowledged"
+    guarantee = (
+        "confirmed to the producer; kept in the broker's memory until the program acknowledges it; redelivered, and "
+        "marked so, when it refuses or dies; a full queue blocks its producers"
+    )
+    payload = "bytes, in a delivery"
+    batching = "by the library, nothing to write: a call a message at both ends, and one more that acknowledges it"
+
+    @contextmanager
+    def recver(self, address: str, size: int) -> Iterator[Callable[[], Any]]:
+        import vanilla
+
+        with vanilla.Hub() as h, self.connect(h, address) as remote:
+            yield self.recv_of(remote.pull("bench", ack=True), size)
+
+    def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> list[int]:
+        waits = []
+        for number in range(plan.blocks):
+            if number == plan.warm_blocks:
+                mark()
+            delivery = recv()
+            waits.append(check(delivery.item, number, plan.size))
+            delivery.ack()
+            for _ in range(plan.block - 1):
+                recv().ack()
+        delivery = recv()
+        waits.append(check(delivery.item, plan.blocks, plan.size))
+        delivery.ack()
+        return waits[plan.warm_blocks :]
+
+
 class Encrypted(Vanilla):
     """Over TLS, by a certificate that is made for the occasion."""
 
@@ -108,4 +142,10 @@ class Encrypted(Vanilla):
         return connect_encrypted(hub, address)
 
 
-SIDES = {"vanilla": Vanilla(), "vanilla-many": Many(), "vanilla-many-deep": Deep(), "vanilla-tls": Encrypted()}
+SIDES = {
+    "vanilla": Vanilla(),
+    "vanilla-many": Many(),
+    "vanilla-many-deep": Deep(),
+    "vanilla-tls": Encrypted(),
+    "vanilla-leased": Leased(),
+}
