@@ -14,7 +14,6 @@ from .delivery import Delivery
 if TYPE_CHECKING:
     from .pull import PullState
 
-
 #: A lot has no more: CPython's garbage collector looks at all that is new once 700 objects more are there than were.
 MOST = 512
 
@@ -48,7 +47,7 @@ class Lot:
         return made
 
     def settle(self, count: int) -> int:
-        """So many more are settled: how many bytes they are. Of one each has an equal part; all have all of it."""
+        """So many more are settled: how many bytes those are. Each is an equal part, and all of them are all of it."""
         before = self._size * self._settled // self._count
         self._settled += count
         return self._size * self._settled // self._count - before

@@ -16,6 +16,7 @@ from peers import PATIENCE, Peer, data, until
 
 import vanilla
 from vanilla.broker.endpoint import LONE_FIRST_MESSAGES
+from vanilla.client.lot import MOST
 from vanilla.protocol.errors import Refused
 from vanilla.protocol.frames import CREDIT, OPEN
 
@@ -699,6 +700,19 @@ def test_deliveries_of_many_frames_are_settled_as_they_are_acknowledged(h, broke
         assert delivery.settled
     until(h, lambda: accounts(broker).acknowledged == 100)
     assert back._state.done_b == back._state.arrived_b
+
+
+def test_however_many_deliveries_come_at_a_call_a_lot_is_small(h, remote):
+    jobs, back = remote.push("jobs"), remote.pull("jobs", ack=True, prefetch=2_000)
+    jobs.send_many(range(2_000))
+    jobs.sync()
+    held = back.recv_many(2_000, timeout=PATIENCE)
+    while len(held) < 2_000:
+        held += back.recv_many(2_000, timeout=PATIENCE)
+    lots = [delivery._lot for delivery in held]
+    assert max(map(lots.count, set(lots))) <= MOST
+    for delivery in held:
+        delivery.ack()
 
 
 def test_acknowledgements_leave_while_their_consumer_never_waits(h, broker, remote):
