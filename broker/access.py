@@ -33,6 +33,7 @@ NEEDS = {
     (DATA, "state"): "push",  # or to clear it
     (OPEN, "publish"): "push",
     (OPEN, "subscribe"): "subscribe",
+    (OPEN, "options"): "admin",  # beside what the channel needs
     (STATUS, ""): "admin",
 }
 

@@ -31,6 +31,7 @@ from .exposure import check_exposure
 from .memory import Memory
 from .options import Options
 from .session import Session, describe_peer
+from .terms import Terms
 
 if TYPE_CHECKING:
     import socket
@@ -59,6 +60,8 @@ class Broker:
     def __init__(self, hub: Hub, options: Options | None = None) -> None:
         self.hub = hub
         self.options = options or Options()
+        #: Of an endpoint of which nobody has asked for anything.
+        self.terms = Terms.of(self.options)
         self.access = Access(self.options.token_file, self.options.permissions)
         #: What `reload` reads anew: its name, and what reads it, which returns what it has found. If that raises,
         #: all must be as it was.
@@ -71,6 +74,8 @@ class Broker:
         self.hello = self._pack_hello()
         self.started = self.now()
         self.endpoints: dict[str, Endpoint] = {}
+        #: Those that were declared and have nobody and nothing, by when they were last used.
+        self.unused: dict[Endpoint, None] = {}
         self._names: list[str] | None = None
         self.sessions: set[Session] = set()
         self.listeners: list[tuple[Listener, Address]] = []
@@ -170,7 +175,7 @@ class Broker:
         """
         endpoint = self.endpoints.get(name)
         if endpoint is None:
-            if len(self.endpoints) >= self.options.endpoints:
+            if len(self.endpoints) >= self.options.endpoints and not self._make_place():
                 self.door.refusals.count("endpoints")
                 raise Refused("TOO_MANY", f"there are {self.options.endpoints} endpoints already")
             endpoint = self.endpoints[name] = kind(self, name)
@@ -178,6 +183,17 @@ class Broker:
         elif type(endpoint) is not kind:
             raise Refused("MISMATCH", f"{name!r} is {endpoint.kind}, not {kind.kind}")
         return endpoint
+
+    def _make_place(self) -> bool:
+        """The limit is reached: of the endpoints that only their options keep, the one longest unused goes."""
+        while self.unused:
+            endpoint = next(iter(self.unused))
+            if endpoint.idle:
+                log.warning("endpoint %r: gone with its options, for want of a place for another", endpoint.name)
+                self._forget(endpoint)
+                return True
+            del self.unused[endpoint]  # somebody has opened it since; it comes again when nobody needs it
+        return False
 
     @property
     def names(self) -> list[str]:
@@ -188,14 +204,18 @@ class Broker:
 
     def grave(self, endpoint: Endpoint) -> Endpoint | None:
         """Where the dead letters of *endpoint* go; None if there is no such place. Dead letters have none of their
-        own."""
-        name = endpoint.name + DEAD
-        if endpoint.name.endswith(DEAD) or len(name.encode()) > 255:
-            return None
+        own, unless that endpoint names one."""
+        name = endpoint.terms.dead
+        if not name:
+            name = endpoint.name + DEAD
+            if endpoint.grave or endpoint.name.endswith(DEAD) or len(name.encode()) > 255:
+                return None
         try:
-            return self.endpoint(name)
+            found = self.endpoint(name)
         except Refused:
             return None
+        found.grave = True
+        return None if found is endpoint else found
 
     def touch(self, endpoint: Endpoint) -> None:
         """Something happened at *endpoint*: look after it at the tick's edge."""
@@ -246,11 +266,21 @@ class Broker:
         for endpoint in touched:
             if now - endpoint.mark[0] >= 1:
                 endpoint.work_out_rates(now)
+            if endpoint.declared:
+                self.unused.pop(endpoint, None)
             if endpoint.idle and self.endpoints.get(endpoint.name) is endpoint:
-                self.totals.add(endpoint)
-                self.memory.forget(endpoint)
-                del self.endpoints[endpoint.name]
-                self._names = None
+                if endpoint.declared:
+                    self.unused[endpoint] = None
+                else:
+                    self._forget(endpoint)
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        """*endpoint* goes; its counters stay."""
+        self.unused.pop(endpoint, None)
+        self.totals.add(endpoint)
+        self.memory.forget(endpoint)
+        del self.endpoints[endpoint.name]
+        self._names = None
 
     def _write_early(self) -> None:
         """Write to the sessions that have output and are owed nothing more in this tick."""

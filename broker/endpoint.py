@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from vanilla.protocol.scan import scan
+from vanilla.protocol.terms import check_terms
 
 from .batch import Batch, split_first
 from .flight import Sent
@@ -48,7 +49,7 @@ DEAD = ".dead"
 
 
 class Endpoint:
-    """One named endpoint. Made by `Broker.endpoint` on first use, gone when idle and empty."""
+    """One named endpoint. Made by `Broker.endpoint` on first use, gone when idle and empty unless it was declared."""
 
     #: What it is called where another kind was asked for.
     kind = "a work queue"
@@ -65,6 +66,7 @@ class Endpoint:
         "capacity_b",
         "counted",
         "dead",
+        "declared",
         "delayed",
         "delayed_b",
         "delayed_n",
@@ -74,6 +76,7 @@ class Endpoint:
         "granted_at",
         "granted_b",
         "granted_n",
+        "grave",
         "hungry",
         "mark",
         "name",
@@ -85,13 +88,19 @@ class Endpoint:
         "ready",
         "ready_b",
         "ready_n",
+        "terms",
     )
 
     def __init__(self, broker: Broker, name: str) -> None:
         self.broker = broker
         self.name = name
-        self.capacity = broker.options.capacity
-        self.capacity_b = broker.options.capacity_bytes
+        self.terms = broker.terms
+        #: Somebody has asked for options, so it stays when it is idle.
+        self.declared = False
+        #: Dead letters of others come here, and stay.
+        self.grave = False
+        self.capacity = self.terms.capacity
+        self.capacity_b = self.terms.capacity_bytes
         self.ready: deque[Batch] = deque()
         self.ready_n = self.ready_b = 0
         #: What has come back in this tick; counted as ready.
@@ -120,9 +129,26 @@ class Endpoint:
     def at(cls, broker: Broker, name: str, fields: dict[str, Any]) -> Endpoint:
         """The endpoint *name*, made if it is not there, for whoever opens it with *fields*.
 
-        :raises Refused: it is not what they ask for.
+        :raises Refused: it is not what they ask for, or they ask for what cannot be.
         """
-        return broker.endpoint(name, cls)
+        options = check_terms(fields.get("options") or {})
+        is_new = name not in broker.endpoints
+        endpoint = broker.endpoint(name, cls)
+        if options:
+            endpoint._declare(options, is_new)
+        return endpoint
+
+    def _declare(self, options: dict[str, Any], is_new: bool) -> None:
+        """Settle *options*, or see that they are what holds.
+
+        :raises Refused: CONFLICT.
+        """
+        if is_new:
+            self.terms = self.terms.with_options(options)
+            self.capacity, self.capacity_b = self.terms.capacity, self.terms.capacity_bytes
+        else:
+            self.terms.agree(self.name, options)
+        self.declared = True
 
     # -- messages come in
 
@@ -244,7 +270,7 @@ class Endpoint:
         if crashed and back:
             back[:1] = split_first(back[0])
             back[0].attempts += 1
-            if back[0].attempts >= self.broker.options.max_attempts:
+            if back[0].attempts >= self.terms.max_attempts:
                 self.bury(back.pop(0), "MAX_ATTEMPTS")
         self.put_back(back)
 
@@ -252,11 +278,11 @@ class Endpoint:
         """Each message of *batch* was refused by its consumer: again later, in *delay* ms or after the back-off."""
         batch.attempts += 1
         batch.redelivered = True
-        options = self.broker.options
-        if batch.attempts >= options.max_attempts:
+        terms = self.terms
+        if batch.attempts >= terms.max_attempts:
             self.bury(batch, "MAX_ATTEMPTS")
         else:
-            self.postpone(batch, options.backoff_ms << min(batch.attempts - 1, 32) if delay is None else delay)
+            self.postpone(batch, terms.backoff << min(batch.attempts - 1, 32) if delay is None else delay)
 
     def postpone(self, batch: Batch, delay: int) -> None:
         """Deliver *batch* in *delay* ms."""
@@ -282,9 +308,9 @@ class Endpoint:
             batch = batch.part(room, batch.count)
         if grave is None or grave.room_n < batch.count or (grave.room_b < batch.size and grave.ready_n):
             log.warning("endpoint %r: no place for %d dead letters (%s); they stay", self.name, batch.count, reason)
-            batch.attempts = self.broker.options.max_attempts - 1
+            batch.attempts = self.terms.max_attempts - 1
             batch.redelivered = True
-            self.postpone(batch, max(self.broker.options.backoff_ms, 1) << 4)
+            self.postpone(batch, max(self.terms.backoff, 1) << 4)
             return
         log.warning("endpoint %r: %d messages to %r: %s", self.name, batch.count, grave.name, reason)
         self.dead += batch.count

@@ -234,6 +234,10 @@ class Session:
         if kind not in KINDS:
             raise Refused("BAD_KIND", f"there is no kind {kind[:50]!r} of channel; there are {', '.join(KINDS)}")
         self.broker.access.check(self.identity, OPEN, kind, name)
+        if event.payload.get("options"):
+            self.broker.access.check(self.identity, OPEN, "options", name)
+            if KINDS[kind][1] is not Endpoint:
+                raise Refused("BAD_OPTION", f"{KINDS[kind][1].kind} has no options; a work queue has")
         if len(self.channels) >= self.broker.options.channels:
             self.broker.door.refusals.count("channels")
             raise Refused("TOO_MANY", f"a connection has at most {self.broker.options.channels} channels")

@@ -169,6 +169,7 @@ FIELDS: dict[int, dict[str, Field]] = {
         "name": Field(_text, "the endpoint", "broker"),
         "as": Field(_text, "of send and recv: pipe, queue or channel"),
         "capacity": Field(_number, "of send and recv: messages that it holds; 0, a rendezvous, if it is not there"),
+        "options": Field(_map, "of push and pull: options of the endpoint"),
     },
     CREDIT: {
         "n": Field(_number, "messages may be sent whose number is below this", "both"),

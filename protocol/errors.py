@@ -22,6 +22,8 @@ CODES = {
     "BAD_NAME": "an endpoint's name is UTF-8, 1 to 255 bytes, without control characters",
     "BAD_KIND": "this broker has no endpoint of the kind asked for",
     "MISMATCH": "the endpoint is there, and is of another kind, or holds another number of messages",
+    "BAD_OPTION": "an endpoint has no such option, or it cannot have this value, or this kind of channel has none",
+    "CONFLICT": "the endpoint is there, and has another value of an option that was asked for",
     "TAKEN": "a pipe or queue has one sender and one receiver, and this end has its own",
     "CLOSED": "the other end of this pipe or queue was closed",
     "GOING_AWAY": "the broker is shutting down",

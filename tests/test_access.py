@@ -245,8 +245,8 @@ def ask(peer, frame, kind, name):
 
 every_need = pytest.mark.parametrize(
     ("frame", "kind", "verb"),
-    [(*key, verb) for key, verb in NEEDS.items() if key[0] != DATA],
-    ids=[f"{NAMES[frame]}-{kind}" for frame, kind in NEEDS if frame != DATA],
+    [(*key, verb) for key, verb in NEEDS.items() if key[0] != DATA and key[1] != "options"],
+    ids=[f"{NAMES[frame]}-{kind}" for frame, kind in NEEDS if frame != DATA and kind != "options"],
 )
 
 
@@ -301,6 +301,21 @@ def test_who_has_no_token_is_judged_too(h, listen, files, frame, kind, verb, ide
         peer.close()
 
 
+@pytest.mark.parametrize(("verbs", "allowed"), [(("push",), False), (("admin",), False), (("push", "admin"), True)])
+def test_who_asks_for_options_of_an_endpoint_needs_the_permission_admin_too(h, listen, files, verbs, allowed):
+    broker = listen(permissions=files.permissions(("*", "*", *verbs)))
+    peer, _ = admitted(h, broker)
+    peer.send(pack_control(OPEN, 1, 0, {"kind": "push", "name": "jobs", "options": {"capacity": 5}}))
+    if allowed:
+        peer.expect(OPEN)
+        assert broker.endpoints["jobs"].capacity == 5
+    else:
+        said = peer.fields(ERROR)
+        assert said["code"] == "DENIED" and ("'admin'" in said["text"]) == ("push" in verbs)
+        assert not broker.endpoints
+    peer.close()
+
+
 @pytest.mark.parametrize("change", ["send", "clear"])
 @pytest.mark.parametrize("verbs", [("subscribe",), ("subscribe", "push")], ids="-".join)
 def test_who_may_read_a_state_changes_it_only_with_the_permission_to_push(h, listen, files, change, verbs):
@@ -331,7 +346,7 @@ def test_a_change_of_a_state_that_is_denied_is_not_confirmed(h, listen, files, c
 
 
 def test_each_kind_of_endpoint_has_its_row_in_the_table():
-    assert {kind for frame, kind in NEEDS if frame == OPEN} == KINDS
+    assert {kind for frame, kind in NEEDS if frame == OPEN} == KINDS | {"options"}
     assert set(NEEDS.values()) <= set(VERBS)
 
 

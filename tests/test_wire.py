@@ -18,7 +18,7 @@ import vanilla
 from vanilla.broker import admin, session, stream
 from vanilla.broker.endpoint import LONE_FIRST_MESSAGES
 from vanilla.broker.options import Options
-from vanilla.protocol import connection, errors, frames, options, scan
+from vanilla.protocol import connection, errors, frames, options, scan, terms
 from vanilla.protocol.frames import HELLO, NAMES, PING, pack_control
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -265,6 +265,11 @@ def test_the_table_of_options_is_that_of_the_code():
             check = options.OPTIONS[channel][option]
             assert all(map(check, right)), (channel, option)
             assert not any(map(check, wrong)), (channel, option)
+
+
+def test_the_table_of_endpoint_options_is_that_of_the_code():
+    rows = table("endpoint option", "is", "what it means")
+    assert rows == [(name, term.is_, term.what) for name, term in terms.TERMS.items()]
 
 
 def test_the_limits_are_those_of_the_code():
