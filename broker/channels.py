@@ -18,6 +18,7 @@ from vanilla.protocol.frames import (
     DATA,
     DATA_OPTIONS,
     EXTRA_BYTES,
+    MAX_FIRST,
     MORE,
     NACK,
     WANT,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 FRAME_BYTES = 64 << 10
 #: Messages of less are copied out of the array that they came in: a view of it takes 300 bytes.
 LITTLE_BYTES = 1024
+#: Where the oldest messages make room, credit goes beyond what was asked for, by this part of the capacity at most.
+SPARE_PART = 64
 _FAR = 1 << 62
 _NO_OPTIONS: dict[str, Any] = {}
 
@@ -112,6 +115,8 @@ class Pusher:
         quota.n = seq + count
         quota.b += size
         self._recount()
+        if self.want_n and self.endpoint.terms.overflow == "drop-oldest":
+            self.want_n = self.want_b = 0  # this may be it, and nothing is to be dropped for it twice
         self._take(seq, count, memoryview(array)[at:] if size >= LITTLE_BYTES else bytes(array[at:]), options)
         if left_n * 2 <= self.window_n or left_b * 2 <= self.window_b:  # else it would be given nothing
             self.ask()
@@ -181,12 +186,25 @@ class Pusher:
         if 0 < room_b < least_b and not endpoint.ready_n and not endpoint.delayed_n:
             # Larger than the endpoint can ever hold: the one message over capacity, which must not wait for ever.
             room_b = least_b
-        if endpoint.broker.draining or room_n < max(left_n, 1) or room_b < least_b:
+        least_n = max(left_n, 1)
+        lacks = room_n < least_n or room_b < least_b
+        if lacks and endpoint.terms.overflow != "block" and not endpoint.broker.draining:
+            if not self.want_n and not self.want_b:
+                return True  # who needs it says so, and is not to keep those behind it waiting
+            if endpoint.terms.overflow == "reject":
+                return self._reject()
+            goal_n, goal_b = share_n, share_b = self._displace(least_n, least_b)
+            room_n, room_b = endpoint.room_n + self.held_n, endpoint.room_b + self.held_b
+            if 0 < room_b < least_b and not endpoint.ready_n and not endpoint.delayed_n:
+                room_b = least_b
+            lacks = room_n < least_n or room_b < least_b
+        if endpoint.broker.draining or lacks:
             return not (self.want_n or self.want_b or self.spent)  # who has something left may ask again
         memory = endpoint.broker.memory
         spare = memory.limit - memory.used
-        least_n = max(left_n, 1)
         if spare < self._price(least_n, least_b):
+            if (self.want_n or self.want_b) and endpoint.terms.overflow == "reject":
+                return self._reject()
             if self.want_n or self.want_b or self.spent:
                 memory.wait(endpoint)
                 return False
@@ -201,6 +219,25 @@ class Pusher:
             b = max(least_b, min(b, offer - self._price(n, 0)))
         self._give(n - left_n, b - left_b)
         return True
+
+    def _reject(self) -> bool:
+        """The queue is full, and its producers do not wait: what this one waits with is refused."""
+        numbers = [self.quota.n, min(max(self.want_n, 1), MAX_FIRST)]
+        self.session.put(pack_control(NACK, self.id, 0, {"r": numbers, "code": "FULL"}))
+        self.want_n = self.want_b = 0
+        return True
+
+    def _displace(self, least_n: int, least_b: int) -> tuple[int, int]:
+        """The queue is full, and its oldest messages go: for all that waits, and a bit more that may be about to come.
+
+        :return: the credit that there is room for, if enough could go.
+        """
+        endpoint = self.endpoint
+        n = max(least_n, self.want_n, min(self.window_n, endpoint.capacity // SPARE_PART))
+        b = max(least_b, self.want_b, min(self.window_b, endpoint.capacity_b // SPARE_PART))
+        n, b = min(n, endpoint.capacity), max(min(b, endpoint.capacity_b), least_b)
+        endpoint.drop_oldest(n - self.held_n, b - self.held_b)
+        return n, b
 
     def _price(self, n: int, b: int) -> int:
         """What memory it takes more to hold credit for so many messages and bytes."""

@@ -46,6 +46,8 @@ FIRST_BYTES = 64 << 10
 GRANT_PAUSE = 0.002
 #: Ends the name of an endpoint's dead letters.
 DEAD = ".dead"
+_FAR = 1 << 62
+_NO_DROPS: dict[str, int] = {}
 
 
 class Endpoint:
@@ -71,6 +73,7 @@ class Endpoint:
         "delayed_b",
         "delayed_n",
         "dropped",
+        "drops",
         "flight_b",
         "flight_n",
         "granted_at",
@@ -116,6 +119,8 @@ class Endpoint:
         self.granted_at = -GRANT_PAUSE
         self.pause: Timer | None = None
         self.accepted = self.acknowledged = self.dead = self.dropped = 0
+        #: ``dropped`` by reason, of work queues: overflow...
+        self.drops: dict[str, int] = _NO_DROPS
         self.pushers: set[Pusher] = set()
         self.pullers: set[Puller] = set()
         # Ordered sets: whoever waits longest is first, and who leaves is found at once.
@@ -241,6 +246,23 @@ class Endpoint:
         self.ready_b -= batch.size
         return batch
 
+    def drop_oldest(self, n: int, b: int) -> None:
+        """Drop what is ready, from its front, until there is room for *n* messages and *b* bytes or nothing is left."""
+        if self.back:
+            self._merge_back()
+        while self.ready and (self.room_n < n or self.room_b < b):
+            lack_n, lack_b = n - self.room_n, b - self.room_b
+            batch = self.pop(lack_n if lack_n > 0 else _FAR, lack_b if lack_b > 0 else _FAR)
+            if batch is None:
+                break
+            self.drop(batch.count, "overflow")
+
+    def drop(self, count: int, reason: str) -> None:
+        """*count* messages are gone for good, and were not handled; whoever calls this has taken them out."""
+        self.dropped += count
+        self.drops = {**self.drops, reason: self.drops.get(reason, 0) + count}
+        self.broker.memory.unweighed[self] = None
+
     # -- messages come back
 
     def settle(self, count: int) -> None:
@@ -357,6 +379,8 @@ class Endpoint:
 
     def _pauses(self) -> bool:
         """Was credit given just now, and is there little to give?"""
+        if self.terms.overflow != "block":
+            return False  # nobody waits for consumers here
         tight = self.room_n * 8 < self.capacity or self.room_b * 8 < self.capacity_b
         left = self.granted_at + GRANT_PAUSE - self.broker.now() if tight else 0
         if left > 0 and self.pause is None:

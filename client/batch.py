@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vanilla.protocol.frames import COUNTED_BYTES, Buffer
 
 from .packing import LARGE_BYTES, large_parts, pack
+from .rejected import TooBig
 
 if TYPE_CHECKING:
     from .link import Link
@@ -40,7 +41,8 @@ def make_message(item: Any, link: Link, what: str = "message", extra: int = 0) -
     :param what: what the error calls it.
     :param extra: bytes beside it that have to fit into the same frame.
     :raises TypeError: msgpack has no such type.
-    :raises ValueError: msgpack cannot hold this value, or it is larger than the broker takes.
+    :raises ValueError: msgpack cannot hold this value.
+    :raises TooBig: it is larger than the broker takes.
     """
     if type(item) is bytes and len(item) >= LARGE_BYTES:
         parts: tuple[Buffer, ...] = large_parts(item)
@@ -52,7 +54,7 @@ def make_message(item: Any, link: Link, what: str = "message", extra: int = 0) -
         message = _message(((packed,), len(packed)))
     limit = link.frame_limit - COUNTED_BYTES - extra
     if message.size > limit:
-        raise ValueError(f"a {what} of {message.size} bytes is too big: the broker's limit is {limit}")
+        raise TooBig(f"a {what} of {message.size} bytes is too big: the broker's limit is {limit}")
     return message
 
 

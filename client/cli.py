@@ -14,7 +14,7 @@ import sys
 from typing import Any, Callable
 
 import vanilla
-from vanilla.exception import ConnectionLost, Timeout
+from vanilla.exception import ConnectionLost, Rejected, Timeout
 from vanilla.memory import keep_freed_memory
 from vanilla.protocol.errors import Refused
 from vanilla.protocol.scan import KIND
@@ -342,7 +342,7 @@ def _run(args: argparse.Namespace) -> int:
         args.run(args)
     except Failed as error:
         return _say(str(error), error.status)
-    except (ConnectionLost, Timeout, Refused) as error:
+    except (ConnectionLost, Timeout, Refused, Rejected) as error:
         return _say(str(error), 1)
     except BrokenPipeError:
         raise

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Callable
 
 from vanilla.core import Hub
-from vanilla.exception import Closed, ConnectionLost, Timeout
+from vanilla.exception import Closed, ConnectionLost, Rejected, Timeout
 from vanilla.protocol.errors import Refused
 from vanilla.protocol.urls import parse
 from vanilla.signal import subscribe
@@ -89,7 +89,7 @@ class _Push:
                 self.line = number
                 self._send_line(line)
                 self.line = 0
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError, Rejected) as error:
             number, self.line = self.line, 0
             raise self._give_up(f"line {number}: {error}") from None
         except OSError as error:

@@ -38,6 +38,7 @@ from .arrival import Arrival
 from .batch import make_message
 from .packing import LARGE_BYTES, UNDECODABLE, unpack
 from .push import WEIGHT, PushState
+from .rejected import TooBig
 from .reply import Reply, ReplyState, remote_error
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class CallState(PushState):
         self.seal()
         parts, size = make_message(item, self.link)
         if options and size + len(options) + COUNTED_BYTES > self.link.frame_limit:
-            raise ValueError(f"a request of {size} bytes with its options is larger than the broker takes")
+            raise TooBig(f"a request of {size} bytes with its options is larger than the broker takes")
         reply = ReplyState(self)
         self.check()
         if self.senders or not self._fits(size):

@@ -95,6 +95,7 @@ class PullState(Channel):
         "arrived_b",
         "done_b",
         "due",
+        "fields",
         "id",
         "link",
         "loaded",
@@ -109,8 +110,18 @@ class PullState(Channel):
     #: Is the other end to be closed with it?
     final = False
 
-    def __init__(self, link: Link, name: str, ack: bool, prefetch: int, window_bytes: int) -> None:
+    def __init__(
+        self,
+        link: Link,
+        name: str,
+        ack: bool,
+        prefetch: int,
+        window_bytes: int,
+        fields: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(link.hub, -1, f"{self.role} from {name!r}")
+        #: What else its OPEN says.
+        self.fields = fields
         self.link = link
         self.name = name
         self.ack = ack
@@ -140,7 +151,7 @@ class PullState(Channel):
 
     def _open(self) -> int:
         """Ask for the channel: its number, or 0 to do so later."""
-        return self.link.open(self.role, self.name, self)
+        return self.link.open(self.role, self.name, self, fields=self.fields)
 
     @property
     def taken(self) -> int:

@@ -26,14 +26,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.channel import Channel
-from vanilla.exception import Closed, Halt, Timeout
+from vanilla.exception import Closed, Halt, Rejected, Timeout
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Quota
-from vanilla.protocol.errors import ProtocolError, Refused
-from vanilla.protocol.frames import ACK, COUNTED_BYTES, CREDIT, DATA, WANT, Buffer, pack_control, pack_head
+from vanilla.protocol.errors import REJECTIONS, ProtocolError
+from vanilla.protocol.frames import ACK, COUNTED_BYTES, CREDIT, DATA, NACK, WANT, Buffer, pack_control, pack_head
 
 from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message, make_message
 from .packing import LARGE_BYTES, pack_many, pack_run
+from .rejected import refusal
 
 if TYPE_CHECKING:
     from vanilla.timers import Timer
@@ -81,6 +82,7 @@ class PushState(Channel):
         "id",
         "link",
         "name",
+        "options",
         "pending",
         "quota",
         "slack",
@@ -93,8 +95,10 @@ class PushState(Channel):
     #: Is the other end to be closed with it?
     final = False
 
-    def __init__(self, link: Link, name: str) -> None:
+    def __init__(self, link: Link, name: str, options: dict[str, Any] | None = None) -> None:
         super().__init__(link.hub, -1, f"{self.role} to {name!r}")
+        #: What was asked of the endpoint.
+        self.options = options or {}
         self.link = link
         self.name = name
         #: Handles that are open.
@@ -123,7 +127,7 @@ class PushState(Channel):
 
     def _open(self) -> int:
         """Ask for the channel: its number, or 0 to do so later."""
-        return self.link.open(self.role, self.name, self)
+        return self.link.open(self.role, self.name, self, fields={"options": self.options} if self.options else None)
 
     # -- sending
 
@@ -385,7 +389,22 @@ class PushState(Channel):
         if not self.users:
             self.leave()
 
-    frames: dict[int, Callable[[PushState, Event], None]] = {CREDIT: _credit, ACK: _ack}
+    def _nack(self, event: Event) -> None:
+        """What waits gets no credit, and is not to wait for any."""
+        if event.payload["r"][0] != self.quota.n:
+            return  # it is about what has left since; for what waits now there is a question of its own
+        self._want = False
+        code = event.payload.get("code", "FULL")
+        waiting = list(self.senders)
+        self.senders.clear()
+        for waiter in waiting:
+            if waiter.selection is None:
+                waiter.value = None
+                self.fail(waiter, Rejected(code, f"{self.name!r}: {REJECTIONS.get(code, 'it takes no more')}"))
+            else:
+                waiter.selection.fire(waiter, None)  # to send would not wait: it would fail
+
+    frames: dict[int, Callable[[PushState, Event], None]] = {CREDIT: _credit, ACK: _ack, NACK: _nack}
 
     # -- credit that is not used
 
@@ -435,13 +454,13 @@ class PushState(Channel):
     def check(self) -> None:
         self.link.check()
         if self._refusal is not None:
-            raise Refused(*self._refusal)
+            raise refusal(*self._refusal)
         if self.halt is not None:
             raise self.halt(f"this {self.kind} was closed")
 
     def refused(self, code: str, text: str) -> None:
         self._refusal = code, text
-        self._end(lambda: Refused(code, text))
+        self._end(lambda: refusal(code, text))
         self.link.close_channel(self)
 
     def lose(self) -> None:

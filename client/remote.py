@@ -28,6 +28,7 @@ from .rendezvous import RendezvousState
 from .router import Router, RouterState
 from .sender import PushSender
 from .serve import METHODS, Served, Wrapped, public_methods
+from .terms import asked
 from .token import Path, token_of
 from .value import RemoteState, ValueState
 
@@ -93,23 +94,55 @@ class Remote:
 
     # -- endpoints
 
-    def push(self, name: str) -> PushSender:
+    def push(self, name: str, **options: Any) -> PushSender:
         """A Sender to the work queue *name*, which is made if it is not there.
 
-        Its capacity is the broker's: a full queue blocks its senders.
-
-        :raises ValueError: *name* is not UTF-8 of 1 to 255 bytes without control characters.
+        :param options: of the endpoint, see `declare`. Without any it is as it was declared, or as the broker has it: a
+            full queue blocks its senders. If somebody has settled another value, the first send raises Refused.
+        :raises ValueError: *name* is not UTF-8 of 1 to 255 bytes without control characters; a wrong option.
         :raises ConnectionLost: the broker is gone.
         """
         check_name(name)
+        options = asked(options, "push")
         state = self._pushes.get(name)
         if state is None or state.halt is not None:
-            state = self._pushes[name] = PushState(self._link, name)
+            state = self._pushes[name] = PushState(self._link, name, options)
             self._senders.add(state)
+        elif options.items() - state.options.items():
+            self.declare(name, **options)  # the channel is there, and was not opened with these
+            state.options = {**state.options, **options}
         self._link.check()
         return PushSender(state, self._linger)
 
-    def pull(self, name: str, ack: bool = False, prefetch: int = 0, window: int = WINDOW_BYTES) -> PullRecver:
+    def declare(self, name: str, timeout: float = CONNECT_MS, **options: Any) -> None:
+        """Make the work queue *name* with these options, or see that it has them. It then stays, also while it is empty
+        and nobody is connected to it.
+
+        Options that are not named are as the broker has them, or as others have settled them.
+
+        :param timeout: ms to wait for the broker's answer, -1 for ever.
+        :param options: ``capacity`` and ``capacity_bytes``: what it holds, in messages and in bytes; ``overflow``:
+            while it is full a send waits ("block"), raises `Rejected` ("reject"), or the oldest messages go
+            ("drop-oldest"); ``max_attempts`` and ``backoff``: how often a message may fail, and the ms before its
+            second delivery, which double; ``dead``: the endpoint for its dead letters; ``ttl`` and ``lease``: the ms
+            that a message may wait, and that a consumer has for it; ``dedupe_entries`` and ``dedupe``: how many ids of
+            messages are remembered, and for how many ms.
+        :raises Refused: CONFLICT: it is there, with another value of an option; or the broker does not let us.
+        :raises ValueError: a wrong *name* or option.
+        :raises Timeout: no answer in time.
+        :raises ConnectionLost: the broker is gone.
+        """
+        check_name(name)
+        state = PullState(self._link, name, False, 0, WINDOW_BYTES, {"options": asked(options, "declare")})
+        try:
+            self.ping(timeout)  # the broker answers in order
+            state._check()
+        finally:
+            state.close()
+
+    def pull(
+        self, name: str, ack: bool = False, prefetch: int = 0, window: int = WINDOW_BYTES, **options: Any
+    ) -> PullRecver:
         """A Recver of the work queue *name*, which is made if it is not there.
 
         Each message goes to one of those who pull.
@@ -119,13 +152,16 @@ class Remote:
         :param prefetch: how many messages to ask for ahead, which then stay here until they are received; 0 lets it
             size itself by how fast they are taken.
         :param window: bytes that may be under way, or with ``ack`` unsettled; beyond it the broker sends nothing.
-        :raises ValueError: a wrong *name*, or a number out of range.
+        :param options: of the endpoint, see `declare`. If somebody has settled another value, the first recv raises
+            Refused.
+        :raises ValueError: a wrong *name* or option, or a number out of range.
         :raises ConnectionLost: the broker is gone.
         """
         check_name(name)
         if prefetch < 0 or window < 1:
             raise ValueError("prefetch is 0 or more, window 1 byte or more")
-        return PullRecver(PullState(self._link, name, ack, prefetch, window))
+        fields = {"options": asked(options, "pull")} if options else {}
+        return PullRecver(PullState(self._link, name, ack, prefetch, window, fields))
 
     # -- as on the Hub
 

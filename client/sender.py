@@ -62,7 +62,9 @@ class PushSender(Sender):
         :param timeout: ms to wait, -1 for ever, 0 not at all.
         :raises Timeout: the queue was full all the time; the item was not sent.
         :raises TypeError: msgpack has no such type. Nothing else is lost by it.
-        :raises ValueError: msgpack cannot hold this value, or it is larger than the broker takes.
+        :raises ValueError: msgpack cannot hold this value.
+        :raises Rejected: FULL: the queue is full, and its option overflow is "reject"; TOO_BIG: it is larger than the
+            broker takes (which is a ValueError, too); DENIED: we may not.
         :raises ConnectionLost: the broker is gone; what was not confirmed may be lost.
         :raises Refused: the broker refuses this endpoint.
         """

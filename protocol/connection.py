@@ -188,6 +188,7 @@ FIELDS: dict[int, dict[str, Field]] = {
         "delay": Field(_number, "ms until redelivery; without it, the endpoint's back-off"),
         "back": Field(_flag, "true: was never handed to the application, counts as no attempt"),
         "dead": Field(_reason, "goes to the dead letters at once, for this reason"),
+        "code": Field(_code, "from the broker: why"),
     },
     STATUS: {
         "after": Field(_text, "endpoints behind this name, in the order of names"),
@@ -248,7 +249,7 @@ ALLOWED: dict[tuple[str, str], frozenset[int]] = {
     ("client", "hello"): frozenset((HELLO, ERROR)),
     ("client", "ready"): frozenset((STATUS, PING, PONG, ERROR, GO_AWAY)),
     ("client", "none"): frozenset(),
-    ("client", "push"): frozenset((OPEN, CREDIT, ACK, ERROR)),
+    ("client", "push"): frozenset((OPEN, CREDIT, ACK, NACK, ERROR)),
     ("client", "pull"): _DELIVERY | {OPEN, ERROR},
     ("client", "call"): _ANSWER | {OPEN, CREDIT, ERROR},
     ("client", "serve"): _DELIVERY | {OPEN, CREDIT, CANCEL, ERROR},

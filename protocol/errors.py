@@ -30,6 +30,15 @@ CODES = {
     "INTERNAL": "the broker failed; its log says how",
 }
 
+#: Why a send fails for good: what a NACK to a producer may say, and what a client says itself.
+REJECTIONS = {
+    "FULL": "the endpoint is full, and its option overflow is reject",
+    "TOO_BIG": "the message is larger than the broker takes",
+    "NO_SPACE": "the broker's disk is full; of durable endpoints alone",
+    "STORE_FAILED": "the broker could not write it to its disk; of durable endpoints alone",
+    "DENIED": "the sender has no permission for this endpoint",
+    "UNKNOWN_PRODUCER": "the broker has forgotten what it had of this producer, and so cannot tell what is new",
+}
 
 #: Why a request fails, or an item that waits for its receiver: every code that a broker may send in a FAIL frame. A
 #: server's are its own; those that the client library uses stand in `vanilla.client`.

@@ -35,7 +35,7 @@ class Link:
         self.bodies = []
         self.epoch = 0
 
-    def open(self, kind, name, state):
+    def open(self, kind, name, state, fields=None):
         return 1
 
     def check(self):

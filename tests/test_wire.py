@@ -250,6 +250,10 @@ def test_the_table_of_codes_is_that_of_the_code():
     assert {code: text for code, _, text in table("code", "ends the", "meaning")} == errors.CODES
 
 
+def test_the_table_of_rejections_is_that_of_the_code():
+    assert dict(table("rejection", "what happened")) == errors.REJECTIONS
+
+
 def test_the_table_of_failures_is_that_of_the_code():
     assert dict(table("failure", "what happened")) == errors.FAILURES
 

@@ -11,7 +11,19 @@ broker.
 """
 
 from .core import Hub, Task
-from .exception import Abandoned, Busy, Cancelled, Closed, ConnectionLost, Forked, Halt, RemoteError, Stop, Timeout
+from .exception import (
+    Abandoned,
+    Busy,
+    Cancelled,
+    Closed,
+    ConnectionLost,
+    Forked,
+    Halt,
+    Rejected,
+    RemoteError,
+    Stop,
+    Timeout,
+)
 from .message import Pair, Recver, Sender
 
 __version__ = "0.1.0"
@@ -27,6 +39,7 @@ __all__ = [
     "Hub",
     "Pair",
     "Recver",
+    "Rejected",
     "RemoteError",
     "Sender",
     "Stop",

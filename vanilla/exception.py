@@ -38,6 +38,20 @@ class ConnectionLost(Exception):
     """The connection to a peer is gone, or could not be made. The text names the peer and the reason."""
 
 
+class Rejected(Exception):
+    """A send failed, and would fail again: what it was about is not in the queue.
+
+    ``code`` is stable and for programs, ``text`` for people. FULL: the queue is full, and its option says that it is to
+    say so. TOO_BIG: the message is larger than the broker takes (this one is a ValueError, too). DENIED and
+    UNKNOWN_PRODUCER: the broker takes nothing from this sender. NO_SPACE and STORE_FAILED: it cannot keep it.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        Exception.__init__(self, f"{code}: {text}")  # and not what else a subclass may be
+        self.code = code
+        self.text = text
+
+
 class RemoteError(Exception):
     """A call failed: at the server, or because no server could answer it.
 
