@@ -21,6 +21,7 @@ from vanilla.protocol.frames import (
     MAX_FIRST,
     MORE,
     NACK,
+    TOUCH,
     WANT,
     Buffer,
     pack_control,
@@ -29,10 +30,12 @@ from vanilla.protocol.frames import (
 from vanilla.protocol.options import pack_options, read_options
 from vanilla.protocol.ranges import Ranges, pairs
 from vanilla.protocol.scan import check, scan
+from vanilla.protocol.terms import MAX_MS
 
 from .batch import Batch
 from .endpoint import FIRST_BYTES, FIRST_MESSAGES, LONE_FIRST_MESSAGES, Endpoint
 from .flight import EVERYTHING, Flight, Sent
+from .lease import Leases
 from .memory import MESSAGE_BYTES
 
 if TYPE_CHECKING:
@@ -322,13 +325,15 @@ class Pusher:
 class Puller:
     """A consumer of one endpoint."""
 
-    __slots__ = ("endpoint", "flight", "held", "id", "limit_b", "limit_n", "sent_b", "sent_n", "session")
+    __slots__ = ("endpoint", "flight", "held", "id", "leases", "limit_b", "limit_n", "sent_b", "sent_n", "session")
 
     def __init__(self, session: Session, id: int, endpoint: Endpoint, first: int = 0) -> None:
         self.session = session
         self.id = id
         self.endpoint = endpoint
         self.flight = Flight()
+        #: None: it has all the time in the world.
+        self.leases: Leases | None = None
         #: Its part of ``session.held``.
         self.held = 0
         #: Credit: numbers below, and bytes in all.
@@ -362,7 +367,41 @@ class Puller:
         self._give_back(batches, event.payload)
         self.line_up()
 
-    frames: dict[int, Callable[[Any, Event], None]] = {CREDIT: credit, ACK: ack, NACK: nack}
+    def touch(self, event: Event) -> None:
+        """It goes on with these."""
+        ranges = self._delivered(event)
+        if self.leases is not None:
+            self.leases.touch(ranges, min(event.payload.get("lease", self.leases.ms), MAX_MS))
+        self.line_up()
+
+    frames: dict[int, Callable[[Any, Event], None]] = {CREDIT: credit, ACK: ack, NACK: nack, TOUCH: touch}
+
+    # -- leases
+
+    def lend(self, lease: int | None) -> None:
+        """Each delivery is for *lease* ms, 0 being for ever; as long as the endpoint says if None. Before the first."""
+        ms = self.endpoint.terms.lease if lease is None else min(lease, MAX_MS)
+        if ms:
+            self.leases = Leases(self, ms)
+
+    def lapse(self, ranges: list[tuple[int, int]]) -> None:
+        """The leases of these are over: those that are unsettled go to somebody else, and it is told.
+
+        It gets nothing more until it is heard of: whoever let this happen may stand still, and have credit.
+        """
+        pieces = self._take(ranges)
+        if not pieces:
+            return
+        numbers = Ranges()
+        for piece in pieces:
+            numbers.add(piece.seq, piece.high - piece.low)
+        while numbers:
+            self.session.put(pack_control(NACK, self.id, 0, {"r": numbers.take(), "code": "LEASE_EXPIRED"}))
+        self.endpoint.hungry.pop(self, None)
+        self.session.starved.discard(self)
+        self.endpoint.lapsed([piece.batch.part(piece.low, piece.high) for piece in pieces])
+
+    # -- what is settled
 
     def _give_back(self, batches: list[Batch], fields: Any) -> None:
         endpoint = self.endpoint
@@ -460,6 +499,8 @@ class Puller:
     def _fly(self, batch: Batch) -> None:
         self.flight.add(self.sent_n, batch)
         self._weigh()
+        if self.leases is not None:
+            self.leases.sent(self.sent_n, self.sent_n + batch.count)
         self.sent_n += batch.count
         self.sent_b += batch.size
         self.endpoint.flight_n += batch.count
@@ -494,6 +535,8 @@ class Puller:
             been.
         """
         endpoint = self.endpoint
+        if self.leases is not None:
+            self.leases.cancel()
         endpoint.pullers.discard(self)
         endpoint.hungry.pop(self, None)
         self.session.starved.discard(self)

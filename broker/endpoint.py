@@ -306,6 +306,18 @@ class Endpoint:
         else:
             self.postpone(batch, terms.backoff << min(batch.attempts - 1, 32) if delay is None else delay)
 
+    def lapsed(self, batches: list[Batch]) -> None:
+        """A consumer has let the leases of *batches* run out: each message has failed, and is for others, at once."""
+        back: list[Batch] = []
+        for batch in batches:
+            batch.attempts += 1
+            batch.redelivered = True
+            if batch.attempts >= self.terms.max_attempts:
+                self.bury(batch, "MAX_ATTEMPTS")
+            else:
+                back.append(batch)
+        self.put_back(back)
+
     def postpone(self, batch: Batch, delay: int) -> None:
         """Deliver *batch* in *delay* ms."""
         if delay <= 0:

@@ -149,6 +149,11 @@ class Flight:
         self.count -= sum(piece.high - piece.low for piece in taken)
         return taken
 
+    def holds(self, first: int, end: int) -> bool:
+        """Is any number from *first* to *end* (exclusive) in?"""
+        at = bisect_right(self._firsts, end - 1) - 1
+        return at >= 0 and self._entries[at].end > first
+
     def find(self, seq: int) -> Sent | None:
         """The entry that *seq* is in, if it is in any."""
         at = bisect_right(self._firsts, seq) - 1

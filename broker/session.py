@@ -220,7 +220,12 @@ class Session:
             self.put(pack_control(ERROR, event.channel, 0, {"code": error.code, "text": error.text}))
             return
         self.channels[event.channel] = channel
-        self.put(pack_control(OPEN, event.channel, event.seq))
+        said: dict[str, Any] = {}
+        if type(channel) is Puller:
+            channel.lend(event.payload.get("lease"))
+            if channel.leases is not None:
+                said["lease"] = channel.leases.ms
+        self.put(pack_control(OPEN, event.channel, event.seq, said))
 
     def _opened(self, event: Event) -> Pusher | Puller:
         known = len(self.connection.channels)

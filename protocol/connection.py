@@ -54,6 +54,7 @@ from .frames import (
     PONG,
     REPLY,
     STATUS,
+    TOUCH,
     WANT,
     Frame,
     Keeper,
@@ -170,6 +171,7 @@ FIELDS: dict[int, dict[str, Field]] = {
         "as": Field(_text, "of send and recv: pipe, queue or channel"),
         "capacity": Field(_number, "of send and recv: messages that it holds; 0, a rendezvous, if it is not there"),
         "options": Field(_map, "of push and pull: options of the endpoint"),
+        "lease": Field(_number, "of pull: ms for each delivery; 0 for ever; the answer has it if it is not"),
     },
     CREDIT: {
         "n": Field(_number, "messages may be sent whose number is below this", "both"),
@@ -216,6 +218,10 @@ FIELDS: dict[int, dict[str, Field]] = {
     END: {"n": Field(_number, "how many items the stream had", "both")},
     CANCEL: {"r": Field(_ranges, "ranges of request numbers", "both")},
     CLEAR: {},
+    TOUCH: {
+        "r": Field(_ranges, "ranges of message numbers", "both"),
+        "lease": Field(_count, "ms from now on; without it, as long as the lease was"),
+    },
 }
 
 #: Fields that stand together or not at all...
@@ -229,7 +235,7 @@ _DATA = frozenset((DATA, DATA_OPTIONS))
 _ANSWER = frozenset((REPLY, PART, FAIL, END))
 _DELIVERY = _DATA | {DATA | MORE, DATA_OPTIONS | MORE}
 _TO_CLIENT = _DELIVERY | _ANSWER | {OPEN, CREDIT, ACK, NACK, CANCEL, CLEAR, CLOSE, ERROR}
-_TO_BROKER = _DATA | _ANSWER | {WANT, CREDIT, ACK, NACK, CANCEL, CLEAR, CLOSE}
+_TO_BROKER = _DATA | _ANSWER | {WANT, CREDIT, ACK, NACK, TOUCH, CANCEL, CLEAR, CLOSE}
 
 #: (who receives, state) -> the frames that may come. "hello" and "ready" are states of channel 0.
 ALLOWED: dict[tuple[str, str], frozenset[int]] = {
@@ -237,7 +243,7 @@ ALLOWED: dict[tuple[str, str], frozenset[int]] = {
     ("broker", "ready"): frozenset((STATUS, PING, PONG)),
     ("broker", "none"): frozenset((OPEN,)),
     ("broker", "push"): _DATA | {WANT, CLOSE},
-    ("broker", "pull"): frozenset((CREDIT, ACK, NACK, CLOSE)),
+    ("broker", "pull"): frozenset((CREDIT, ACK, NACK, TOUCH, CLOSE)),
     ("broker", "call"): _DATA | {WANT, CREDIT, CANCEL, CLOSE},
     ("broker", "serve"): _ANSWER | {CREDIT, NACK, CLOSE},
     ("broker", "send"): _DATA | {WANT, CANCEL, CLOSE},
@@ -250,7 +256,7 @@ ALLOWED: dict[tuple[str, str], frozenset[int]] = {
     ("client", "ready"): frozenset((STATUS, PING, PONG, ERROR, GO_AWAY)),
     ("client", "none"): frozenset(),
     ("client", "push"): frozenset((OPEN, CREDIT, ACK, NACK, ERROR)),
-    ("client", "pull"): _DELIVERY | {OPEN, ERROR},
+    ("client", "pull"): _DELIVERY | {OPEN, NACK, ERROR},
     ("client", "call"): _ANSWER | {OPEN, CREDIT, ERROR},
     ("client", "serve"): _DELIVERY | {OPEN, CREDIT, CANCEL, ERROR},
     ("client", "send"): frozenset((OPEN, CREDIT, ACK, FAIL, ERROR)),

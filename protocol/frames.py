@@ -53,6 +53,7 @@ FAIL = 0x2C
 END = 0x2D
 CANCEL = 0x2E
 CLEAR = 0x2F
+TOUCH = 0x30
 
 NAMES = {
     DATA: "DATA",
@@ -77,6 +78,7 @@ NAMES = {
     END: "END",
     CANCEL: "CANCEL",
     CLEAR: "CLEAR",
+    TOUCH: "TOUCH",
 }
 
 # -- sizes

@@ -28,6 +28,7 @@ from vanilla.protocol.frames import (
     OPEN,
     PING,
     STATUS,
+    TOUCH,
     WANT,
     pack_control,
     pack_head,
@@ -48,6 +49,7 @@ MAPS = {
     FAIL: {"count": 1, "code": "X", "text": "x", "by": "server"},
     END: {"n": 1},
     CANCEL: {"r": [0, 1]},
+    TOUCH: {"r": [0, 1]},
 }
 
 

@@ -6,6 +6,7 @@ import pytest
 from peers import PATIENCE, Peer, data, until
 
 import vanilla
+from vanilla.broker.channels import SPARE_PART
 from vanilla.protocol.errors import REJECTIONS, Refused
 from vanilla.protocol.frames import ACK, CREDIT, DATA, NACK, OPEN, PING, PONG, pack_control
 
@@ -187,6 +188,14 @@ def test_the_oldest_messages_make_room_and_are_counted(h, broker, peer):
     peer.open(2, "pull", "jobs")
     peer.credit(2)
     assert peer.delivery()[3][0] == 3
+
+
+def test_a_stream_gets_a_bit_more_than_it_asks_for(h, broker, peer):
+    at = filled(peer, {"overflow": "drop-oldest"}, [0] * 1000)
+    peer.want(1, n=1, b=1)
+    more = granted(peer, "n", at + 1) - at
+    dropped = accounts(broker).dropped
+    assert 1 < more <= dropped <= 1000 // SPARE_PART
 
 
 def test_bytes_make_room_for_bytes(h, broker, peer):

@@ -173,6 +173,17 @@ def test_for_want_of_a_place_the_endpoint_goes_that_only_its_options_keep_and_is
         peer.close()
 
 
+def test_an_endpoint_that_is_used_again_is_not_the_one_unused_for_longest(h):
+    with h.broker.listen("tcp://127.0.0.1:0", endpoints=2) as broker:
+        peer = Peer(h, broker.urls[0])
+        for channel, name in (1, "a"), (2, "b"), (3, "a"):
+            assert opening(peer, channel, {"capacity": 3}, "pull", name) == ""
+            leaving(peer, channel)
+        assert opening(peer, 4, {}, "pull", "c") == ""
+        assert set(broker.endpoints) == {"a", "c"}
+        peer.close()
+
+
 # -- what they do
 
 
