@@ -78,6 +78,23 @@ class Delivery:
             self._number = ~number
             self._lot.state.refuse(number, self._lot, {} if delay is None else {"delay": int(delay)})
 
+    def touch(self, ms: int | None = None) -> None:
+        """It takes longer: renew its lease. Does nothing if it is settled, or its Recver has no leases.
+
+        :param ms: from now on; as long as the lease was if None.
+        :raises ConnectionLost: see `ack`.
+        :raises ValueError: *ms* is less than 1, or beyond 63 bits.
+        """
+        if ms is not None and not 1 <= ms <= MAX_SEQ:
+            raise ValueError("a lease is renewed for 1 ms or more, and a number of 63 bits")
+        if self._number >= 0:
+            self._lot.state.touch(self._number, self._lot, None if ms is None else int(ms))
+
+    @property
+    def expired(self) -> bool:
+        """Is its lease known to be over? Then it is for somebody else, and what is done with this one is not told."""
+        return (self._number if self._number >= 0 else ~self._number) in self._lot.expired
+
     def __enter__(self) -> Delivery:
         return self
 

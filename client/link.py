@@ -289,7 +289,10 @@ class Link:
         self.put(pack_control(PONG, 0, event.seq))
 
     def _opened(self, event: Event) -> None:
-        """Credit says more than this."""
+        """To most of them credit says more than this."""
+        state: Any = self.channels.get(event.channel)
+        if event.payload and state is not None:
+            state.frames[OPEN](state, event)
 
     def _closed(self, event: Event) -> None:
         """The broker has forgotten the channel; so has the connection's table."""

@@ -42,15 +42,17 @@ from vanilla.protocol.frames import (
     MAX_SEQ,
     MORE,
     NACK,
+    OPEN,
     pack_control,
 )
 from vanilla.protocol.options import read_options
-from vanilla.protocol.ranges import Ranges
+from vanilla.protocol.ranges import Ranges, pairs
 from vanilla.protocol.scan import scan
 from vanilla.selection import EMPTY
 
 from .arrival import Arrival
 from .delivery import Delivery
+from .lease import Lease
 from .lot import MOST, Lot
 from .packing import UNDECODABLE, unpack
 
@@ -97,6 +99,7 @@ class PullState(Channel):
         "due",
         "fields",
         "id",
+        "lease",
         "link",
         "loaded",
         "name",
@@ -145,6 +148,8 @@ class PullState(Channel):
         self.due = 0.0
         self._unclaimed: Timer | None = None
         self._end_error: Callable[[], Exception] | None = None
+        #: None: a delivery may take as long as it likes.
+        self.lease: Lease | None = None
         #: The task that consumes, to which this end then belongs.
         self.owner: Task | None = None
         self.id = self._open()
@@ -276,11 +281,17 @@ class PullState(Channel):
 
     def _delivery(self, number: int, size: int, item: Any) -> Any:
         """What is handed out in place of *item*, which came without options."""
-        return Lot(self, 1, size, {}).deliveries(number, (item,))[0]
+        return self._lot(number, 1, size, {}).deliveries(number, (item,))[0]
 
     def _deliveries(self, arrival: Arrival, items: list[Any], size: int) -> list[Delivery]:
         """Each item with its number."""
-        return Lot(self, len(items), size, arrival.options).deliveries(self.loaded, items)
+        return self._lot(self.loaded, len(items), size, arrival.options).deliveries(self.loaded, items)
+
+    def _lot(self, first: int, count: int, size: int, options: dict[str, Any]) -> Lot:
+        lot = Lot(self, count, size, options)
+        if self.lease is not None:
+            self.lease.enter(first, lot)
+        return lot
 
     def _bury(self, number: int, size: int) -> None:
         log.warning("%s: message %d cannot be decoded; it goes to the dead letters", self.kind, number)
@@ -354,18 +365,28 @@ class PullState(Channel):
     def _gather(self) -> None:
         """Count what was done."""
         for lot in self._stirred:
-            self.done_b += lot.settle(len(lot.done))
-            self._done += lot.done
-            lot.done.clear()
+            done = lot.take_done()
+            self.done_b += lot.settle(len(done))
+            self._done += done
         self._stirred.clear()
 
     def refuse(self, number: int, lot: Lot, fields: dict[str, Any]) -> None:
         """A delivery is not done."""
         self._check()
+        if number in lot.expired:
+            return
         self._nacks.append((number, 1, fields))
         self.done_b += lot.settle(1)
         self.link.dirty[self] = None
         self._mind_age()
+
+    def touch(self, number: int, lot: Lot, ms: int | None) -> None:
+        """A delivery takes longer."""
+        self._check()
+        if self.lease is not None and number not in lot.expired:
+            self.lease.touch(number, ms)
+            self.link.dirty[self] = None
+            self._mind_age()
 
     def _mind_age(self, now: float = 0.0) -> None:
         """Acknowledgements are not kept for long, even by somebody who never waits; nor is half a window of credit.
@@ -396,6 +417,9 @@ class PullState(Channel):
                 self.link.put(pack_control(NACK, self.id, 0, {"r": [number, count], **fields}))
         while self._acks:
             self.link.put(pack_control(ACK, self.id, 0, {"r": self._acks.take()}))
+        if self.lease is not None:
+            for frame in self.lease.frames():
+                self.link.put(frame)
         credit = self._credit()
         if credit is not None:
             self.link.put(credit)
@@ -426,6 +450,31 @@ class PullState(Channel):
         self.arrived_b += arrival.size
         self._arrived()
 
+    def _opened(self, event: Event) -> None:
+        if "lease" in event.payload:
+            self.lease = Lease(self, event.payload["lease"])
+
+    def _nack(self, event: Event) -> None:
+        if self.lease is not None:
+            self.lease.end(pairs(event.payload["r"]))
+
+    def drop(self, end: int) -> None:
+        """What has a number below *end* and was not handed out is not to be. The broker is to hear of us: it gives
+        nothing to who may stand still."""
+        while self.buffer and self.taken < end:
+            self.buffer.popleft()
+        if end > self.loaded:
+            self._note_taken()
+        while self.loaded < end:
+            arrival = self.arrivals[0]
+            items, size = arrival.take(min(end - self.loaded, arrival.left))
+            if not arrival.left:
+                self.arrivals.popleft()
+            self.loaded += len(items)
+            self.done_b += size
+        self._told = 0
+        self.link.dirty[self] = None
+
     def _read_options(self, packed: memoryview) -> dict[str, Any]:
         return read_options(packed, self.role)
 
@@ -437,9 +486,11 @@ class PullState(Channel):
         if self._unclaimed is None and (self.arrivals or self.buffer) and not self.window.fixed:
             self._watch_unclaimed()
 
-    frames: dict[int, Callable[[PullState, Event], None]] = dict.fromkeys(
-        (DATA, DATA | MORE, DATA_OPTIONS, DATA_OPTIONS | MORE), _data
-    )
+    frames: dict[int, Callable[[PullState, Event], None]] = {
+        **dict.fromkeys((DATA, DATA | MORE, DATA_OPTIONS, DATA_OPTIONS | MORE), _data),
+        OPEN: _opened,
+        NACK: _nack,
+    }
 
     # -- what nobody receives
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import time
 import weakref
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from vanilla.deadline import Deadline
 from vanilla.exception import Timeout
 from vanilla.message import Pair, Recver, Sender
 from vanilla.protocol.frames import COUNTED_BYTES, PING, STATUS
+from vanilla.protocol.terms import MAX_MS
 from vanilla.protocol.urls import check_name, parse
 from vanilla.timers import seconds
 
@@ -48,7 +50,8 @@ EVENTS = 1_000
 
 
 class Event(NamedTuple):
-    """Something that happened to a connection: ``connected``, ``going_away``, ``error``, ``lost`` or ``closed``."""
+    """Something that happened to a connection: ``connected``, ``going_away``, ``error``, ``lost`` or ``closed``. And
+    ``lease_expired``: deliveries were not settled in time, and are for others now."""
 
     kind: str
     text: str
@@ -85,7 +88,7 @@ class Remote:
         self.hub.onstop(self.close)
 
     def _notify(self, kind: str, text: str) -> None:
-        if kind != "error" and not self._state.halted:  # either end may have been closed by its reader
+        if kind not in ("error", "lease_expired") and not self._state.halted:  # its reader may have closed it
             self._state.send(kind)
         if len(self._events.buffer) >= EVENTS:
             self._events.buffer.popleft()
@@ -141,7 +144,13 @@ class Remote:
             state.close()
 
     def pull(
-        self, name: str, ack: bool = False, prefetch: int = 0, window: int = WINDOW_BYTES, **options: Any
+        self,
+        name: str,
+        ack: bool = False,
+        prefetch: int = 0,
+        window: int = WINDOW_BYTES,
+        lease: float | None = None,
+        **options: Any,
     ) -> PullRecver:
         """A Recver of the work queue *name*, which is made if it is not there.
 
@@ -152,15 +161,21 @@ class Remote:
         :param prefetch: how many messages to ask for ahead, which then stay here until they are received; 0 lets it
             size itself by how fast they are taken.
         :param window: bytes that may be under way, or with ``ack`` unsettled; beyond it the broker sends nothing.
-        :param options: of the endpoint, see `declare`. If somebody has settled another value, the first recv raises
-            Refused.
+        :param lease: ms that you have for a delivery, 0 for ever; what the endpoint says if None. What you neither
+            settle nor `Delivery.touch` in time goes to somebody else, and counts as a failed attempt.
+        :param options: of the endpoint, see `declare`; its ``lease`` is settled there. If somebody has settled another
+            value, the first recv raises Refused.
         :raises ValueError: a wrong *name* or option, or a number out of range.
         :raises ConnectionLost: the broker is gone.
         """
         check_name(name)
         if prefetch < 0 or window < 1:
             raise ValueError("prefetch is 0 or more, window 1 byte or more")
-        fields = {"options": asked(options, "pull")} if options else {}
+        if lease is not None and not 0 <= lease <= MAX_MS:
+            raise ValueError(f"a lease is 0 ms or more, and {MAX_MS} at most")
+        fields: dict[str, Any] = {"options": asked(options, "pull")} if options else {}
+        if lease is not None:
+            fields["lease"] = math.ceil(lease)
         return PullRecver(PullState(self._link, name, ack, prefetch, window, fields))
 
     # -- as on the Hub
