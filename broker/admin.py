@@ -19,8 +19,9 @@ log = logging.getLogger("vanilla.broker")
 FRESH = 0.05
 #: Endpoints on a page of a status at most.
 PAGE = 100
-#: What the map of one endpoint takes at most: a name of 255 bytes, its kind, 18 numbers and their keys.
-ENTRY_BYTES = 700
+#: What the map of one endpoint takes at most: a name of 255 bytes, its kind, 19 numbers and their keys, what was
+#: dropped for which reason, and its options, of which one is a name.
+ENTRY_BYTES = 1400
 
 
 class Totals:
@@ -98,6 +99,8 @@ def describe(endpoint: Endpoint, now: float) -> dict[str, Any]:
         "acknowledged": endpoint.acknowledged,
         "dead": endpoint.dead,
         "dropped": endpoint.dropped,
+        "drops": endpoint.drops,
+        "duplicates": endpoint.duplicates,
         "missed": endpoint.missed,
         "bytes": endpoint.ready_b + endpoint.delayed_b + endpoint.flight_b,
         "rate_in": round(endpoint.rate_in, 1),
@@ -108,6 +111,7 @@ def describe(endpoint: Endpoint, now: float) -> dict[str, Any]:
         "granted": endpoint.granted_n,
         "capacity": endpoint.capacity,
         "capacity_bytes": endpoint.capacity_b,
+        "options": endpoint.terms.beside(endpoint.broker.terms),
     }
 
 

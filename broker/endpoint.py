@@ -57,6 +57,8 @@ class Endpoint:
     kind = "a work queue"
     #: Messages that consumers were not sent because they were behind: of a broadcast alone.
     missed = 0
+    #: Messages that came a second time and were not accepted again.
+    duplicates = 0
 
     __slots__ = (
         "accepted",

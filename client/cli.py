@@ -23,6 +23,7 @@ from vanilla.protocol.urls import check_name, parse
 from .benchcmd import bench
 from .callcmd import call
 from .commands import INTERRUPTED, NO_READER, pull, push, status
+from .declarecmd import add_options, declare
 from .demo import WORKERS, demo
 from .failed import Failed
 from .sharing import get, pub, set_value, sub
@@ -69,10 +70,15 @@ The JSON value becomes that of a state, for all who are attached to it. It stays
 attached, --hold keeps it there."""
 GET = """\
 The value of a state becomes a line of JSON on stdout. If there is none, it waits for the first."""
+DECLARE = """\
+Makes the work queue with these options, or sees that it has them: its status is 1 if it is there with another value of
+one. What is not named is as the broker has it, or as others have settled it. It then stays, also while it is empty and
+nobody is connected to it; options cannot be changed while it is there. Times are in ms."""
 STATUS = """\
-Endpoints exist while somebody is connected to them or something is in them; the second line counts for all, also those
-that are gone. Rates are messages a second since the last status; bytes are those of ready, delayed and unsettled
-messages; oldest is the age of the oldest that waits. In JSON times are in seconds."""
+Endpoints exist while somebody is connected to them or something is in them, or with options of their own, which stand
+below the table; the second line counts for all, also those that are gone. At every moment accepted is acknowledged +
+ready + delayed + in flight + dead + dropped. Rates are messages a second since the last status; bytes are those of
+ready, delayed and unsettled messages; oldest is the age of the oldest that waits. In JSON times are in seconds."""
 BENCH = """\
 Pushers and pullers, processes of their own on this machine, move messages through the queue as fast as they can, or at
 a rate. After each size the pushers stop, and the queue is emptied: what was received must be what was sent, else the
@@ -132,6 +138,11 @@ def parser() -> argparse.ArgumentParser:
 
     _add_call(commands)
     _add_sharing(commands)
+
+    command = _command(commands, "declare", declare, "settle the options of a work queue", DECLARE)
+    _add_name(command, "the endpoint")
+    add_options(command)
+    _add_url(command)
 
     command = _command(commands, "status", status, "show a broker's endpoints", STATUS)
     command.add_argument("--json", action="store_true", help="one JSON value instead of a table")

@@ -94,7 +94,27 @@ def table(status: dict[str, Any], url: str) -> str:
         lines.append("refused: " + ", ".join(f"{count} by {limit}" for limit, count in sorted(refused.items())))
     if status["endpoints"]:
         lines += ["", *_rows(status["endpoints"])]
+    notes = [note for endpoint in status["endpoints"] for note in _notes(endpoint)]
+    if notes:
+        lines += ["", *notes]
     return "\n".join(lines)
+
+
+def _notes(endpoint: dict[str, Any]) -> list[str]:
+    """What is not the same for all, a line each.
+
+    >>> _notes({"name": "jobs", "options": {"capacity": 5, "overflow": "reject"}, "drops": {"overflow": 2}})
+    ['options of jobs: capacity 5, overflow reject', 'dropped from jobs: 2 by overflow']
+    >>> _notes({"name": "jobs"})
+    []
+    """
+    notes = []
+    options, drops = endpoint.get("options"), endpoint.get("drops")
+    if options:
+        notes.append(f"options of {endpoint['name']}: " + ", ".join(f"{key} {value}" for key, value in options.items()))
+    if drops:
+        notes.append(f"dropped from {endpoint['name']}: " + ", ".join(f"{n} by {why}" for why, n in drops.items()))
+    return notes
 
 
 def _rows(endpoints: list[dict[str, Any]]) -> list[str]:

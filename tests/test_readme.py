@@ -11,15 +11,20 @@ from pathlib import Path
 import pytest
 
 from vanilla.broker.permissions import read_permissions
+from vanilla.protocol.terms import TERMS
 
 README = Path(__file__).parent.parent / "README.md"
 PORT = "127.0.0.1:8264"
 
 
 def programs():
-    """The Python programs in the README: producer, worker, one that needs no broker; calculator, its caller,
-    and one with requests in one process."""
+    """The Python programs in the README: producer, worker, one that needs no broker, and others."""
     return re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+
+
+def those_with(*texts):
+    """The one program with each of *texts*, in this order."""
+    return [next(program for program in programs() if text in program) for text in texts]
 
 
 @pytest.fixture
@@ -85,7 +90,9 @@ def test_the_permissions_that_it_shows_are_read_as_they_stand(tmp_path):
 
 
 def test_the_calculator_and_its_caller_run_as_printed(url, tmp_path):
-    calculator, caller = (program.replace(f"tcp://{PORT}", url) for program in programs()[3:5])
+    calculator, caller = (
+        program.replace(f"tcp://{PORT}", url) for program in those_with("class Calculator", "remote.wrap(")
+    )
     serving = subprocess.Popen([sys.executable, "-c", calculator], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     try:
         assert serving.stdout.readline() == "serving\n"
@@ -97,11 +104,22 @@ def test_the_calculator_and_its_caller_run_as_printed(url, tmp_path):
 
 
 def test_requests_in_one_process_run_as_printed(tmp_path):
-    assert run(programs()[5], tmp_path) == "HELLO\n"
+    (program,) = those_with("def shout(")
+    assert run(program, tmp_path) == "HELLO\n"
+
+
+def test_a_queue_with_options_runs_as_printed(tmp_path):
+    (program,) = those_with("vanilla.Rejected")
+    assert run(program, tmp_path) == "FULL\n{'capacity': 2, 'overflow': 'reject'}\n"
+
+
+def test_the_options_of_an_endpoint_are_all_in_its_table():
+    table = README.read_text().partition("| option | unless said |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.splitlines()[2:]))) == set(TERMS)
 
 
 def test_the_channels_across_processes_run_as_printed(url, tmp_path):
-    (program,) = [program for program in programs() if "remote.pipe(" in program]
+    (program,) = those_with("remote.pipe(")
     assert run(program.replace(f"tcp://{PORT}", url), tmp_path) == "Hello\n{'rate': 10}\nextra 0\n"
 
 
