@@ -225,10 +225,11 @@ def _load_c() -> tuple[Scan, Callable[..., int]] | tuple[None, None]:
         return None, None
     try:
         from ._scan import ffi, lib
-
-        return _wrap(ffi.from_buffer, lib.vanilla_scan), lib.vanilla_holds
-    except (ImportError, AttributeError):  # the latter: it was built from older sources
+    except ImportError:
         return None, None
+    if not hasattr(lib, "vanilla_holds"):
+        raise ImportError("vanilla.protocol._scan was built from older sources; build it again: pip install -e .")
+    return _wrap(ffi.from_buffer, lib.vanilla_scan), lib.vanilla_holds
 
 
 def _wrap(from_buffer: Callable[..., Any], c_scan: Callable[..., Any]) -> Scan:
