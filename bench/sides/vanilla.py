@@ -93,12 +93,12 @@ class Deep(Many):
 
 
 class Leased(Vanilla):
-    """Each message is acknowledged by itself, once the program is done with it."""
+    """Each message is leased, and acknowledged by itself once the program is done with it."""
 
-    title = "vanilla, each acknowledged"
+    title = "vanilla, leased"
     guarantee = (
         "confirmed to the producer; kept in the broker's memory until the program acknowledges it; redelivered, and "
-        "marked so, when it refuses or dies; a full queue blocks its producers"
+        "marked so, when it refuses or dies, or lets its lease of 30 s run out; a full queue blocks its producers"
     )
     payload = "bytes, in a delivery"
     batching = "by the library, nothing to write: a call a message at both ends, and one more that acknowledges it"
@@ -108,7 +108,7 @@ class Leased(Vanilla):
         import vanilla
 
         with vanilla.Hub() as h, self.connect(h, address) as remote:
-            yield self.recv_of(remote.pull("bench", ack=True), size)
+            yield self.recv_of(remote.pull("bench", ack=True, lease=30_000), size)
 
     def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> list[int]:
         waits = []
