@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vanilla.protocol.frames import Buffer
 from vanilla.protocol.scan import scan
+
+if TYPE_CHECKING:
+    from .death import Death
 
 #: How many messages `Batch.part` passes over from one noted offset to the next.
 STEP = 256
@@ -17,11 +20,24 @@ class Batch:
     """Consecutive messages of one endpoint that share their history.
 
     ``number`` is the endpoint's accept number of the first message, ``time`` when it was accepted (seconds, monotonic),
-    ``attempts`` how many deliveries have failed, ``redelivered`` whether a consumer may have seen it. ``origin`` tells
-    who is told of the outcome, if anybody is.
+    ``attempts`` how many deliveries have failed and ``failed_by`` who had the last of them (`describe_consumer`),
+    ``redelivered`` whether a consumer may have seen it. ``origin`` tells who is told of the outcome, if anybody is.
+    ``death`` is that of dead letters.
     """
 
-    __slots__ = ("_marks", "attempts", "body", "count", "number", "origin", "redelivered", "size", "time")
+    __slots__ = (
+        "_marks",
+        "attempts",
+        "body",
+        "count",
+        "death",
+        "failed_by",
+        "number",
+        "origin",
+        "redelivered",
+        "size",
+        "time",
+    )
 
     def __init__(self, number: int, count: int, body: Buffer, time: float) -> None:
         self.number = number
@@ -30,8 +46,10 @@ class Batch:
         self.size = len(body)
         self.time = time
         self.attempts = 0
+        self.failed_by = ""
         self.redelivered = False
         self.origin: Any = None
+        self.death: Death | None = None
         #: The offsets of messages 0, STEP, 2 * STEP, ..., as far as they were asked for.
         self._marks: tuple[int, ...] = _NO_MARKS
 
@@ -41,9 +59,9 @@ class Batch:
         return len(self.body.obj) if isinstance(self.body, memoryview) else len(self.body)  # type: ignore[arg-type]
 
     @property
-    def history(self) -> tuple[bool, int]:
+    def history(self) -> tuple[bool, int, Death | None]:
         """Batches of one history may share a frame."""
-        return self.redelivered, self.attempts
+        return self.redelivered, self.attempts, self.death
 
     def cut(self, count: int, at: int) -> tuple[Batch, Batch]:
         """Two batches: the first *count* messages, which end at byte *at* of the body, and the rest. A small part is
@@ -73,8 +91,10 @@ class Batch:
     def _part(self, skip: int, count: int, body: Buffer) -> Batch:
         part = Batch(self.number + skip, count, body, self.time)
         part.attempts = self.attempts
+        part.failed_by = self.failed_by
         part.redelivered = self.redelivered
         part.origin = self.origin
+        part.death = self.death
         return part
 
 

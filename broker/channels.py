@@ -33,6 +33,7 @@ from vanilla.protocol.scan import check, scan
 from vanilla.protocol.terms import MAX_MS
 
 from .batch import Batch
+from .death import describe_consumer
 from .endpoint import FIRST_BYTES, FIRST_MESSAGES, LONE_FIRST_MESSAGES, Endpoint
 from .flight import EVERYTHING, Flight, Sent
 from .lease import Leases
@@ -408,8 +409,11 @@ class Puller:
         if fields.get("back"):
             endpoint.put_back(batches)
             return
+        who = describe_consumer(self.session)
         for batch in batches:
+            batch.failed_by = who
             if "dead" in fields:
+                batch.attempts += 1
                 endpoint.bury(batch, fields["dead"][:100])
             else:
                 endpoint.failed(batch, fields.get("delay"))
@@ -524,7 +528,12 @@ class Puller:
 
     def _terms(self, batch: Batch) -> dict[str, Any]:
         """The options of a delivery."""
-        return {"redelivered": True, "attempts": batch.attempts + 1} if batch.redelivered else {}
+        terms: dict[str, Any] = {}
+        if batch.redelivered:
+            terms = {"redelivered": True, "attempts": batch.attempts + 1}
+        if batch.death is not None:
+            terms["dead"] = batch.death.describe(self.endpoint.broker.now())
+        return terms
 
     # -- the rest
 
@@ -541,7 +550,10 @@ class Puller:
         endpoint.hungry.pop(self, None)
         self.session.starved.discard(self)
         pieces = self._take(EVERYTHING)
-        endpoint.returned(pieces, self.sent_n if seen is None else seen, crashed=seen is None)
+        if seen is None:
+            endpoint.returned(pieces, self.sent_n, crashed=True, who=describe_consumer(self.session))
+        else:
+            endpoint.returned(pieces, seen, crashed=False)
         endpoint.broker.touch(endpoint)
 
 

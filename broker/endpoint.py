@@ -27,6 +27,7 @@ from vanilla.protocol.scan import scan
 from vanilla.protocol.terms import check_terms
 
 from .batch import Batch, split_first
+from .death import death_of
 from .flight import Sent
 from .memory import MESSAGE_BYTES
 
@@ -275,11 +276,12 @@ class Endpoint:
         if broker.draining or broker.memory.line:
             broker.touch(self)
 
-    def returned(self, pieces: list[Sent], seen: int, crashed: bool) -> None:
+    def returned(self, pieces: list[Sent], seen: int, crashed: bool, who: str = "") -> None:
         """A consumer is gone: its unsettled deliveries go back to the front, in order.
 
         :param seen: the consumer's numbers below this may have been handled.
         :param crashed: the connection was lost. The oldest message, which may be the reason, has failed once more.
+        :param who: it was.
         """
         back: list[Batch] = []
         for piece in pieces:
@@ -294,6 +296,7 @@ class Endpoint:
         if crashed and back:
             back[:1] = split_first(back[0])
             back[0].attempts += 1
+            back[0].failed_by = who
             if back[0].attempts >= self.terms.max_attempts:
                 self.bury(back.pop(0), "MAX_ATTEMPTS")
         self.put_back(back)
@@ -350,7 +353,7 @@ class Endpoint:
             return
         log.warning("endpoint %r: %d messages to %r: %s", self.name, batch.count, grave.name, reason)
         self.dead += batch.count
-        grave.accept(batch.count, batch.body)
+        grave.accept(batch.count, batch.body).death = death_of(batch, self, reason)
         self.broker.touch(self)
 
     # -- credit

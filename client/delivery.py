@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from vanilla.protocol.frames import MAX_SEQ
 
+from .death import Death, read_death
+
 if TYPE_CHECKING:
     from .lot import Lot
 
@@ -40,6 +42,11 @@ class Delivery:
         """Which try this is: 1 and how many have failed."""
         attempts: int = self._lot.options.get("attempts", 1)
         return attempts
+
+    @property
+    def dead(self) -> Death | None:
+        """The history of a dead letter; None of all others."""
+        return read_death(self._lot.options.get("dead"))
 
     @property
     def settled(self) -> bool:

@@ -29,12 +29,32 @@ def _text(value: Any) -> bool:
     return type(value) is str
 
 
+#: What the map of option ``dead`` holds at least; more may be in it.
+DEATH: dict[str, Callable[[Any], bool]] = {
+    "endpoint": _text,  # where the message was accepted first
+    "reason": _text,  # why it was buried
+    "attempts": _number,  # how many of its deliveries failed
+    "accepted": _number,  # how long ago it was accepted there, in ms
+    "died": _number,  # how long ago it was buried, in ms
+}
+
+
+def is_death(value: Any) -> bool:
+    """Is this the history of a dead letter? ``last_consumer`` may be in it, or not."""
+    return (
+        type(value) is dict
+        and all(key in value and check(value[key]) for key, check in DEATH.items())
+        and type(value.get("last_consumer", "")) is str
+    )
+
+
 #: The kind of channel that it comes on -> name -> check.
 OPTIONS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "push": {},
     "pull": {
         "redelivered": _flag,  # a consumer may have seen these messages before
         "attempts": _attempt,  # 1 and how many deliveries have failed
+        "dead": is_death,  # these are dead letters: whence they are, and why
     },
     "send": {},
     "recv": {"redelivered": _flag, "attempts": _attempt},  # likewise

@@ -582,7 +582,16 @@ def test_after_five_attempts_a_message_is_a_dead_letter(h, broker, peer):
     until(h, lambda: "jobs.dead" in broker.endpoints)
     assert accounts(broker).dead == 1
     pulling(peer, "jobs.dead", 3)
-    assert peer.delivery() == [DATA, 0, {}, ["poison"]]
+    kind, seq, options, items = peer.delivery()
+    assert [kind, seq, items] == [DATA_OPTIONS, 0, ["poison"]]
+    dead = options.pop("dead")
+    assert options == {} and 0 <= dead.pop("died") <= dead.pop("accepted")
+    assert dead == {
+        "endpoint": "jobs",
+        "reason": "MAX_ATTEMPTS",
+        "attempts": 5,
+        "last_consumer": name_of(peer),
+    }
 
 
 def test_dead_letters_that_fail_have_no_grave_of_their_own(h, broker, peer):

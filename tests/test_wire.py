@@ -193,6 +193,11 @@ def test_the_drawing_of_a_frame_is_that_of_the_code():
     assert drawing and drawing[0].split() == frames.__doc__.partition("::")[2].partition("so any")[0].split()
 
 
+DEATH = {"endpoint": "jobs", "reason": "BAD", "attempts": 1, "accepted": 900, "died": 50}
+NO_DEATHS = [
+    *({key: value for key, value in DEATH.items() if key != missing} for missing in DEATH),
+    *({**DEATH, key: None} for key in (*DEATH, "last_consumer")),
+]
 #: What the document calls a field's type, and examples of what it is and is not.
 KINDS = {
     "integer, 0 to 2^63 - 1": ([0, 2**63 - 1], [-1, 2**63, True, 1.0, "1", None]),
@@ -213,6 +218,7 @@ KINDS = {
     "text of 1 to 64 characters": (["x", "é" * 64, "not there"], ["", "x" * 65, "a\nb", b"x", "\x85", 5]),
     "broker or server": (["broker", "server"], ["client", "", "Broker", b"broker", None]),
     "map": ([{}], [[], None]),
+    "map of a death": ([DEATH, {**DEATH, "last_consumer": "x", "more": 1}], [{}, None, *NO_DEATHS]),
     "list": ([[]], [{}, None]),
 }
 
@@ -274,6 +280,11 @@ def test_the_table_of_options_is_that_of_the_code():
 def test_the_table_of_endpoint_options_is_that_of_the_code():
     rows = table("endpoint option", "is", "what it means")
     assert rows == [(name, term.is_, term.what) for name, term in terms.TERMS.items()]
+
+
+def test_the_table_of_a_death_is_that_of_the_code():
+    said = [key for key, _, _ in table("key", "is", "what it says")]
+    assert said == [*options.DEATH, "last_consumer"]
 
 
 def test_the_limits_are_those_of_the_code():
