@@ -7,8 +7,8 @@ A connection's identity is settled once, at its hello, by the first of these tha
 3. ``uid:NNN``, the user at the other end of its Unix socket;
 4. nothing: it is anonymous, the empty text. Where there is a token file, that ends the connection.
 
-What an identity may do is asked at each OPEN and STATUS, and at each change of a state, so new permissions hold for
-what comes after them; channels that are open stay.
+What an identity may do is asked at each OPEN, STATUS and ADMIN, and at each change of a state, so new permissions hold
+for what comes after them; channels that are open stay.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Callable
 
 from vanilla.protocol.errors import ProtocolError, Refused
-from vanilla.protocol.frames import DATA, OPEN, STATUS
+from vanilla.protocol.frames import ADMIN, DATA, OPEN, STATUS
 
 from .permissions import Permissions, read_permissions
 from .tokens import UID, Tokens, read_tokens
@@ -35,6 +35,7 @@ NEEDS = {
     (OPEN, "subscribe"): "subscribe",
     (OPEN, "options"): "admin",  # beside what the channel needs
     (STATUS, ""): "admin",
+    (ADMIN, ""): "admin",
 }
 
 

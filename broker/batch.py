@@ -20,7 +20,7 @@ class Batch:
     """Consecutive messages of one endpoint that share their history.
 
     ``number`` is the endpoint's accept number of the first message, ``time`` when it was accepted (seconds, monotonic),
-    ``attempts`` how many deliveries have failed and ``failed_by`` who had the last of them (`describe_consumer`),
+    ``attempts`` how many deliveries have failed and ``failed_by`` who had the last of them (`Session.who`),
     ``redelivered`` whether a consumer may have seen it. ``origin`` tells who is told of the outcome, if anybody is.
     ``death`` is that of dead letters.
     """

@@ -33,7 +33,6 @@ from vanilla.protocol.scan import check, scan
 from vanilla.protocol.terms import MAX_MS
 
 from .batch import Batch
-from .death import describe_consumer
 from .endpoint import FIRST_BYTES, FIRST_MESSAGES, LONE_FIRST_MESSAGES, Endpoint
 from .flight import EVERYTHING, Flight, Sent
 from .lease import Leases
@@ -409,9 +408,8 @@ class Puller:
         if fields.get("back"):
             endpoint.put_back(batches)
             return
-        who = describe_consumer(self.session)
         for batch in batches:
-            batch.failed_by = who
+            batch.failed_by = self.session.who
             if "dead" in fields:
                 batch.attempts += 1
                 endpoint.bury(batch, fields["dead"][:100])
@@ -551,7 +549,7 @@ class Puller:
         self.session.starved.discard(self)
         pieces = self._take(EVERYTHING)
         if seen is None:
-            endpoint.returned(pieces, self.sent_n, crashed=True, who=describe_consumer(self.session))
+            endpoint.returned(pieces, self.sent_n, crashed=True, who=self.session.who)
         else:
             endpoint.returned(pieces, seen, crashed=False)
         endpoint.broker.touch(endpoint)

@@ -7,10 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from .batch import Batch
     from .endpoint import Endpoint
-    from .session import Session
-
-#: How much of a consumer's description is kept: with each dead letter it goes to who reads that.
-CONSUMER_CHARACTERS = 200
 
 
 class Death(NamedTuple):
@@ -26,7 +22,7 @@ class Death(NamedTuple):
     #: When it was accepted there, and when it was buried; ms, monotonic.
     accepted: int
     died: int
-    #: Who had its last delivery that failed, see `describe_consumer`; "" if there was none.
+    #: Who had its last delivery that failed, see `Session.who`; "" if there was none.
     consumer: str
 
     def describe(self, now: float) -> dict[str, Any]:
@@ -46,18 +42,11 @@ class Death(NamedTuple):
         return fields
 
 
-def death_of(batch: Batch, endpoint: Endpoint, reason: str) -> Death:
-    """*batch* of *endpoint* is buried now, for *reason*."""
+def death_of(batch: Batch, endpoint: Endpoint, reason: str, now: float) -> Death:
+    """*batch* of *endpoint* is buried *now*, for *reason*."""
     queued = endpoint.kind == "a work queue"
-    accepted, died = milliseconds(batch.time), milliseconds(endpoint.broker.now())
+    accepted, died = milliseconds(batch.time), milliseconds(now)
     return Death(endpoint.name, queued, reason, batch.attempts, accepted, died, batch.failed_by)
-
-
-def describe_consumer(session: Session) -> str:
-    """Who a consumer is, for people: its agent, its identity if that is known, its address. What it says of itself is
-    shown on terminals, so what cannot be printed is not in it."""
-    text = " ".join(filter(None, (session.agent, session.identity, session.peer)))
-    return "".join(char if char.isprintable() else "?" for char in text)[:CONSUMER_CHARACTERS]
 
 
 def milliseconds(seconds: float) -> int:

@@ -353,7 +353,31 @@ class Endpoint:
             return
         log.warning("endpoint %r: %d messages to %r: %s", self.name, batch.count, grave.name, reason)
         self.dead += batch.count
-        grave.accept(batch.count, batch.body).death = death_of(batch, self, reason)
+        letter = grave.accept(batch.count, batch.body)
+        letter.death = death_of(batch, self, reason, letter.time)
+        self.broker.touch(self)
+
+    # -- what waits, for orders
+
+    def backlog(self) -> list[Batch]:
+        """All batches that are ready or delayed, in the order of accept numbers, the delayed ones behind."""
+        if self.back:
+            self._merge_back()
+        return [*self.ready, *sorted(self.delayed, key=_number)]
+
+    def take_out(self, batches: Iterable[Batch]) -> None:
+        """*batches* of `backlog` do not wait here any more; whoever says so counts where they have gone."""
+        gone = set(batches)
+        self.ready = deque(batch for batch in self.ready if batch not in gone)
+        for batch in gone:
+            timer = self.delayed.pop(batch, None)
+            if timer is None:
+                self.ready_n -= batch.count
+                self.ready_b -= batch.size
+            else:
+                timer.cancel()
+                self.delayed_n -= batch.count
+                self.delayed_b -= batch.size
         self.broker.touch(self)
 
     # -- credit

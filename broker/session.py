@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import logging
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.outbox import Outbox
 from vanilla.poll import IN, OUT
 from vanilla.protocol.connection import Connection, Event
 from vanilla.protocol.errors import ProtocolError, Refused
 from vanilla.protocol.frames import (
+    ADMIN,
     CLOSE,
     ERROR,
     HELLO,
@@ -40,6 +41,7 @@ from .caller import Caller
 from .channels import Puller, Pusher
 from .conduit import Conduit, ConduitPuller, ConduitPusher
 from .endpoint import Endpoint
+from .orders import obey
 from .server import Server
 from .service import Service
 from .value import Holder, Value
@@ -51,12 +53,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vanilla.broker")
 
-#: Status requests of one connection that may wait for their answers.
+#: STATUS and ADMIN frames of one connection that may wait for their answers.
 QUESTIONS = 100
 #: Reads of one connection in one tick at most, each of a large frame: consumers' windows have to last for as long.
 READS = 4
 #: How long a peer that broke the protocol may take to read why, in ms.
 LAST_WORDS_MS = 1_000
+#: How much of what a peer is called is kept, with each dead letter of its.
+WHO_CHARACTERS = 200
 #: Refused channels that a peer may leave without its CLOSE: each takes a place in the connection's table.
 UNCLOSED = 1_000
 
@@ -108,8 +112,8 @@ class Session:
         self.connection = Connection("broker", broker.scratch, broker.options.frame_bytes)
         self.channels: dict[int, Pusher | Puller] = {}
         self.out = Outbox()
-        #: Status requests: number, and behind which name.
-        self.questions: list[tuple[int, str]] = []
+        #: STATUS and ADMIN frames that wait for their answers.
+        self.questions: list[Event] = []
         #: Channels that were refused and that it has not closed: an empty tuple, as nearly always, or a set.
         self.refused: Any = ()
         self.closing = self.dirty = self.answering = self.owed = False
@@ -131,6 +135,13 @@ class Session:
         self.ready(IN)
         if self.connection.state == "hello" and self.timer is None and self.sock.fileno() >= 0:
             self.timer = self.broker.hub.after(self.broker.options.hello_ms, self._no_hello)
+
+    @property
+    def who(self) -> str:
+        """Who this is, for people: its agent, its identity if that is known, its address. What cannot be printed is not
+        in it, for it is shown on terminals."""
+        text = " ".join(filter(None, (self.agent, self.identity, self.peer)))
+        return "".join(char if char.isprintable() else "?" for char in text)[:WHO_CHARACTERS]
 
     # -- input
 
@@ -273,18 +284,20 @@ class Session:
         self.connection.ending(id)
         self.put(pack_control(ERROR, id, 0, {"code": code, "text": text}))
 
-    def _status(self, event: Event) -> None:
+    def _ask(self, event: Event) -> None:
         if len(self.questions) >= QUESTIONS:
-            raise ProtocolError("TOO_MANY", f"more than {QUESTIONS} status requests wait for their answers")
+            raise ProtocolError("TOO_MANY", f"more than {QUESTIONS} requests wait for their answers")
         try:
-            self.broker.access.check(self.identity, STATUS)
+            self.broker.access.check(self.identity, event.kind)
         except Refused as error:
-            fields = {"code": error.code, "text": error.text, "request": event.seq}
-            self.put(pack_control(ERROR, 0, 0, fields))
+            self._deny(event, error)
             return
-        self.questions.append((event.seq, event.payload.get("after", "")))
+        self.questions.append(event)
         if not self.answering:
             self._answer()
+
+    def _deny(self, event: Event, error: Refused) -> None:
+        self.put(pack_control(ERROR, 0, 0, {"code": error.code, "text": error.text, "request": event.seq}))
 
     def _answer(self) -> None:
         """Answer one question, and the next a tick later: an answer is a thousand times as long as its question."""
@@ -292,7 +305,14 @@ class Session:
         if self.answering:
             self.broker.hub.after(1, self._answer)
             if not self.full:
-                self.put(self.broker.status(*self.questions.pop(0)))
+                event = self.questions.pop(0)
+                try:
+                    self.put(_ANSWERS[event.kind](self, event))
+                except Refused as error:
+                    self._deny(event, error)
+
+    def _status(self, event: Event) -> bytes:
+        return self.broker.status(event.seq, event.payload.get("after", ""))
 
     def _ping(self, event: Event) -> None:
         self.put(pack_control(PONG, 0, event.seq))
@@ -478,12 +498,15 @@ KINDS: dict[str, tuple[Any, type[Endpoint]]] = {
 #: Of which option's limit an error's code speaks.
 _LIMITS = {"TOO_BIG": "frame_bytes"}
 
+_ANSWERS: dict[int, Callable[[Session, Event], bytes]] = {STATUS: Session._status, ADMIN: obey}
+
 _HANDLERS = {
     **{kind: Session._channel for made, _ in KINDS.values() for kind in made.frames},
     HELLO: Session._hello,
     OPEN: Session._open,
     CLOSE: Session._close,
-    STATUS: Session._status,
+    STATUS: Session._ask,
+    ADMIN: Session._ask,
     PING: Session._ping,
     PONG: Session._pong,
 }

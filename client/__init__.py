@@ -4,5 +4,6 @@ from .delivery import Delivery
 from .pull import PullRecver
 from .remote import Event, Remote, Service
 from .sender import PushSender
+from .waiting import Letter, Waiting
 
-__all__ = ["Delivery", "Event", "PullRecver", "PushSender", "Remote", "Service"]
+__all__ = ["Delivery", "Event", "Letter", "PullRecver", "PushSender", "Remote", "Service", "Waiting"]

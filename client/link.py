@@ -29,6 +29,7 @@ from vanilla.protocol.connection import VERSION, Connection, Event
 from vanilla.protocol.errors import ProtocolError, Refused
 from vanilla.protocol.frames import (
     ACK,
+    ADMIN,
     CANCEL,
     CLEAR,
     CLOSE,
@@ -197,7 +198,7 @@ class Link:
             waiting.clear()
 
     def ask(self, kind: int, fields: dict[str, Any], timeout: float) -> Any:
-        """Send a STATUS or PING and wait for its answer's map.
+        """Send a STATUS, ADMIN or PING and wait for its answer's map.
 
         :raises Refused: the broker does not answer this to us.
         :raises ConnectionLost: the link ended.
@@ -469,6 +470,7 @@ _HANDLERS: dict[int, Callable[[Link, Event], None]] = {
     ERROR: Link._error,
     GO_AWAY: Link._go_away,
     STATUS: Link._reply,
+    ADMIN: Link._reply,
     PONG: Link._reply,
     PING: Link._ping,
     OPEN: Link._opened,

@@ -33,6 +33,7 @@ from .serve import METHODS, Served, Wrapped, public_methods
 from .terms import asked
 from .token import Path, token_of
 from .value import RemoteState, ValueState
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -329,6 +330,21 @@ class Remote:
             endpoints += page["endpoints"]
             after = page.get("next")
         return {"broker": page["broker"], "endpoints": endpoints}
+
+    def dead(self, name: str) -> Waiting:
+        """The dead letters of the endpoint *name*, to look at, send again or drop. With the name of an endpoint of dead
+        letters it is that.
+
+        :raises ValueError: a wrong *name*, see `push`.
+        """
+        return Waiting(self._link.ask, check_name(name), dead=True)
+
+    def waiting(self, name: str) -> Waiting:
+        """What waits in the endpoint *name* itself, to look at, move elsewhere or drop.
+
+        :raises ValueError: a wrong *name*, see `push`.
+        """
+        return Waiting(self._link.ask, check_name(name), dead=False)
 
     def ping(self, timeout: float = CONNECT_MS) -> float:
         """The round trip to the broker, in ms.

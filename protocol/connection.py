@@ -24,6 +24,7 @@ from typing import Any, Callable, NamedTuple
 from .errors import ProtocolError
 from .frames import (
     ACK,
+    ADMIN,
     ARRAY_HEAD_BYTES,
     CANCEL,
     CLEAR,
@@ -137,6 +138,10 @@ def _list(value: Any) -> bool:
     return type(value) is list
 
 
+def _order(value: Any) -> bool:
+    return type(value) is str and value in ORDERS
+
+
 def _reason(value: Any) -> bool:
     return type(value) is str and 1 <= len(value) <= REASON_CHARACTERS and not has_controls(value)
 
@@ -145,6 +150,10 @@ def _token(value: Any) -> bool:
     if type(value) is str:
         value = value.encode()
     return type(value) is bytes and len(value) in TOKEN_BYTES
+
+
+#: What an ADMIN may ask for.
+ORDERS = ("count", "peek", "purge", "replay")
 
 
 class Field(NamedTuple):
@@ -202,7 +211,7 @@ FIELDS: dict[int, dict[str, Field]] = {
     ERROR: {
         "code": Field(_text, "see the table of codes", "client"),
         "text": Field(_text, "what happened", "client"),
-        "request": Field(_number, "on channel 0: the seq of the STATUS that is refused; the connection goes on"),
+        "request": Field(_number, "on channel 0: the seq of what is refused; the connection goes on"),
     },
     PING: {},
     PONG: {},
@@ -222,6 +231,21 @@ FIELDS: dict[int, dict[str, Field]] = {
         "r": Field(_ranges, "ranges of message numbers", "both"),
         "lease": Field(_count, "ms from now on; without it, as long as the lease was"),
     },
+    ADMIN: {
+        "do": Field(_order, f"one of {', '.join(ORDERS)}", "broker"),
+        "name": Field(_text, "the endpoint", "broker"),
+        "dead": Field(_flag, "true: about its dead letters, wherever they lie"),
+        "reason": Field(_text, "only about those that died for this reason"),
+        "n": Field(_number, "of peek and replay: how many at most; of the answer: how many", "client"),
+        "from": Field(_number, "of peek: how many to pass over"),
+        "to": Field(_text, "of replay: a work queue, for where they came from"),
+        "oldest": Field(_number, "of count: for how many ms the oldest is there"),
+        "reasons": Field(_map, "of count: how many died for which reason"),
+        "messages": Field(_list, "of peek: a map for each message"),
+        "next": Field(_number, "of peek: what to go on from; not there on the last page"),
+        "left": Field(_number, "of replay: how many were to move and did not"),
+        "text": Field(_text, "of replay: why they did not"),
+    },
 }
 
 #: Fields that stand together or not at all...
@@ -240,7 +264,7 @@ _TO_BROKER = _DATA | _ANSWER | {WANT, CREDIT, ACK, NACK, TOUCH, CANCEL, CLEAR, C
 #: (who receives, state) -> the frames that may come. "hello" and "ready" are states of channel 0.
 ALLOWED: dict[tuple[str, str], frozenset[int]] = {
     ("broker", "hello"): frozenset((HELLO,)),
-    ("broker", "ready"): frozenset((STATUS, PING, PONG)),
+    ("broker", "ready"): frozenset((STATUS, ADMIN, PING, PONG)),
     ("broker", "none"): frozenset((OPEN,)),
     ("broker", "push"): _DATA | {WANT, CLOSE},
     ("broker", "pull"): frozenset((CREDIT, ACK, NACK, TOUCH, CLOSE)),
@@ -253,7 +277,7 @@ ALLOWED: dict[tuple[str, str], frozenset[int]] = {
     ("broker", "subscribe"): frozenset((CREDIT, CLOSE)),
     ("broker", "ended"): _TO_BROKER,
     ("client", "hello"): frozenset((HELLO, ERROR)),
-    ("client", "ready"): frozenset((STATUS, PING, PONG, ERROR, GO_AWAY)),
+    ("client", "ready"): frozenset((STATUS, ADMIN, PING, PONG, ERROR, GO_AWAY)),
     ("client", "none"): frozenset(),
     ("client", "push"): frozenset((OPEN, CREDIT, ACK, NACK, ERROR)),
     ("client", "pull"): _DELIVERY | {OPEN, NACK, ERROR},

@@ -54,6 +54,7 @@ END = 0x2D
 CANCEL = 0x2E
 CLEAR = 0x2F
 TOUCH = 0x30
+ADMIN = 0x31
 
 NAMES = {
     DATA: "DATA",
@@ -79,6 +80,7 @@ NAMES = {
     CANCEL: "CANCEL",
     CLEAR: "CLEAR",
     TOUCH: "TOUCH",
+    ADMIN: "ADMIN",
 }
 
 # -- sizes

@@ -18,6 +18,7 @@ from vanilla.protocol.connection import ALLOWED, KINDS
 from vanilla.protocol.errors import ProtocolError, Refused
 from vanilla.protocol.frames import (
     ACK,
+    ADMIN,
     CLEAR,
     CLOSE,
     CREDIT,
@@ -225,10 +226,10 @@ def ask(peer, frame, kind, name):
     if frame == OPEN:
         peer.open(7, kind, name)
     else:
-        peer.send(pack_control(STATUS, 0, 9))
-    answer, channel, seq, _, array = peer.expect(OPEN, STATUS, ERROR)
+        peer.send(pack_control(frame, 0, 9, {"do": "count", "name": name} if frame == ADMIN else {}))
+    answer, channel, seq, _, array = peer.expect(OPEN, STATUS, ADMIN, ERROR)
     if answer != ERROR:
-        assert (answer, channel, seq) == ((OPEN, 7, 0) if frame == OPEN else (STATUS, 0, 9))
+        assert (answer, channel, seq) == ((OPEN, 7, 0) if frame == OPEN else (frame, 0, 9))
         return None
     fields = msgpack.unpackb(array)[0]
     if frame == OPEN:

@@ -13,6 +13,7 @@ from vanilla.protocol.connection import ALLOWED, APART, DEAF, FIELDS, KINDS, TOG
 from vanilla.protocol.errors import ProtocolError
 from vanilla.protocol.frames import (
     ACK,
+    ADMIN,
     CANCEL,
     CLOSE,
     CREDIT,
@@ -50,6 +51,7 @@ MAPS = {
     END: {"n": 1},
     CANCEL: {"r": [0, 1]},
     TOUCH: {"r": [0, 1]},
+    ADMIN: {"do": "count", "name": "jobs", "n": 1},
 }
 
 

@@ -62,7 +62,7 @@ class Connection:
     """What a channel needs of a session; it reads what it is sent, at once."""
 
     full = dirty = False
-    agent = identity = peer = ""
+    who = "a consumer"
 
     def __init__(self, broker):
         self.broker = broker

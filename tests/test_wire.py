@@ -218,6 +218,7 @@ KINDS = {
     "text of 1 to 64 characters": (["x", "é" * 64, "not there"], ["", "x" * 65, "a\nb", b"x", "\x85", 5]),
     "broker or server": (["broker", "server"], ["client", "", "Broker", b"broker", None]),
     "map": ([{}], [[], None]),
+    "count, peek, purge or replay": (list(connection.ORDERS), ["", "Count", b"peek", 1, None]),
     "map of a death": ([DEATH, {**DEATH, "last_consumer": "x", "more": 1}], [{}, None, *NO_DEATHS]),
     "list": ([[]], [{}, None]),
 }
