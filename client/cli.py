@@ -23,6 +23,7 @@ from vanilla.protocol.urls import check_name, parse
 from .benchcmd import bench
 from .callcmd import call
 from .commands import INTERRUPTED, NO_READER, pull, push, status
+from .deadcmd import PEEK, dead, peek, purge
 from .declarecmd import add_options, declare
 from .demo import WORKERS, demo
 from .failed import Failed
@@ -79,6 +80,16 @@ Endpoints exist while somebody is connected to them or something is in them, or 
 below the table; the second line counts for all, also those that are gone. At every moment accepted is acknowledged +
 ready + delayed + in flight + dead + dropped. Rates are messages a second since the last status; bytes are those of
 ready, delayed and unsettled messages; oldest is the age of the oldest that waits. In JSON times are in seconds."""
+DEAD = """\
+The dead letters of NAME, which are in NAME.dead: how many there are, since when, and why they died. Or, with a word
+behind NAME: peek shows some, and takes none; replay moves them back to where they died, where they begin anew; purge
+drops them for good. Messages that a consumer has been sent and has not settled are not among them.
+
+replay moves as many as there is room for; if some stay, its status is 1 and it says why. With --json ages are in ms,
+peek writes a line each, and a message is "item", or the "hex" of its packed form if there is no JSON for it."""
+WAITING = """\
+The messages that wait in NAME itself; what a consumer has been sent and has not settled is not among them. For dead
+letters see vanilla dead."""
 BENCH = """\
 Pushers and pullers, processes of their own on this machine, move messages through the queue as fast as they can, or at
 a rate. After each size the pushers stop, and the queue is emptied: what was received must be what was sent, else the
@@ -148,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="one JSON value instead of a table")
     _add_url(command)
 
+    _add_waiting(commands)
     _add_bench(commands)
     _add_demo(commands)
     return p
@@ -229,6 +241,36 @@ def _add_call(commands: Any) -> None:
     sub.add_argument("--wait", action="store_true", help="wait while nobody serves NAME (default: status 1 at once)")
     sub.add_argument("--trace", action="store_true", help="if the method raises, print its traceback on stderr")
     _add_url(sub)
+
+
+def _add_waiting(commands: Any) -> None:
+    sub = _command(commands, "dead", dead, "count, peek at, replay or purge dead letters", DEAD)
+    sub.add_argument("name", metavar="NAME", type=_checked(check_name), help="whose they are; NAME.dead will do, too")
+    sub.add_argument("action", nargs="?", choices=("count", "peek", "replay", "purge"), default="count")
+    sub.add_argument(
+        "-n", dest="count", metavar="N", type=_positive, help=f"at most so many (default: peek {PEEK}, replay all)"
+    )
+    sub.add_argument("--reason", metavar="TEXT", help="only those that died for this, MAX_ATTEMPTS for example")
+    sub.add_argument(
+        "--to", metavar="NAME", type=_checked(check_name), help="replay to this work queue (default: where they died)"
+    )
+    sub.add_argument("--yes", action="store_true", help="purge asks for it")
+    sub.add_argument("--json", action="store_true", help="JSON instead of text")
+    _add_url(sub)
+
+    for name, run, help in (
+        ("peek", peek, "show messages of an endpoint without taking them"),
+        ("purge", purge, "drop all messages that wait at an endpoint"),
+    ):
+        sub = _command(commands, name, run, help, WAITING)
+        sub.set_defaults(reason=None)
+        sub.add_argument("name", metavar="NAME", type=_checked(check_name), help="the endpoint")
+        if run is peek:
+            sub.add_argument("-n", dest="count", metavar="N", type=_positive, help=f"at most so many (default {PEEK})")
+        else:
+            sub.add_argument("--yes", action="store_true", help="do it")
+        sub.add_argument("--json", action="store_true", help="JSON instead of text")
+        _add_url(sub)
 
 
 def _add_bench(commands: Any) -> None:

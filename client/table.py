@@ -120,8 +120,22 @@ def _notes(endpoint: dict[str, Any]) -> list[str]:
 def _rows(endpoints: list[dict[str, Any]]) -> list[str]:
     rows = [[heading for heading, _, _ in COLUMNS]]
     rows += [[write(endpoint[field]) for _, field, write in COLUMNS] for endpoint in endpoints]
+    return columns(rows)
+
+
+def columns(rows: list[list[str]], left: tuple[int, ...] = (0,)) -> list[str]:
+    """Rows of cells as lines.
+
+    :param left: the columns that are text; the others are numbers.
+
+    >>> columns([["name", "n"], ["a", "100"]])
+    ['name    n', 'a     100']
+    """
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+        "  ".join(
+            cell.ljust(width) if number in left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
         for row in rows
     ]

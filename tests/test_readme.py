@@ -123,6 +123,12 @@ def test_the_channels_across_processes_run_as_printed(url, tmp_path):
     assert run(program.replace(f"tcp://{PORT}", url), tmp_path) == "Hello\n{'rate': 10}\nextra 0\n"
 
 
+def test_the_dead_letters_run_as_printed(tmp_path):
+    (program,) = [program for program in programs() if "remote.dead(" in program]
+    lines = ["1 {'MAX_ATTEMPTS': 1}", "{'id': 1} MAX_ATTEMPTS 1", "1", "None"]
+    assert run(program, tmp_path).splitlines() == lines
+
+
 def test_the_commands_that_it_names_are_there():
     makefile = (README.parent / "Makefile").read_text()
     for target in ("run", "test", "demo", "bench", "lint", "test-pypy", "clean", "help"):
