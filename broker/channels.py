@@ -399,7 +399,10 @@ class Puller:
             self.session.put(pack_control(NACK, self.id, 0, {"r": numbers.take(), "code": "LEASE_EXPIRED"}))
         self.endpoint.hungry.pop(self, None)
         self.session.starved.discard(self)
-        self.endpoint.lapsed([piece.batch.part(piece.low, piece.high) for piece in pieces])
+        batches = [piece.batch.part(piece.low, piece.high) for piece in pieces]
+        for batch in batches:
+            batch.failed_by = self.session.who
+        self.endpoint.lapsed(batches)
 
     # -- what is settled
 

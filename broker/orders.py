@@ -54,7 +54,7 @@ class Lot:
         self.broker = broker
         name = _checked(fields["name"])
         #: Where they lie.
-        self.place = _place_of_the_dead(name) if fields.get("dead") else name
+        self.place = _place_of_the_dead(broker, name) if fields.get("dead") else name
         #: Only those that died there; "" if that is no matter.
         self.origin = name if self.place != name else ""
         #: Only those that died for this; None if that is no matter.
@@ -72,7 +72,7 @@ class Lot:
     def _has(self, batch: Batch) -> bool:
         death = batch.death
         if death is None:  # somebody has pushed it here
-            return self.reason is None and self.origin in ("", self.place[: -len(DEAD)])
+            return self.reason is None and (not self.origin or self.place == self.origin + DEAD)
         return self.origin in ("", death.endpoint) and self.reason in (None, death.reason)
 
 
@@ -83,9 +83,12 @@ def _checked(name: str) -> str:
         raise Refused("BAD_NAME", str(error)) from None
 
 
-def _place_of_the_dead(name: str) -> str:
-    """Where the dead letters of *name* lie. Dead letters have none of their own."""
-    return name if name.endswith(DEAD) else name + DEAD
+def _place_of_the_dead(broker: Broker, name: str) -> str:
+    """Where the dead letters of *name* lie. Dead letters have none of their own, unless that endpoint names a place."""
+    there = broker.endpoints.get(name)
+    if there is not None and there.terms.dead:
+        return there.terms.dead
+    return name if name.endswith(DEAD) or (there is not None and there.grave) else name + DEAD
 
 
 def obey(session: Session, event: Event) -> bytes:
@@ -164,7 +167,7 @@ def _purge(lot: Lot, fields: dict[str, Any], who: str) -> dict[str, Any]:
     count = sum(batch.count for batch in batches)
     if lot.endpoint is not None and count:
         lot.endpoint.take_out(batches)
-        lot.endpoint.dropped += count
+        lot.endpoint.drop(count, "purged")
         log.warning("endpoint %r: %d messages were purged by %s", lot.place, count, who)
     return {"n": count}
 

@@ -512,17 +512,44 @@ def test_what_holds_no_messages_is_told_apart(h, broker, remote, open, order):
     task.cancel()
 
 
-def test_an_endpoint_of_dead_letters_shows_all_of_it_and_an_endpoint_its_own(h, broker, remote, monkeypatch):
-    monkeypatch.setattr(broker, "grave", lambda endpoint: broker.endpoint("jobs.dead"))
+def test_an_endpoint_of_dead_letters_shows_all_of_it_and_an_endpoint_its_own(h, broker, remote):
+    remote.declare("jobs", dead="morgue")
+    remote.declare("mail", dead="morgue")
     bury(remote, "a", name="jobs")
     bury(remote, "b", "c", name="mail")
-    remote.push("jobs.dead").send("d")
-    until(h, lambda: letters(broker) == 4)
-    assert [letter.item for letter in remote.dead("jobs").peek()] == ["a", "d"]
-    assert sorted(letter.item for letter in remote.dead("jobs.dead").peek()) == ["a", "b", "c", "d"]
-    assert remote.dead("jobs").purge() == 2
-    assert remote.dead("jobs.dead").replay()[:2] == (2, 0)
+    remote.push("morgue").send("d")
+    until(h, lambda: letters(broker, "morgue") == 4)
+    assert [letter.item for letter in remote.dead("jobs").peek()] == ["a"]
+    assert sorted(letter.item for letter in remote.dead("morgue").peek()) == ["a", "b", "c", "d"]
+    assert remote.dead("jobs").purge() == 1
+    assert remote.dead("morgue").replay()[:2] == (2, 1)
     assert [letter.item for letter in remote.waiting("mail").peek()] == ["b", "c"]
+    assert [letter.item for letter in remote.dead("morgue").peek()] == ["d"]
+
+
+def test_what_others_push_to_the_dead_letters_is_there_too(h, broker, remote):
+    remote.push("jobs.dead").send("d")
+    until(h, lambda: letters(broker) == 1)
+    assert [letter.item for letter in remote.dead("jobs").peek()] == ["d"]
+    assert remote.dead("jobs").peek(reason="MAX_ATTEMPTS") == []
+
+
+def test_what_was_purged_is_told_apart_from_other_drops(broker, remote):
+    jobs = remote.push("jobs")
+    jobs.send_many([1, 2])
+    jobs.sync()
+    assert remote.waiting("jobs").purge() == 2
+    assert broker.endpoints["jobs"].drops == {"purged": 2} and balanced(broker)
+
+
+def test_who_let_a_lease_lapse_is_the_last_consumer(h, broker, remote):
+    remote.push("jobs").send("slow")
+    back = remote.pull("jobs", ack=True, lease=1)
+    for _ in range(2):
+        back.recv(timeout=PATIENCE)
+    dead = remote.pull("jobs.dead", ack=True).recv(timeout=PATIENCE).dead
+    assert (dead.reason, dead.attempts) == ("MAX_ATTEMPTS", 2)
+    assert dead.last_consumer.startswith(f"vanilla/{vanilla.__version__} ")
 
 
 def test_of_many_reasons_the_most_frequent_are_named(h, broker, remote):
