@@ -81,9 +81,9 @@ below the table; the second line counts for all, also those that are gone. At ev
 ready + delayed + in flight + dead + dropped. Rates are messages a second since the last status; bytes are those of
 ready, delayed and unsettled messages; oldest is the age of the oldest that waits. In JSON times are in seconds."""
 DEAD = """\
-The dead letters of NAME, which are in NAME.dead: how many there are, since when, and why they died. Or, with a word
-behind NAME: peek shows some, and takes none; replay moves them back to where they died, where they begin anew; purge
-drops them for good. Messages that a consumer has been sent and has not settled are not among them.
+The dead letters of NAME (in NAME.dead, or where its option dead says): how many there are, since when, and why they
+died. Or, with a word behind NAME: peek shows some, and takes none; replay moves them back to where they died, where
+they begin anew; purge drops them for good. Those that a consumer has been sent and has not settled are not among them.
 
 replay moves as many as there is room for; if some stay, its status is 1 and it says why. With --json ages are in ms,
 peek writes a line each, and a message is "item", or the "hex" of its packed form if there is no JSON for it."""

@@ -215,7 +215,7 @@ def test_dead_letters_go_where_the_endpoint_says_and_stay_there(h, broker, peer)
     until(h, lambda: "graveyard" in broker.endpoints)
     peer.open(3, "pull", "graveyard")
     peer.credit(3)
-    peer.expect(DATA)
+    peer.expect(DATA_OPTIONS)
     peer.nack(3, 0, 1, dead="NO_GOOD")
     until(h, lambda: broker.endpoints["graveyard"].delayed_n)
     assert set(broker.endpoints) == {"jobs", "graveyard"}
@@ -227,7 +227,7 @@ def test_dead_letters_may_have_a_second_place_that_is_named(h, broker, peer):
     peer.expect(DATA)
     peer.credit(9)
     peer.nack(2, 0, 1)
-    peer.expect(DATA)
+    peer.expect(DATA_OPTIONS)
     peer.nack(9, 0, 1, dead="NO_GOOD")
     until(h, lambda: "last" in broker.endpoints)
     assert broker.endpoints["last"].ready_n == 1
