@@ -78,7 +78,7 @@ class Vanilla(Host):
         from vanilla.protocol.connection import VERSION
         from vanilla.protocol.frames import FRAME_LIMIT, HELLO, pack_control
 
-        hello = pack_control(HELLO, 0, 0, {"v": VERSION, "id": bytes(16), "agent": "bench"})
+        hello = pack_control(HELLO, 0, 0, {"v": VERSION, "id": os.urandom(16), "agent": "bench"})
         return Words(hello, packb("frame") + packb(FRAME_LIMIT))
 
     def puller(self) -> Words:

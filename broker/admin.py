@@ -76,6 +76,7 @@ def describe_broker(broker: Broker) -> dict[str, Any]:
         "draining": broker.draining,
         "buffered": broker.memory.used,
         "memory": broker.memory.limit,
+        "producers": len(broker.producers),
         "refused": dict(broker.door.refusals.counts),
         "unsent": sum(session.out.unsent for session in broker.sessions),
         "accepted": totals.accepted + sum(endpoint.accepted for endpoint in live),

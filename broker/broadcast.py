@@ -93,9 +93,9 @@ class Subscriber:
         self.session = session
         self.id = id
         self.endpoint = endpoint
-        self.limit_n = self.limit_b = 0
-        self.sent_n = self.sent_b = 0
-        self.next = self.told = 0
+        self.limit_n, self.limit_b = first, 0
+        self.sent_n, self.sent_b = first, 0
+        self.next = self.told = first
         endpoint.pullers.add(self)  # type: ignore[arg-type]  # its endpoint asks it for `offer` alone
 
     def credit(self, event: Event) -> None:

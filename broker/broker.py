@@ -30,6 +30,7 @@ from .endpoint import DEAD, Endpoint
 from .exposure import check_exposure
 from .memory import Memory
 from .options import Options
+from .producers import Producers
 from .session import Session, describe_peer
 from .terms import Terms
 
@@ -82,6 +83,7 @@ class Broker:
         self.totals = Totals()
         self.door = Door(self)
         self.memory = Memory(self, self.options.memory)
+        self.producers = Producers(self)
         self.scratch = bytearray(SCRATCH_BYTES)
         #: Set by `drain`: no new producers, no new credit.
         self.draining = False

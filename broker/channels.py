@@ -61,6 +61,7 @@ class Pusher:
     """
 
     __slots__ = (
+        "again",
         "confirmed",
         "dirty",
         "endpoint",
@@ -85,6 +86,8 @@ class Pusher:
         self.endpoint = endpoint
         self.quota = Quota(first)
         self.confirmed = first
+        #: Of a producer that has come back: the number of the next message that may come a second time.
+        self.again = first
         self.epoch = 0
         endpoint.pushers.add(self)
         self._first_window()
@@ -109,9 +112,10 @@ class Pusher:
             raise BadMessage("a data frame carries at least one message")
         check(array, count, depth, at)
         quota = self.quota
-        size = len(array) - at
         if seq != quota.n:
-            raise ProtocolError("BAD_SEQUENCE", f"message {seq} came where {quota.n} was next")
+            at, count = self._pass_over(seq, array, at, count)
+            seq = quota.n
+        size = len(array) - at
         left_n, left_b = quota.limit_n - seq - count, quota.limit_b - quota.b - size
         if left_n < 0 or left_b < 0:
             self._overdrawn(count, size)
@@ -120,15 +124,36 @@ class Pusher:
         self._recount()
         if self.want_n and self.endpoint.terms.overflow == "drop-oldest":
             self.want_n = self.want_b = 0  # this may be it, and nothing is to be dropped for it twice
-        self._take(seq, count, memoryview(array)[at:] if size >= LITTLE_BYTES else bytes(array[at:]), options)
+        if count:
+            self._take(seq, count, memoryview(array)[at:] if size >= LITTLE_BYTES else bytes(array[at:]), options)
         if left_n * 2 <= self.window_n or left_b * 2 <= self.window_b:  # else it would be given nothing
             self.ask()
 
     def _take(self, seq: int, count: int, body: Buffer, options: dict[str, Any]) -> None:
         """*count* messages, of which *seq* is the first, are accepted."""
-        if not self.endpoint.pass_on(count, body):
+        if options.get("redelivered"):
+            self.endpoint.accept(count, body).redelivered = True
+        elif not self.endpoint.pass_on(count, body):
             self.endpoint.accept(count, body)
         self.stir()
+
+    def resume(self, first: int) -> None:
+        """It comes back, and would begin again with *first*: what lies below ``quota.n`` has come already."""
+        self.again = first
+
+    def _pass_over(self, seq: int, array: Buffer, at: int, count: int) -> tuple[int, int]:
+        """Of a frame that begins before what is new: where in it that begins, and how many messages it is, which may
+        be none. The bytes of the others count as sent all the same: the producer counts them."""
+        quota = self.quota
+        if not seq == self.again < quota.n:
+            raise ProtocolError("BAD_SEQUENCE", f"message {seq} came where {quota.n} was next")
+        known = min(count, quota.n - seq)
+        self.again += known
+        new = scan(array, at, known, _FAR)[1]
+        if new - at > quota.left_b:
+            self._overdrawn(0, new - at)
+        quota.spend(0, new - at)
+        return new, count - known
 
     def _overdrawn(self, count: int, size: int) -> None:
         left_n, left_b = self.quota.left_n, self.quota.left_b
@@ -320,6 +345,8 @@ class Pusher:
         endpoint.pushers.discard(self)
         endpoint.asking.pop(self, None)
         endpoint.broker.touch(endpoint)
+        if seen is None and type(self) is Pusher:
+            endpoint.broker.producers.keep(self.session, endpoint.name, self.quota.n)
 
 
 class Puller:
@@ -337,8 +364,8 @@ class Puller:
         #: Its part of ``session.held``.
         self.held = 0
         #: Credit: numbers below, and bytes in all.
-        self.limit_n = self.limit_b = 0
-        self.sent_n = self.sent_b = 0
+        self.limit_n, self.limit_b = first, 0
+        self.sent_n, self.sent_b = first, 0
         endpoint.pullers.add(self)
 
     # -- frames

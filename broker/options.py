@@ -51,6 +51,10 @@ class Options:
     backoff_ms: int = 1_000
     #: How long SIGTERM leaves consumers to take and settle what is there.
     drain_ms: int = 10_000
+    #: Records of producers that are gone (`producers`), 300 bytes each; beyond it the one longest gone is forgotten...
+    producers: int = 100_000
+    #: ...and how long one is kept: a client that comes back later cannot send again what was not confirmed.
+    producer_ttl_ms: int = 86_400_000
     #: PEM files of tls:// listeners: the certificate, its key if that is not in the same file, and the authorities of
     #: clients' certificates, which every client then needs.
     tls_cert: str = ""
@@ -105,4 +109,6 @@ _RANGES = {
     "max_attempts": (1, 1_000_000),
     "backoff_ms": (0, 86_400_000),
     "drain_ms": (0, 86_400_000),
+    "producers": (0, 1 << 31),
+    "producer_ttl_ms": (0, 1 << 53),
 }

@@ -53,7 +53,7 @@ class Server(Puller):
     endpoint: Service
 
     def __init__(self, session: Session, id: int, endpoint: Service, first: int = 0) -> None:
-        super().__init__(session, id, endpoint)
+        super().__init__(session, id, endpoint, first)
         #: Streamed replies that are under way, by its numbers.
         self.streams: dict[int, Stream] = {}
 

@@ -90,6 +90,7 @@ class Session:
         "out",
         "owed",
         "peer",
+        "producer",
         "promised",
         "questions",
         "refused",
@@ -104,6 +105,8 @@ class Session:
         self.sock = sock
         self.peer = peer
         self.agent = ""
+        #: The id of its hello.
+        self.producer = b""
         #: Who it is, on evidence that the broker has checked; "" if that is not known. Before the hello it is what
         #: the socket says; from then on `Access.identify` has settled it.
         self.identity = ""
@@ -215,6 +218,7 @@ class Session:
         self.broker.door.greeted(self)
         self.agent = event.payload.get("agent", "")[:100]
         self.identity = self.broker.access.identify(self.identity, event.payload.get("token"))
+        self.broker.producers.enter(self, event.payload["id"])
         self.put(self.broker.hello)
         log.debug("session %s: hello from %r, who is %r", self.peer, self.agent, self.identity or "anonymous")
         if self.broker.draining:
@@ -222,7 +226,7 @@ class Session:
 
     def _open(self, event: Event) -> None:
         try:
-            channel = self._opened(event)
+            channel, first = self._opened(event)
         except Refused as error:
             if not self.refused:
                 self.refused = set()
@@ -236,9 +240,10 @@ class Session:
             channel.lend(event.payload.get("lease"))
             if channel.leases is not None:
                 said["lease"] = channel.leases.ms
-        self.put(pack_control(OPEN, event.channel, event.seq, said))
+        self.put(pack_control(OPEN, event.channel, first, said))
 
-    def _opened(self, event: Event) -> Pusher | Puller:
+    def _opened(self, event: Event) -> tuple[Pusher | Puller, int]:
+        """The channel, and its first number."""
         known = len(self.connection.channels)
         if len(self.refused) >= UNCLOSED or known > self.broker.options.channels + UNCLOSED:
             raise ProtocolError("TOO_MANY", f"{UNCLOSED} channels were refused, and none of them was closed")
@@ -260,7 +265,15 @@ class Session:
         made, of = KINDS[kind]
         if self.broker.draining and issubclass(made, Pusher):
             raise Refused("GOING_AWAY", "the broker is shutting down")
-        return made(self, event.channel, of.at(self.broker, name, event.payload), event.seq)
+        producers, first, resume = self.broker.producers, event.seq, event.payload.get("resume", False)
+        if made is Pusher:
+            first = producers.expect(self, name, first, resume)
+        channel = made(self, event.channel, of.at(self.broker, name, event.payload), first)
+        if made is Pusher:
+            producers.opened(self, name)
+        if resume and hasattr(channel, "resume"):
+            channel.resume(event.seq)
+        return channel, first
 
     def _close(self, event: Event) -> None:
         channel = self.channels.pop(event.channel, None)
@@ -477,6 +490,7 @@ class Session:
             timer.cancel()
 
     def _detach(self) -> None:
+        self.broker.producers.leave(self)
         channels, self.channels = self.channels, {}
         for channel in channels.values():
             channel.detach(None)

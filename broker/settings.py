@@ -162,6 +162,14 @@ GROUPS = {
         Setting("channels", INTEGER, "N", "channels of one connection", "channels"),
         Setting("endpoints", INTEGER, "N", "endpoints at a time", "endpoints"),
         Setting(
+            "producers",
+            INTEGER,
+            "N",
+            "producers that are gone of which it knows what they had sent",
+            "producers",
+        ),
+        Setting("producer-ttl", INTEGER, "MS", "ms after which it forgets that", "producer_ttl_ms"),
+        Setting(
             "memory",
             INTEGER,
             "BYTES",

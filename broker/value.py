@@ -69,6 +69,10 @@ class Holder(Unmetered):
         self.told = endpoint.version if endpoint.value is None else -1
         self.stir()
 
+    def resume(self, first: int) -> None:
+        """It comes back with a value of before: that there is none any more is news."""
+        self.told = -1
+
     def data(self, event: Event) -> None:
         self._check_permission()
         super().data(event)

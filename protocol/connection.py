@@ -181,6 +181,7 @@ FIELDS: dict[int, dict[str, Field]] = {
         "capacity": Field(_number, "of send and recv: messages that it holds; 0, a rendezvous, if it is not there"),
         "options": Field(_map, "of push and pull: options of the endpoint"),
         "lease": Field(_number, "of pull: ms for each delivery; 0 for ever; the answer has it if it is not"),
+        "resume": Field(_flag, "of push and state: the client comes back, see sections 9 and 13"),
     },
     CREDIT: {
         "n": Field(_number, "messages may be sent whose number is below this", "both"),

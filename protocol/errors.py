@@ -19,6 +19,7 @@ CODES = {
     "VERSION": "the peer speaks no version of the protocol that is spoken here",
     "HELLO_TIMEOUT": "no complete hello came before the deadline",
     "TOO_MANY": "a limit on connections, channels, endpoints or frames under way is reached",
+    "REPLACED": "another connection has come with the id of this one, which it replaces",
     "BAD_NAME": "an endpoint's name is UTF-8, 1 to 255 bytes, without control characters",
     "BAD_KIND": "this broker has no endpoint of the kind asked for",
     "MISMATCH": "the endpoint is there, and is of another kind, or holds another number of messages",
@@ -26,6 +27,7 @@ CODES = {
     "CONFLICT": "the endpoint is there, and has another value of an option that was asked for",
     "TAKEN": "a pipe or queue has one sender and one receiver, and this end has its own",
     "CLOSED": "the other end of this pipe or queue was closed",
+    "UNKNOWN_PRODUCER": "the broker does not know any more what this producer has sent before; open the channel anew",
     "GOING_AWAY": "the broker is shutting down",
     "INTERNAL": "the broker failed; its log says how",
 }

@@ -50,7 +50,7 @@ def is_death(value: Any) -> bool:
 
 #: The kind of channel that it comes on -> name -> check.
 OPTIONS: dict[str, dict[str, Callable[[Any], bool]]] = {
-    "push": {},
+    "push": {"redelivered": _flag},  # another broker may have taken these messages, and delivered them
     "pull": {
         "redelivered": _flag,  # a consumer may have seen these messages before
         "attempts": _attempt,  # 1 and how many deliveries have failed

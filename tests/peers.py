@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import Any
 
@@ -65,7 +66,7 @@ def _trusting() -> Any:
 class Peer:
     """One raw connection to a broker, used by one task of hub *h*."""
 
-    def __init__(self, h: Any, url: str, hello: bool = True) -> None:
+    def __init__(self, h: Any, url: str, hello: bool = True, id: bytes = b"") -> None:
         self.h = h
         self.sock: Any
         address = parse(url)
@@ -78,7 +79,7 @@ class Peer:
         self.reader = Keeper(1 << 30, _SCRATCH)
         self.frames: list[Frame] = []
         if hello:
-            self.send(pack_control(HELLO, 0, 0, {"v": 1, "id": b"p" * 16}))
+            self.send(pack_control(HELLO, 0, 0, {"v": 1, "id": id or os.urandom(16)}))
             self.expect(HELLO)
 
     # -- bytes
@@ -129,8 +130,8 @@ class Peer:
 
     # -- frames
 
-    def open(self, channel: int, kind: str, name: str, first: int = 0) -> None:
-        self.send(pack_control(OPEN, channel, first, {"kind": kind, "name": name}))
+    def open(self, channel: int, kind: str, name: str, first: int = 0, **fields: Any) -> None:
+        self.send(pack_control(OPEN, channel, first, {"kind": kind, "name": name, **fields}))
 
     def credit(self, channel: int, n: int = _ALL, b: int = _ALL) -> None:
         self.send(pack_control(CREDIT, channel, 0, {"n": n, "b": b}))

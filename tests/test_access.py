@@ -76,7 +76,7 @@ def listen(h, tmp_path):
 
 
 def hello(**fields):
-    return pack_control(HELLO, 0, 0, {"v": 1, "id": b"p" * 16, **fields})
+    return pack_control(HELLO, 0, 0, {"v": 1, "id": os.urandom(16), **fields})
 
 
 def connected(h, broker, token=None, where=0):

@@ -66,6 +66,7 @@ class Connection:
 
     def __init__(self, broker):
         self.broker = broker
+        self.producer = b""
         self.starved = set()
         self.held = 0
         self.frames = []

@@ -681,6 +681,8 @@ TESTS = {
     "max_attempts": ("test_broker", "test_after_five_attempts_a_message_is_a_dead_letter"),
     "backoff_ms": ("test_broker", "test_the_back_off_doubles"),
     "drain_ms": ("test_broker", "test_draining_ends_at_its_time_and_says_what_is_left"),
+    "producers": ("test_producers", "test_the_longest_gone_is_forgotten_first"),
+    "producer_ttl_ms": ("test_producers", "test_a_record_is_forgotten_after_its_time"),
     "tls_cert": ("test_broker_tls", "test_large_and_small_messages_pass"),
     "tls_key": ("test_broker_tls", "test_who_shows_no_certificate_where_none_is_asked_for_is_anonymous"),
     "tls_client_ca": ("test_broker_tls", "test_a_client_without_the_right_certificate_is_told_and_logged"),

@@ -13,7 +13,7 @@ from vanilla.protocol.options import OPTIONS, pack_options, read_options
 
 #: Right values of each option on each kind of channel.
 VALUES = {
-    "push": {},
+    "push": {"redelivered": st.booleans()},
     "pull": {"redelivered": st.booleans(), "attempts": st.integers(1, (1 << 32) - 1)},
     "call": {"wait": st.booleans(), "deadline": st.integers(0, MAX_SEQ), "trace": st.booleans()},
     "send": {},
