@@ -28,6 +28,7 @@ from vanilla.exception import Closed, ConnectionLost, Timeout
 from vanilla.memory import keep_freed_memory
 from vanilla.protocol.errors import Refused
 
+from .commands import dial
 from .histogram import Histogram
 
 #: The beginning of a message that carries a time.
@@ -192,7 +193,7 @@ class Puller(Work):
 
 def push(way: str, name: str, size: str, many: str, rate: str) -> None:
     """A pusher's life."""
-    with Hub() as hub, hub.client.connect(**json.loads(way)) as remote, remote.push(name) as jobs:
+    with Hub() as hub, dial(hub, **json.loads(way)) as remote, remote.push(name) as jobs:
         begin, end = _wait_for_the_start(remote)
         pusher = Pusher(hub, jobs, int(size), int(many), float(rate))
         hub.spawn(pusher.watch, end)
@@ -202,7 +203,7 @@ def push(way: str, name: str, size: str, many: str, rate: str) -> None:
 
 def pull(way: str, name: str, size: str, many: str) -> None:
     """A puller's life."""
-    with Hub() as hub, hub.client.connect(**json.loads(way)) as remote, remote.pull(name) as jobs:
+    with Hub() as hub, dial(hub, **json.loads(way)) as remote, remote.pull(name) as jobs:
         _, end = _wait_for_the_start(remote)
         puller = Puller(hub, jobs, int(size), int(many))
         hub.spawn(puller.watch, end)

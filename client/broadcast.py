@@ -34,11 +34,17 @@ class PublishState(PushState):
     __slots__ = ()
 
     role = "publish"
+    keeps = False
 
     def __init__(self, link: Link, name: str) -> None:
         super().__init__(link, name)
         self.kind = f"broadcast {name!r}"
+        if not link.down:
+            self.quota.raise_to(MAX_SEQ, MAX_SEQ)
+
+    def reopen(self) -> None:
         self.quota.raise_to(MAX_SEQ, MAX_SEQ)
+        super().reopen()
 
     def _look_idle(self) -> None:
         self._idle = None
@@ -59,8 +65,18 @@ class SubscribeState(PullState):
         self._number = 0
         super().__init__(link, name, False, size, window_bytes)
         self.kind = f"subscription to {name!r}"
+        self._claim()
+
+    def _claim(self) -> None:
+        """Credit, right behind OPEN: what is published next on this connection is not to be missed."""
         self._request(0)
-        self.emit()  # right behind OPEN: what is published next on this connection is not to be missed
+        self.emit()
+
+    def reopen(self) -> None:
+        super().reopen()
+        self._number = self.arrived
+        self._claim()
+        self.link.notify("missed", f"{self.kind}: what was published while there was no connection did not come")
 
     def _data(self, event: Event) -> None:
         self._follow(event.seq, event.count)

@@ -218,6 +218,11 @@ def status(args: Namespace) -> None:
     print(json.dumps(said, ensure_ascii=False) if args.json else table(said, args.url))
 
 
+def dial(hub: Hub, url: str, **more: Any) -> Remote:
+    """Connect as a command does: once. Who has a shell can start it again, and wants to know."""
+    return hub.client.connect(url, reconnect=False, **more)
+
+
 def way(args: Namespace) -> dict[str, Any]:
     """How `Service.connect` gets to the broker that a command line names; all paths are as they were given."""
     return {"url": args.url, "token_file": args.token_file, **files(args)}
@@ -226,7 +231,7 @@ def way(args: Namespace) -> dict[str, Any]:
 def connect(hub: Hub, args: Namespace) -> Remote:
     """The broker that a command line names. If none is there, the error says how to start one."""
     try:
-        return hub.client.connect(**way(args))
+        return dial(hub, **way(args))
     except ConnectionLost as error:
         raise Failed(f"{error}{_advice(error, args.url)}") from None
     except ValueError as error:

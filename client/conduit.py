@@ -45,6 +45,7 @@ class SendState(PushState):
     __slots__ = ("final", "shape")
 
     role = "send"
+    keeps = False
 
     def __init__(self, link: Link, name: str, shape: Shape) -> None:
         self.shape = shape
@@ -59,8 +60,18 @@ class SendState(PushState):
     def check(self) -> None:
         if not self.id and self.halt is None:
             self.link.check()
-            self.id = _opened(self, self.shape)
+            self.id = _opened(self, self.shape, self.quota.n)
+            if self.link.down:
+                super().suspend()
         super().check()
+
+    def suspend(self) -> None:
+        super().suspend()
+        assert self.replay is not None
+        if not self.senders and not self.replay.frames:  # it is claimed again when it is used again
+            self.link.let_go(self)
+            self.id = 0
+            self.replay = None
 
     def _wait(self, message: Any, timeout: float) -> None:
         self._check_alone()
@@ -104,7 +115,13 @@ class RecvState(PullState):
         super()._check()
         if not self.id:
             self.link.check()
-            self.id = _opened(self, self.shape)
+            self.id = _opened(self, self.shape, self.taken)
+
+    def suspend(self) -> None:
+        super().suspend()
+        if not self.recvers:  # as for a sender
+            self.link.let_go(self)
+            self.id = 0
 
     def wait_item(self, timeout: float) -> Any:
         if self.one_recver and _a_task_waits(self.recvers):
@@ -119,9 +136,9 @@ class RecvState(PullState):
         self.link.close_channel(self, self.taken)
 
 
-def _opened(state: SendState | RecvState, shape: Shape) -> int:
+def _opened(state: SendState | RecvState, shape: Shape, first: int) -> int:
     fields = {"as": shape.name, "capacity": shape.capacity}
-    return state.link.open(state.role, state.name, state, fields=fields)
+    return state.link.open(state.role, state.name, state, first, fields)
 
 
 def _a_task_waits(queue: deque[Any]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -64,26 +65,29 @@ class Call:
 class CallState(PushState):
     """What the Dealers of one endpoint share."""
 
-    __slots__ = ("_cancels", "_options", "asked", "calls")
+    __slots__ = ("_again", "_cancels", "_options", "asked", "calls")
 
     role = "call"
+    keeps = stocks = False
 
     def __init__(self, link: Link, name: str) -> None:
-        super().__init__(link, name)
         #: What has been asked and not answered, by number.
         self.calls: dict[int, ReplyState] = {}
         #: Those of what is in ``pending``, which has no numbers yet.
         self.asked: list[ReplyState] = []
+        #: What is to be asked again.
+        self._again: deque[Call] = deque()
         #: The options of what is in ``batch``, packed.
         self._options = b""
         self._cancels = Ranges()
+        super().__init__(link, name)
 
     # -- asking
 
-    def call(self, item: Any, options: bytes, timeout: float) -> ReplyState:
+    def call(self, item: Any, options: bytes, timeout: float, idempotent: bool = False) -> ReplyState:
         """All of `Dealer.call` that is not its fast path."""
         size = len(item) if item.__class__ is bytes else LARGE_BYTES
-        if self._given and size < LARGE_BYTES and not options and self._goes_on(size):
+        if self._given and size < LARGE_BYTES and not options and not idempotent and self._goes_on(size):
             reply = ReplyState(self)
             self.pending.append(item)
             self.asked.append(reply)
@@ -93,6 +97,8 @@ class CallState(PushState):
         if options and size + len(options) + COUNTED_BYTES > self.link.frame_limit:
             raise TooBig(f"a request of {size} bytes with its options is larger than the broker takes")
         reply = ReplyState(self)
+        if idempotent:
+            reply.again = Call(parts, size, options, reply)
         self.check()
         if self.senders or not self._fits(size):
             self._ask_late(Call(parts, size, options, reply), timeout)
@@ -232,8 +238,42 @@ class CallState(PushState):
         """The last handle was dropped: close as soon as all is answered."""
         if self.halt is None and not self.users:
             self.seal()
-            if not self.calls and not self.senders:
+            if not self.calls and not self.senders and not self._again:
                 self.close()
+
+    # -- a lost connection, and the next
+
+    def suspend(self) -> None:
+        """What was asked fails; what may be done twice is kept, unless its answer has begun."""
+        self.seal()
+        calls, self.calls = self.calls, {}
+        self.batch.clear()
+        self._cancels = Ranges()
+        for reply in calls.values():
+            again = getattr(reply, "again", None)
+            if again is None or reply.window is not None:
+                reply.fail_with(self.link.loss())
+            else:
+                reply.number = -1
+                self._again.append(again)
+        super().suspend()
+
+    def _lose_sent(self, n: int) -> None:
+        self._confirmed = n  # each call was told
+
+    def _serve(self) -> None:
+        if self.replay is not None and not self._resend():
+            return
+        while self._again:
+            call = self._again[0]
+            if call.reply.halt is None:
+                if not self._fits(call.size):
+                    self._frame()
+                    self._ask(call.size)
+                    return
+                self._add(call)
+            self._again.popleft()
+        super()._serve()
 
     @property
     def unconfirmed(self) -> int:
@@ -247,6 +287,10 @@ class CallState(PushState):
         self.asked.clear()
         for reply in outstanding:
             reply.fail_with(error())
+        again, self._again = self._again, deque()
+        for call in again:
+            if call.reply.halt is None:
+                call.reply.fail_with(error())
 
 
 def _decode(array: Any, at: int, count: int) -> list[Any]:
@@ -281,6 +325,7 @@ class Dealer:
         deadline: float | None = None,
         wait: bool = False,
         trace: bool = False,
+        idempotent: bool = False,
     ) -> Reply:
         """Ask for *item*; it waits only while too much is asked already.
 
@@ -290,15 +335,17 @@ class Dealer:
             server is told to stop. None: there is no end.
         :param wait: while nobody serves, wait. Else the call fails at once, with code NO_SERVICE.
         :param trace: if an exception is raised at the server, its traceback is wanted.
-        :return: where the answer comes. A call is never repeated: one that fails with `ConnectionLost` or PEER_LOST may
-            have been done or not.
+        :param idempotent: it may be done twice: if the connection is lost, it is asked again on the next one, unless
+            a part of its answer has come. While there is no connection every call waits until it can be asked.
+        :return: where the answer comes. Unless it is *idempotent*, a call is never repeated: one that fails with
+            `ConnectionLost` or PEER_LOST may have been done or not.
         :raises Timeout: it was not asked, in *timeout* ms or before its deadline.
         :raises TypeError, ValueError: *item* cannot be sent, see `PushSender.send`.
         :raises ConnectionLost: the broker is gone.
         :raises Refused: the broker refuses this endpoint.
         """
         calls = self._state
-        if deadline is None and not wait and not trace:
+        if deadline is None and not wait and not trace and not idempotent:
             if item.__class__ is bytes:
                 slack = calls.slack - len(item) - WEIGHT
                 if slack > 0:
@@ -308,11 +355,11 @@ class Dealer:
                     calls.asked.append(state)
                     return Reply(state)
             return Reply(calls.call(item, b"", timeout))
-        options = _options(deadline, wait, trace)
+        options = _options(deadline, wait, trace) if deadline is not None or wait or trace else b""
         if deadline is None:
-            return Reply(calls.call(item, options, timeout))
+            return Reply(calls.call(item, options, timeout, idempotent))
         began = monotonic()
-        state = calls.call(item, options, timeout if 0 <= timeout < deadline else deadline)
+        state = calls.call(item, options, timeout if 0 <= timeout < deadline else deadline, idempotent)
         reply = Reply(state)
         if state.halt is None:
             waited = (monotonic() - began) * 1000

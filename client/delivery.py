@@ -54,7 +54,7 @@ class Delivery:
         return self._number < 0
 
     def ack(self) -> None:
-        """It is done: the broker forgets it. Does nothing if it is settled.
+        """It is done: the broker forgets it. Does nothing if it is settled, or if it is `expired`.
 
         :raises ConnectionLost: too late: the broker gives it to somebody else.
         :raises Closed: likewise; the Recver was closed or dropped.
@@ -72,7 +72,7 @@ class Delivery:
 
     def nack(self, delay: int | None = None) -> None:
         """It failed: it is delivered again, or becomes a dead letter after too many attempts. Does nothing if it is
-        settled.
+        settled, or if it is `expired`.
 
         :param delay: ms until then; without it the endpoint's back-off, 1 s doubling with each attempt.
         :raises ConnectionLost: see `ack`.
@@ -99,8 +99,10 @@ class Delivery:
 
     @property
     def expired(self) -> bool:
-        """Is its lease known to be over? Then it is for somebody else, and what is done with this one is not told."""
-        return (self._number if self._number >= 0 else ~self._number) in self._lot.expired
+        """Is its lease known to be over, or its connection lost? Then it is for somebody else, and what is done with
+        this one is not told."""
+        number = self._number if self._number >= 0 else ~self._number
+        return number < self._lot.state.first or number in self._lot.expired
 
     def __enter__(self) -> Delivery:
         return self

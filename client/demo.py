@@ -84,7 +84,7 @@ def _run_broker(crew: Crew, args: Namespace, root: bytes, names: list[bytes], ho
     began = time.monotonic()
     for _ in range(args.workers):
         crew.start_worker()
-    with Hub() as hub, hub.client.connect(url) as remote:
+    with Hub() as hub, hub.client.connect(url, reconnect=False) as remote:
         job = (Calls if args.rpc else Job)(hub, remote, crew, names, args.kill)
         try:
             job.run(root)

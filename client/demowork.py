@@ -33,7 +33,7 @@ def pull(url: str, number: str) -> None:
 
     :param number: the worker's own, which goes into its results.
     """
-    with Hub() as hub, hub.client.connect(url) as remote:
+    with Hub() as hub, hub.client.connect(url, reconnect=False) as remote:
         jobs, results = remote.pull(FILES, ack=True), remote.push(RESULTS)
         while True:
             batch = take(jobs)
@@ -73,7 +73,7 @@ class Counter:
 
 def serve(url: str, number: str) -> None:
     """Answer calls until killed."""
-    with Hub() as hub, hub.client.connect(url) as remote:
+    with Hub() as hub, hub.client.connect(url, reconnect=False) as remote:
         remote.serve(SERVICE, Counter(int(number))).join()
 
 

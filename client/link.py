@@ -1,10 +1,15 @@
-"""A link: one connection to a broker, its output, and its end.
+"""A link: the connection to a broker, its output, its loss, and its end.
 
-It has no task: the socket's readiness drives it in the hub's loop, and at each tick's edge it gathers what its channels
-have to say (data, acknowledgements, credit) and writes it with one call.
+It has no task while it is up: the socket's readiness drives it in the hub's loop, and at each tick's edge it gathers
+what its channels have to say (data, acknowledgements, credit) and writes it with one call.
 
 When a batch leaves: at once if nothing was sent since the last poll, else at the tick's edge, or when it is large or
 old enough (`push.PushState`). ``fresh`` is that "nothing was sent".
+
+When the connection is lost, each channel's state is told to `suspend`: it forgets what was the connection's alone, and
+keeps what it stands for. A task then connects again (`redial` says when), and each state is told to `reopen` its
+channel, under the same number; waiting tasks just go on waiting. While the link is ``down`` what is said by `put` is
+dropped, for `reopen` says all that is to be said.
 
 A link that has ended stays ended: ``error()`` says why, and everybody who waits on any of its channels is told at once.
 """
@@ -17,6 +22,7 @@ import socket
 import threading
 import weakref
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
@@ -57,10 +63,12 @@ from vanilla.protocol.frames import (
 from vanilla.protocol.scan import DEPTH
 from vanilla.protocol.urls import parse
 
+from .redial import ATTEMPT_MS, FINAL, Backoff, Stock, is_final
+
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    from vanilla.core import Hub
+    from vanilla.core import Hub, Task
     from vanilla.tlssocket import TLSSocket
 
     from .arrival import Arrival
@@ -89,6 +97,15 @@ class ChannelState(Speaker, Protocol):
     def lose(self) -> None:
         """The link has ended: tell everybody who waits."""
 
+    def suspend(self) -> None:
+        """The connection is lost, and there will be another one. Twice does no harm."""
+
+    def reopen(self) -> None:
+        """There is: `Link.reopen` the channel, and say what is to be said on it."""
+
+    def opened(self, first: int) -> None:
+        """The broker has opened the channel, and *first* is its first number."""
+
     def drained(self) -> None:
         """There is room in the output again."""
 
@@ -97,29 +114,45 @@ class ChannelState(Speaker, Protocol):
 
 
 class Link:
-    """One connection.
+    """One connection at a time.
 
     :param hub: whose loop drives it.
-    :param url: where the broker listens.
+    :param urls: where the broker listens, or the brokers of which one will do; they are tried in turn.
     :param notify: called with (kind, text) of what happens, for `Remote.events`.
     :param context: for tls://.
     :param token: says who we are, to a broker that asks.
+    :param backoff: when to connect again; None: never.
     """
 
     def __init__(
         self,
         hub: Hub,
-        url: str,
+        urls: Sequence[str],
         notify: Callable[[str, str], object],
         context: SSLContext | None = None,
         token: bytes | None = None,
+        backoff: Backoff | None = None,
     ) -> None:
         self.hub = hub
-        self.url = url
+        self._urls = urls
+        #: The one that was connected to last.
+        self.url = urls[0]
         self.notify = notify
         self._context = context
         self._token = token
+        self.backoff = backoff
         self.id = os.urandom(16)
+        #: The id of the broker's process.
+        self.broker = b""
+        #: Is there no connection, or none yet?
+        self.down = True
+        #: The task that connects again.
+        self._task: Task | None = None
+        #: Why an attempt has failed, and whether it was the last.
+        self._fault = ""
+        self._final = False
+        #: Who waits for a connection.
+        self._hopeful: deque[Any] = deque()
         self.connection = Connection("client", bytearray(SCRATCH_BYTES))
         #: The longest frame that the broker takes.
         self.frame_limit = HELLO_LIMIT
@@ -128,7 +161,7 @@ class Link:
         self.sock: socket.socket | TLSSocket | None = None
         #: What stands in the reader's buffer, and has to be copied before the next read if it is still wanted.
         self.lent: list[Arrival] = []
-        self.out = Outbox()
+        self.out: Outbox = Stock()
         self._interest = IN
         #: Somebody waits for the output to be less than full.
         self.crowded = False
@@ -137,6 +170,10 @@ class Link:
         self.fresh = True
         self.going_away = False
         self.channels: dict[int, ChannelState] = {}
+        #: Those to which frames go: all of them, or none while the link is down.
+        self._live: dict[int, ChannelState] = {}
+        #: The maps of their OPEN frames.
+        self._maps: dict[int, dict[str, Any]] = {}
         self.dirty: dict[Speaker, None] = {}
         self._last_channel = 0
         self._requests: dict[int, Any] = {}
@@ -147,30 +184,77 @@ class Link:
     # -- the beginning
 
     def dial(self, timeout: float) -> None:
-        """Connect and shake hands.
+        """Connect and shake hands, for the first time.
 
         :param timeout: ms for all of it.
         :raises ConnectionLost: nobody there, or the other side is no broker of ours.
         :raises Timeout: the time is over.
         """
         deadline = Deadline(timeout)
-        address = parse(self.url)
+        for left, url in zip(range(len(self._urls), 0, -1), self._urls):
+            try:
+                self._attempt(url, deadline.left() / left if timeout > 0 else timeout)
+                break
+            except BaseException as error:
+                if left == 1 or not isinstance(error, (ConnectionLost, Timeout)) or self._is_final(error):
+                    self._fault = str(error)
+                    self.end(self.loss)
+                    raise
+        self._begin()
+
+    def _attempt(self, url: str, timeout: float) -> None:
+        """Connect to *url* and shake hands.
+
+        :param timeout: ms for all of it.
+        :raises ConnectionLost: see `dial`, as for Timeout.
+        """
+        deadline = Deadline(timeout)
+        address = parse(url)
         if address.scheme == "unix":
-            self.sock = unix.dial(self.hub, address.path, timeout)
-        elif self._context is not None:
-            self.sock = tls.dial(self.hub, address.host, address.port, self._context, timeout)
+            sock: socket.socket | TLSSocket = unix.dial(self.hub, address.path, timeout)
+        elif address.scheme == "tls":
+            assert self._context is not None
+            sock = tls.dial(self.hub, address.host, address.port, self._context, timeout)
         else:
-            self.sock = tcp.dial(self.hub, address.host, address.port, timeout)
+            sock = tcp.dial(self.hub, address.host, address.port, timeout)
+        self.url, self.sock = url, sock
+        self.connection = Connection("client", bytearray(SCRATCH_BYTES))
+        self._interest = IN
         _links.add(self)
-        self.hub.poll.register(self.sock.fileno(), self._ready, IN)
-        self._unhook = self.hub.at_every_edge(self.edge)
+        self.hub.poll.register(sock.fileno(), self._ready, IN)
         try:
-            self.put(self._pack_hello())
+            hello = Outbox()
+            hello.put(self._pack_hello())
+            hello.write(sock)
             self._request(HELLO, deadline.left())
-        except BaseException as error:
-            text = str(error)
-            self.end(lambda: ConnectionLost(f"{self.url}: {text}"))
+            if self.sock is None:  # lost, right behind the answer
+                raise self.loss()
+        except OSError as error:
+            self._hang_up()
+            raise ConnectionLost(f"{url}: {tcp.reason(error)}") from error
+        except BaseException:
+            self._hang_up()
             raise
+
+    def _is_final(self, error: BaseException) -> bool:
+        return self._final or is_final(error)
+
+    def _begin(self) -> None:
+        """There is a connection: open all channels on it."""
+        self.out = Outbox()
+        self.down = False
+        self._live = self.channels
+        self._unhook = self.hub.at_every_edge(self.edge)
+        if self.backoff is not None:
+            self.backoff.connected()
+        self.notify("connected", self.url)
+        self.hub.ready.extend(self._hopeful)
+        self._hopeful.clear()
+        for state in list(self.channels.values()):
+            if self.down:  # lost again
+                return
+            self.hub.guard(state.reopen)
+        self.flush()
 
     def _pack_hello(self) -> bytes:
         fields: dict[str, Any] = {"v": VERSION, "id": self.id, "agent": f"vanilla/{__version__}"}
@@ -204,13 +288,24 @@ class Link:
         :raises ConnectionLost: the link ended.
         :raises Timeout: the time is over.
         """
-        self.check()
+        deadline = Deadline(timeout)
+        self._wait_connected(deadline)
         self._last_request += 1
         number = self._last_request
         self.put(pack_control(kind, 0, number, fields))
         self.flush()
         self.check()
-        return self._request(1000 + number, timeout)
+        return self._request(1000 + number, deadline.left())
+
+    def _wait_connected(self, deadline: Deadline) -> None:
+        """Wait while the link is down."""
+        self.check()
+        while self.down:
+            try:
+                self.hub.wait(self._hopeful, "a connection to the broker", deadline.left())
+            except Timeout:
+                raise Timeout(f"{self.url}: there is no connection: {self._fault}") from None
+            self.check()
 
     # -- input
 
@@ -250,7 +345,13 @@ class Link:
                 arrival.own()
 
     def poll(self) -> None:
-        """Send what there is and read what has come, without a turn of the loop."""
+        """Send what there is and read what has come, without a turn of the loop.
+
+        But while there is no connection the loop gets one: it is to make the next.
+        """
+        if self.down and self._ended is None:
+            self.hub.sleep(0)
+            return
         self.flush()
         if self.sock is not None:
             self._read()
@@ -263,6 +364,7 @@ class Link:
         return self.sock.recvmsg_into(buffers)[0]
 
     def _hello(self, event: Event) -> None:
+        self.broker = event.payload["id"]
         self.frame_limit = event.payload["frame"]
         self.depth = event.payload.get("depth", DEPTH)
         self._answer(HELLO, event.payload)
@@ -271,13 +373,13 @@ class Link:
         code, text = event.payload["code"], event.payload["text"]
         self.notify("error", f"{code}: {text}")
         if event.channel:
-            state = self.channels.get(event.channel)
+            state = self._live.get(event.channel)
             if state is not None:
                 state.refused(code, text)
         elif "request" in event.payload:
             self._answer(1000 + event.payload["request"], None, Refused(code, text))
         else:
-            self.lost(f"the broker ended the connection: {code}: {text}")
+            self.lost(f"the broker ended the connection: {code}: {text}", final=code in FINAL)
 
     def _go_away(self, event: Event) -> None:
         self.going_away = True
@@ -290,16 +392,17 @@ class Link:
         self.put(pack_control(PONG, 0, event.seq))
 
     def _opened(self, event: Event) -> None:
-        """To most of them credit says more than this."""
-        state: Any = self.channels.get(event.channel)
-        if event.payload and state is not None:
-            state.frames[OPEN](state, event)
+        state: Any = self._live.get(event.channel)
+        if state is not None:
+            state.opened(event.seq)
+            if event.payload:
+                state.frames[OPEN](state, event)
 
     def _closed(self, event: Event) -> None:
         """The broker has forgotten the channel; so has the connection's table."""
 
     def _channel(self, event: Event) -> None:
-        state: Any = self.channels.get(event.channel)
+        state: Any = self._live.get(event.channel)
         if state is not None:
             state.frames[event.kind](state, event)
 
@@ -318,9 +421,37 @@ class Link:
         self._last_channel += 1
         number = self._last_channel
         self.channels[number] = state
-        self.connection.opening(number, kind)
-        self.put(pack_control(OPEN, number, first, {"kind": kind, "name": name, **(fields or {})}))
+        self._maps[number] = {"kind": kind, "name": name, **(fields or {})}
+        if not self.down:
+            self._put_open(number, first, self._maps[number])
         return number
+
+    def _put_open(self, number: int, first: int, fields: dict[str, Any]) -> None:
+        self.connection.opening(number, fields["kind"])
+        self.put(pack_control(OPEN, number, first, fields))
+
+    def reopen(self, state: ChannelState, first: int, resume: bool = False) -> None:
+        """Ask for the endpoint of *state* on this connection, as it was asked for on others.
+
+        :param first: the number of the next message, request or item, sent or delivered.
+        :param resume: what is known of this channel, this broker's process may know, too.
+        """
+        fields = self._maps[state.id]
+        self._put_open(state.id, first, {**fields, "resume": True} if resume else fields)
+
+    def exchange(self, state: ChannelState, first: int) -> int:
+        """The broker has refused the channel of *state*: ask for another one, with *first* to begin with.
+
+        :return: its number.
+        """
+        fields = self._maps[state.id]
+        self.close_channel(state)
+        return self.open(fields["kind"], fields["name"], state, first, fields)
+
+    def let_go(self, state: ChannelState) -> None:
+        """The link is down, and there is no need to open the channel of *state* when it is up."""
+        self.channels.pop(state.id, None)
+        self._maps.pop(state.id, None)
 
     def close_channel(self, state: ChannelState, seen: int = 0, end: bool = False) -> None:
         """Say that we are done with a channel.
@@ -328,9 +459,10 @@ class Link:
         :param seen: the first number that was not handed out.
         :param end: of a pipe or queue: the other end is to be closed, too.
         """
-        if self.channels.pop(state.id, None) is not None and self.sock is not None:
+        if self.channels.pop(state.id, None) is not None and not self.down:
             self.connection.closing(state.id)
             self.put(pack_control(CLOSE, state.id, seen, {"end": True} if end else {}))
+        self._maps.pop(state.id, None)
         self.dirty.pop(state, None)
 
     # -- output
@@ -346,6 +478,8 @@ class Link:
 
     def edge(self) -> None:
         """The tick's edge: gather what the channels have to say, and write it."""
+        if self.down:
+            return
         self.fresh = True
         if self.dirty:
             for state in list(self.dirty):
@@ -399,12 +533,76 @@ class Link:
         assert self._ended is not None
         return self._ended()
 
-    def lost(self, why: str) -> None:
-        """The connection is gone."""
-        if self._ended is None:
-            text = f"{self.url}: {why}"
-            self.end(lambda: ConnectionLost(text))
-            self.notify("lost", text)
+    def loss(self) -> ConnectionLost:
+        """Why there is no connection for now, made anew for each who asks."""
+        return ConnectionLost(self._fault)
+
+    def lost(self, why: str, final: bool = False) -> None:
+        """The connection is gone.
+
+        :param final: another one would end in the same way.
+        """
+        if self._ended is not None:
+            return
+        self._fault = f"{self.url}: {why}"
+        if self.down:  # in the middle of the handshake
+            self._final |= final
+            self._hang_up()
+            self._answer(HELLO, None, self.loss())
+        elif final or self.backoff is None or self.hub.stopping:
+            self._give_up()
+        else:
+            self._suspend()
+            self.backoff.lost()
+            self._task = self.hub.spawn(self._redial, self.backoff)
+
+    def _suspend(self) -> None:
+        """There is no connection for now."""
+        self.down = True
+        self.going_away = self.fresh = self.crowded = False
+        self._live = {}  # what is left of this read is nobody's
+        self._hang_up()
+        self.out = Stock()
+        for state in list(self.channels.values()):
+            self.hub.guard(state.suspend)
+        self.dirty.clear()
+        self.notify("lost", self._fault)
+        self._fail_requests(self.loss)
+
+    def _redial(self, backoff: Backoff) -> None:
+        """Connect again: to one URL after the other, and after a pause all over again."""
+        while self._ended is None:
+            pause = backoff.pause()
+            self.notify("reconnecting", f"{', '.join(self._urls)}: in {pause:.0f} ms")
+            self.hub.sleep(pause)
+            for url in self._urls:
+                try:
+                    self._attempt(url, ATTEMPT_MS)
+                except (ConnectionLost, Timeout, OSError) as error:
+                    self._fault = str(error)
+                    if self._is_final(error):
+                        self._give_up()
+                        return
+                else:
+                    self._task = None
+                    self._begin()
+                    return
+
+    def _give_up(self) -> None:
+        self._task = None
+        self.end(self.loss)
+        self.notify("lost", self._fault)
+
+    def _hang_up(self) -> None:
+        """Close the socket, if there is one."""
+        self._unhook()
+        self._unhook = _nothing
+        self.lent.clear()
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            if not self.hub.forked:
+                self.hub.poll.unregister(sock.fileno())
+            sock.close()
 
     def call_closers(self, state: Any) -> None:
         """*state* has ended. In the middle of a read its closers wait for the edge: what they do might read again."""
@@ -417,27 +615,32 @@ class Link:
 
     def faulted(self, error: ProtocolError) -> None:
         """The broker broke the protocol."""
-        self.lost(f"the broker broke the protocol: {error}")
+        # Who has spoken it before, would break it again; who has not, may be no broker, in a broker's place for now.
+        self.lost(f"the broker broke the protocol: {error}", final=not self.down or error.code == "VERSION")
 
     def end(self, error: Callable[[], Exception]) -> None:
         """End: close the socket and tell everybody who waits. Twice does nothing."""
         if self._ended is not None:
             return
         self._ended = error
+        self.down = True
         _links.discard(self)
-        self._unhook()
-        sock, self.sock = self.sock, None
-        if sock is not None:
-            if not self.hub.forked:
-                self.hub.poll.unregister(sock.fileno())
-            sock.close()
+        self._hang_up()
+        task, self._task = self._task, None
+        if task is not None and not self.hub.forked:
+            task.cancel()
         self.out.clear()
         self.dirty.clear()
-        channels, self.channels = self.channels, {}
+        channels, self.channels, self._live = self.channels, {}, {}
+        self._maps.clear()
         for state in channels.values():
             state.lose()
+        self._fail_requests(error)
+
+    def _fail_requests(self, error: Callable[[], Exception]) -> None:
+        """Nobody will be answered; at the end, nobody will be connected either."""
         requests, self._requests = self._requests, {}
-        for waiting in requests.values():
+        for waiting in (*requests.values(), *([self._hopeful] if self._ended is not None else [])):
             for waiter in waiting:
                 waiter.error = error()
                 self.hub.ready.append(waiter)

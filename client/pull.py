@@ -84,6 +84,7 @@ class PullState(Channel):
         "_acks",
         "_done",
         "_end_error",
+        "_late",
         "_limit_b",
         "_load_b",
         "_more",
@@ -98,6 +99,7 @@ class PullState(Channel):
         "done_b",
         "due",
         "fields",
+        "first",
         "id",
         "lease",
         "link",
@@ -131,6 +133,8 @@ class PullState(Channel):
         self.window = Window(prefetch)
         self.window_bytes = window_bytes
         self.arrivals: deque[Arrival] = deque()
+        #: Numbers below this came on a connection that was lost.
+        self.first = 0
         self.loaded = self.arrived = 0
         self.arrived_b = self.done_b = 0
         #: The bytes that are in ``buffer`` or were, since the last load.
@@ -147,6 +151,8 @@ class PullState(Channel):
         #: From when on acknowledgements leave at once, on the monotonic clock.
         self.due = 0.0
         self._unclaimed: Timer | None = None
+        #: Deliveries of before that were settled in this tick.
+        self._late = 0
         self._end_error: Callable[[], Exception] | None = None
         #: None: a delivery may take as long as it likes.
         self.lease: Lease | None = None
@@ -324,7 +330,7 @@ class PullState(Channel):
         limit, window_b, told_b = self.window.limit, self.window_bytes, self._limit_b
         limit_b = self.done_b + window_b
         return limit > self._told or (
-            limit > 0 and ((limit_b - told_b) * 2 >= window_b or self.arrived_b >= told_b < limit_b)
+            limit > self.first and ((limit_b - told_b) * 2 >= window_b or self.arrived_b >= told_b < limit_b)
         )
 
     def _credit(self) -> bytes | None:
@@ -365,6 +371,10 @@ class PullState(Channel):
     def _gather(self) -> None:
         """Count what was done."""
         for lot in self._stirred:
+            if lot.done[0] < self.first:
+                self._tell_late(len(lot.done))
+                lot.done.clear()
+                continue
             done = lot.take_done()
             self.done_b += lot.settle(len(done))
             self._done += done
@@ -373,6 +383,9 @@ class PullState(Channel):
     def refuse(self, number: int, lot: Lot, fields: dict[str, Any]) -> None:
         """A delivery is not done."""
         self._check()
+        if number < self.first:
+            self._tell_late(1)
+            return
         if number in lot.expired:
             return
         self._nacks.append((number, 1, fields))
@@ -383,6 +396,9 @@ class PullState(Channel):
     def touch(self, number: int, lot: Lot, ms: int | None) -> None:
         """A delivery takes longer."""
         self._check()
+        if number < self.first:
+            self._tell_late(1)
+            return
         if self.lease is not None and number not in lot.expired:
             self.lease.touch(number, ms)
             self.link.dirty[self] = None
@@ -537,6 +553,46 @@ class PullState(Channel):
     def _buffered_b(self) -> int:
         """With ``ack``: the bytes of what is in ``buffer``, and is about to be dropped."""
         return sum(delivery._lot.settle(1) for delivery in self.buffer)
+
+    # -- a lost connection, and the next
+
+    def suspend(self) -> None:
+        # What was prefetched, or handed out and not settled, is the broker's again.
+        self._forget_items()
+        for lot in self._stirred:
+            lot.done.clear()
+        self._stirred.clear()
+        self._done.clear()
+        self.lease = None  # until the broker says so again
+        self._acks = Ranges()
+        self._nacks.clear()
+        self.first = self.arrived = self.loaded
+        self.arrived_b = self.done_b = self._load_b = self._limit_b = 0
+        self._told = self.first
+        self.window.restart(self.first)
+        if self._unclaimed is not None:
+            self._unclaimed.cancel()
+            self._unclaimed = None
+
+    def reopen(self) -> None:
+        self._told, self._limit_b = self.first, 0
+        self.link.reopen(self, self.first)
+        if self.recvers:
+            self._request(0)
+        self.link.dirty[self] = None
+
+    def opened(self, first: int) -> None:
+        """It has the number that it was asked to have."""
+
+    def _tell_late(self, count: int) -> None:
+        """Deliveries of before the loss are settled: the broker has given them to somebody else."""
+        if not self._late:
+            self.hub.at_edge(self._count_late)
+        self._late += count
+
+    def _count_late(self) -> None:
+        late, self._late = self._late, 0
+        self.link.notify("lease_expired", f"{self.kind}: too late for {late} deliveries: the connection was lost since")
 
     # -- the end
 

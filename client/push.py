@@ -15,6 +15,9 @@ Invariants:
    ``dirty``, so that what the fast path takes leaves at the tick's edge.
 3. Who waits in ``senders`` has its packed item in its slot. It is taken there by whoever brings credit, in order; a
    Timeout before that means that it was not sent.
+4. While the link is down, and until all that was taken before is sent again, ``replay`` is there, and every frame goes
+   through it. ``quota.n`` counts those frames already, and ``quota.b`` their bytes.
+5. ``sent`` and then ``replay`` have the frames of all numbers from ``_confirmed`` on, if ``keeps``.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.channel import Channel
-from vanilla.exception import Closed, Halt, Rejected, Timeout
+from vanilla.exception import Closed, ConnectionLost, Halt, Rejected, Timeout
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Quota
 from vanilla.protocol.errors import REJECTIONS, ProtocolError
@@ -35,6 +38,7 @@ from vanilla.protocol.frames import ACK, COUNTED_BYTES, CREDIT, DATA, NACK, WANT
 from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message, make_message
 from .packing import LARGE_BYTES, pack_many, pack_run
 from .rejected import refusal
+from .replay import Frame, Replay
 
 if TYPE_CHECKING:
     from vanilla.timers import Timer
@@ -52,6 +56,8 @@ FIRST_STEP = 8
 MOST_STEP = 1024
 #: What msgpack puts before a bytes item, at most.
 BIN_HEAD_BYTES = 5
+#: Where a queue refuses what it has no room for, messages that are sent again ask anew after so many ms.
+FULL_MS = 100
 #: After so many ms without a send credit goes back.
 IDLE_MS = 1_000
 
@@ -73,6 +79,7 @@ class PushState(Channel):
         "_given",
         "_idle",
         "_mark",
+        "_owed",
         "_refusal",
         "_rest",
         "_since",
@@ -85,6 +92,8 @@ class PushState(Channel):
         "options",
         "pending",
         "quota",
+        "replay",
+        "sent",
         "slack",
         "syncs",
         "users",
@@ -94,6 +103,10 @@ class PushState(Channel):
     role = "push"
     #: Is the other end to be closed with it?
     final = False
+    #: Does it keep what is not confirmed, to send it again on the next connection?
+    keeps = True
+    #: Does it take items while the link is down?
+    stocks = True
 
     def __init__(self, link: Link, name: str, options: dict[str, Any] | None = None) -> None:
         super().__init__(link.hub, -1, f"{self.role} to {name!r}")
@@ -122,8 +135,16 @@ class PushState(Channel):
         #: How many items `take_run` packs at once: few until they are known to be small.
         self._step = FIRST_STEP
         self._idle: Timer | None = None
-        self._refusal: tuple[str, str] | None = None
+        #: Why this end has ended; or a `Rejected` that is to be raised once.
+        self._refusal: tuple[str, str] | Rejected | None = None
+        #: Frames that are not confirmed, as tuples of what `Frame` has.
+        self.sent: deque[Any] = deque()
+        self.replay: Replay | None = None
+        #: What is to be told to who syncs next.
+        self._owed: Exception | None = None
         self.id = self._open()
+        if link.down:
+            self.suspend()
 
     def _open(self) -> int:
         """Ask for the channel: its number, or 0 to do so later."""
@@ -153,7 +174,7 @@ class PushState(Channel):
         """
         self.seal()
         self.check()
-        if self.senders or self.link.full:
+        if self.senders or self.replay is not None or self.link.full:
             return 0
         end = min(start + self.quota.left_n - self.batch.count, len(items))
         most_b = min(self.quota.left_b - self.batch.size, self.link.frame_limit - COUNTED_BYTES)
@@ -188,7 +209,9 @@ class PushState(Channel):
         if link.full:
             link.crowded = True
             return False
-        return batch.count < quota.limit_n - quota.n and batch.size + size <= quota.limit_b - quota.b
+        if batch.count < quota.limit_n - quota.n and batch.size + size <= quota.limit_b - quota.b:
+            return True
+        return link.down and self.stocks
 
     def _fits_now(self, size: int) -> bool:
         """`_fits`, once the socket was looked at: a busy sender reads no credit before it needs it."""
@@ -217,7 +240,7 @@ class PushState(Channel):
 
     def _slack(self) -> int:
         """What credit, the run, the batch and the output allow beyond what was taken; 64 small items at a time."""
-        if self.link.full:
+        if self.replay is not None or self.link.full:
             return 0
         quota, batch = self.quota, self.batch
         most_b = min(BATCH_BYTES, self.link.frame_limit - COUNTED_BYTES, quota.left_b) - batch.size
@@ -262,13 +285,16 @@ class PushState(Channel):
     def _put_frame(self, count: int, size: int, parts: Sequence[Buffer]) -> None:
         """Send *count* messages as one frame."""
         head = self._head(count, size)
-        if size < SMALL_BYTES:
-            self.link.put(b"".join((head, *parts)))
-        else:
-            self.link.put(head, *parts)
-        quota = self.quota
+        frame = (b"".join((head, *parts)),) if size < SMALL_BYTES else (head, *parts)
+        quota, link = self.quota, self.link
         quota.n += count
         quota.b += size
+        if self.replay is not None:
+            self._stock(count, size, frame)
+            return
+        link.put(*frame)
+        if self.keeps:
+            self.sent.append((quota.n, count, size, frame, link.broker))
         self._want = False  # what waits is asked for anew, behind these
         self._mark = -1
         if self._idle is None:
@@ -317,7 +343,7 @@ class PushState(Channel):
     def _ask(self, size: int) -> None:
         """Tell the broker what waits for credit, unless it has been told."""
         quota = self.quota
-        if self._want or (quota.left_n > 0 and size <= quota.left_b):
+        if self.link.down or self._want or (quota.left_n > 0 and size <= quota.left_b):
             return
         self._want = True
         waiting = [waiter.value for waiter in self.senders if waiter.selection is None]
@@ -327,6 +353,8 @@ class PushState(Channel):
 
     def _serve(self) -> None:
         """Take the items of those who wait, in order, as far as credit and output go."""
+        if self.replay is not None and not self._resend():
+            return
         while self.senders:
             waiter = self.senders[0]
             size = waiter.value.size if waiter.selection is None else 1
@@ -383,6 +411,13 @@ class PushState(Channel):
         confirmed = ranges[-2] + ranges[-1]
         if confirmed > self.quota.n:
             raise ProtocolError("BAD_SEQUENCE", f"message {confirmed - 1} is confirmed and was never sent")
+        self._confirm(confirmed)
+
+    def _confirm(self, confirmed: int) -> None:
+        """The broker has all numbers below *confirmed*."""
+        sent = self.sent
+        while sent and sent[0][0] <= confirmed:
+            sent.popleft()
         self._confirmed = max(self._confirmed, confirmed)
         while self.syncs and self.syncs[0].value <= self._confirmed:
             self.hub.ready.append(self.syncs.popleft())
@@ -390,7 +425,10 @@ class PushState(Channel):
             self.leave()
 
     def _nack(self, event: Event) -> None:
-        """What waits gets no credit, and is not to wait for any."""
+        """What waits gets no credit, and is not to wait for any; but what was taken already has to."""
+        if self.replay is not None:
+            self.hub.after(FULL_MS, self._ask_later)
+            return
         if event.payload["r"][0] != self.quota.n:
             return  # it is about what has left since; for what waits now there is a question of its own
         self._want = False
@@ -417,7 +455,7 @@ class PushState(Channel):
         if self.halt is not None:
             return
         quota = self.quota
-        if self._mark != quota.n or self.senders or self.pending or self.batch.count:
+        if self._mark != quota.n or self.senders or self.pending or self.batch.count or self.replay is not None:
             self._mark = quota.n
             self._idle = self.hub.after(IDLE_MS, self._look_idle)
             return
@@ -441,6 +479,7 @@ class PushState(Channel):
         if timeout == 0:
             self.link.poll()
         self.check()
+        self._tell_owed()
         target = self.quota.n
         if target <= self._confirmed:
             return
@@ -449,16 +488,145 @@ class PushState(Channel):
         self.syncs.append(me)
         self.hub.park(me, self, timeout)
 
+    # -- a lost connection, and the next
+
+    def suspend(self) -> None:
+        self.seal()
+        quota, replay = self.quota, self.replay
+        left = list(replay.frames) if replay is not None else []
+        n = replay.n if replay is not None else quota.n
+        if self.keeps:
+            n = self._confirmed
+            left[:0] = map(Frame._make, self.sent)
+        self.sent.clear()
+        self.replay = Replay(left, n)
+        quota.limit_n, quota.limit_b, quota.b = n, 0, self.replay.size
+        self._want = False
+        self._epoch = 0
+        self._frame()
+        if n > self._confirmed:
+            self._lose_sent(n)
+
+    def _lose_sent(self, n: int) -> None:
+        """What has left, of numbers below *n*, and is not confirmed, is not sent again: it may have arrived."""
+        count, self._confirmed = n - self._confirmed, n
+        text = f"the connection was lost; of what was sent last on this {self.kind}, {count} may not have arrived"
+        if not self._warn(ConnectionLost, text):
+            self._owed = ConnectionLost(text)
+
+    def _warn(self, kind: Callable[..., Exception], *what: str) -> bool:
+        """Tell who waits for confirms: did anybody?"""
+        text = str(kind(*what))
+        log.warning("%s: %s", self.link.url, text)
+        self.link.notify("error", text)
+        told = bool(self.syncs)
+        while self.syncs:
+            self.fail(self.syncs.popleft(), kind(*what))
+        return told
+
+    def _tell_owed(self) -> None:
+        error, self._owed = self._owed, None
+        if error is not None:
+            raise error
+
+    def _stock(self, count: int, size: int, frame: tuple[Buffer, ...]) -> None:
+        """A frame that has to wait its turn."""
+        assert self.replay is not None
+        self.replay.add(Frame(self.quota.n, count, size, frame, None))
+        if self.link.down:
+            self.link.out.unsent += size
+
+    def reopen(self) -> None:
+        replay = self.replay
+        assert replay is not None
+        replay.begin()
+        self.seal()
+        self._frame()
+        self.link.reopen(self, replay.n, self.keeps and replay.was_sent_to(self.link.broker))
+        self._serve()
+
+    def opened(self, first: int) -> None:
+        if self.replay is not None and first > self.replay.n:
+            self.quota.b -= self.replay.skip(first, self.id)
+            self._confirm(first)
+
+    def _resend(self) -> bool:
+        """Send again what may be lost, and then what was taken since, as far as credit and output go: was that all?"""
+        replay, link = self.replay, self.link
+        assert replay is not None
+        if link.down:
+            return self.stocks
+        quota = self.quota
+        while replay.frames:
+            if link.full:
+                link.crowded = True
+                return False
+            frame = replay.take(quota.limit_n, quota.limit_b, link.frame_limit, self.id, link.broker)
+            if frame is None:
+                self._ask_again(replay)
+                return False
+            link.put(*frame.parts)
+            self._want = False
+            if self.keeps:
+                self.sent.append(frame)
+        self.replay = None
+        return True
+
+    def _ask_again(self, replay: Replay) -> None:
+        """Ask for the credit that is missing."""
+        size = replay.first_size(self.id)
+        if replay.never_fits(self.link.frame_limit, self.id):
+            self.refused("TOO_BIG", f"a message of {size} bytes, which another broker took, is too big for this one")
+        elif not self._want:
+            self._want = True
+            count = replay.frames[-1].end - replay.n
+            self.link.put(pack_control(WANT, self.id, 0, {"n": count, "b": max(size, min(replay.size, BATCH_BYTES))}))
+            self.hub.at_edge(self.link.edge)
+
+    def _ask_later(self) -> None:
+        if self.replay is not None and not self.link.down:
+            self._want = False
+            self._serve()
+
+    def _forgotten(self, text: str) -> None:
+        """The broker cannot say what it has. What is new goes on, on another channel."""
+        replay = self.replay
+        assert replay is not None
+        count = replay.drop_sent()
+        quota = self.quota
+        quota.limit_n, quota.limit_b, quota.b = replay.n, 0, replay.size
+        self._confirmed = replay.n
+        self._want = False
+        self.id = self.link.exchange(self, replay.n)
+        replay.readdress(self.id)
+        what = "UNKNOWN_PRODUCER", f"{text}: {count} messages may have arrived or not"
+        if not self._warn(Rejected, *what):
+            self._refusal = Rejected(*what)
+        self._serve()
+        if not self.users:
+            self.leave()
+
     # -- the end
 
     def check(self) -> None:
         self.link.check()
         if self._refusal is not None:
-            raise refusal(*self._refusal)
+            raise self._why_refused()
         if self.halt is not None:
             raise self.halt(f"this {self.kind} was closed")
 
+    def _why_refused(self) -> Exception:
+        why = self._refusal
+        if isinstance(why, Rejected):
+            self._refusal = None
+            return why
+        assert why is not None
+        return refusal(*why)
+
     def refused(self, code: str, text: str) -> None:
+        if code == "UNKNOWN_PRODUCER" and self.replay is not None:
+            self._forgotten(text)
+            return
         self._refusal = code, text
         self._end(lambda: refusal(code, text))
         self.link.close_channel(self)
@@ -473,6 +641,8 @@ class PushState(Channel):
         self.slack = self._given = self._counted = self._counted_b = 0
         self.pending.clear()
         self.batch.clear()
+        self.sent.clear()
+        self.replay = None
         if self._idle is not None:
             self._idle.cancel()
         for queue in self.senders, self.syncs:

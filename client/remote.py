@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vanilla.certificates import client_context
@@ -26,6 +26,7 @@ from .dealer import CallState, Dealer
 from .link import Link
 from .pull import WINDOW_BYTES, PullRecver, PullState
 from .push import PushState
+from .redial import BACKOFF, Backoff
 from .rendezvous import RendezvousState
 from .router import Router, RouterState
 from .sender import PushSender
@@ -48,11 +49,14 @@ CONNECT_MS = 10_000
 LINGER_MS = 5_000
 #: Events that are kept for a reader; beyond that the oldest go.
 EVENTS = 1_000
+#: Those that `Remote.link` tells.
+LINK = frozenset(("connected", "going_away", "lost", "closed"))
 
 
 class Event(NamedTuple):
-    """Something that happened to a connection: ``connected``, ``going_away``, ``error``, ``lost`` or ``closed``. And
-    ``lease_expired``: deliveries were not settled in time, and are for others now."""
+    """Something that happened to a connection: ``connected``, ``going_away``, ``error``, ``lost``, ``reconnecting``
+    (the text says when), ``missed`` (a subscriber may have missed something) or ``closed``. And ``lease_expired``:
+    deliveries were not settled in time, or not before their connection was lost, and are for others now."""
 
     kind: str
     text: str
@@ -61,35 +65,47 @@ class Event(NamedTuple):
 class Remote:
     """A connection to a broker, and the endpoints on it.
 
+    When it is lost, there is a new one as soon as there can be, and all goes on: whoever waits to send, to receive or
+    for confirms waits on. Only what cannot be known, or is too late, is told: see `Service.connect`.
+
     :ivar link: a Recver of the connection's state, which keeps the last value: "connected", "going_away", "lost" or
         "closed".
     :ivar events: a Recver of what happens (`Event`). The last 1,000 are kept.
     """
 
     def __init__(
-        self, hub: Hub, url: str, linger: float, context: SSLContext | None = None, token: bytes | None = None
+        self,
+        hub: Hub,
+        urls: Sequence[str],
+        linger: float,
+        context: SSLContext | None = None,
+        token: bytes | None = None,
+        backoff: Backoff | None = None,
     ) -> None:
         self.hub = hub
-        self.url = url
         self._linger = linger
         self._state = Sender(State(hub))
         self.link = Recver(self._state._state)
         self._events = Channel(hub, EVENTS, "events")
         self.events = Recver(self._events)
         self._calls: weakref.WeakValueDictionary[str, CallState] = weakref.WeakValueDictionary()
-        self._link = Link(hub, url, self._notify, context, token)
+        self._link = Link(hub, urls, self._notify, context, token, backoff)
         self._pushes: weakref.WeakValueDictionary[str, PushState] = weakref.WeakValueDictionary()
         #: All that may have something unconfirmed.
         self._senders: weakref.WeakSet[PushState | ValueState] = weakref.WeakSet()
 
     def _connect(self, timeout: float) -> None:
         self._link.dial(timeout)
-        self._notify("connected", self.url)
         _remotes.add(self)
         self.hub.onstop(self.close)
 
+    @property
+    def url(self) -> str:
+        """Where it is connected, or was last."""
+        return self._link.url
+
     def _notify(self, kind: str, text: str) -> None:
-        if kind not in ("error", "lease_expired") and not self._state.halted:  # its reader may have closed it
+        if kind in LINK and not self._state.halted:  # its reader may have closed it
             self._state.send(kind)
         if len(self._events.buffer) >= EVENTS:
             self._events.buffer.popleft()
@@ -283,7 +299,14 @@ class Remote:
         found = public_methods(ob, methods)
         return self.hub.spawn(Served(self.hub, self.router(name), found, concurrency).run)
 
-    def wrap(self, name: str, deadline: float | None = None, wait: bool = False, trace: bool = False) -> Wrapped:
+    def wrap(
+        self,
+        name: str,
+        deadline: float | None = None,
+        wait: bool = False,
+        trace: bool = False,
+        idempotent: bool = False,
+    ) -> Wrapped:
         """Methods that are served elsewhere: ``remote.wrap("calc").add(2, 3).recv()``.
 
         The options hold for each call, see `Dealer.call`.
@@ -291,7 +314,8 @@ class Remote:
         :raises ValueError: a wrong *name*.
         :raises ConnectionLost: the broker is gone.
         """
-        return Wrapped(self.dealer(name), {"deadline": deadline, "wait": wait, "trace": trace})
+        options = {"deadline": deadline, "wait": wait, "trace": trace, "idempotent": idempotent}
+        return Wrapped(self.dealer(name), options)
 
     def methods(self, name: str, timeout: float = CONNECT_MS) -> list[dict[str, str]]:
         """What is served by `serve` under *name*.
@@ -401,7 +425,7 @@ class Service:
 
     def connect(
         self,
-        url: str,
+        *urls: str,
         timeout: float = CONNECT_MS,
         linger: float = LINGER_MS,
         ca: str = "",
@@ -410,10 +434,26 @@ class Service:
         verify: bool = True,
         token: str | bytes | None = None,
         token_file: Path | None = None,
+        reconnect: bool = True,
+        backoff: tuple[float, float] = BACKOFF,
     ) -> Remote:
-        """Connect to the broker at *url*.
+        """Connect to the broker at one of *urls*: they are tried in turn.
 
-        :param url: ``tcp://HOST:PORT``, ``tls://HOST:PORT`` or ``unix:///PATH``.
+        When the connection is lost, there is another as soon as there can be, on which all goes on:
+
+        * What was pushed and not confirmed is sent again. The broker passes over what it has; another process of it
+          delivers it with ``redelivered`` set. If it can no longer tell, the next ``send`` or ``sync`` raises
+          `Rejected` once. While there is no connection ``send`` takes 1 MiB of items, then it waits; ``sync`` waits.
+        * Who receives goes on. What was handed out and not acknowledged is delivered again, perhaps to others; to
+          settle the old `Delivery` or `Request` does nothing.
+        * Calls wait until they can be asked. Those that were under way fail with `ConnectionLost`, unless they are
+          ``idempotent``; so does a rendezvous. What was published, or sent to a queue, and not confirmed may not have
+          arrived: the next ``sync`` raises `ConnectionLost` once.
+        * ``link`` and ``events`` of the `Remote` tell.
+
+        If a certificate is not accepted, or the broker says that something is wrong with us (as DENIED), it stays lost.
+
+        :param urls: ``tcp://HOST:PORT``, ``tls://HOST:PORT`` or ``unix:///PATH``.
         :param timeout: ms for look-up, connection and handshakes together.
         :param linger: ms that closing, and the interpreter's exit, wait for confirms; -1 for ever.
         :param ca: for tls, as the next three: a PEM file of the authorities that may have signed the broker's
@@ -423,21 +463,28 @@ class Service:
         :param verify: False takes any certificate: only to look into what is wrong.
         :param token: the secret that says who you are, for a broker that asks; text counts as its UTF-8.
         :param token_file: a file that holds it, in place of *token*.
+        :param reconnect: False: a connection that is lost stays so, and everything on it raises `ConnectionLost`.
+        :param backoff: ms that the first pause before connecting again takes at most, and any later one; it doubles
+            each time, and is anything from 0 to that.
         :raises ConnectionLost: there is no broker, or one side does not accept the other's certificate, or the broker
             does not let you in: DENIED.
         :raises Timeout: it does not answer in time.
-        :raises ValueError: *url* is none, or a TLS file is missing or not right, or the token has not 16 to 256 bytes.
+        :raises ValueError: one of *urls* is none, or there are none; a TLS file is missing or not right, or the token
+            has not 16 to 256 bytes; *backoff* is none.
         :raises OSError: *token_file* cannot be read.
         """
         seconds(linger)  # what is no time is to be told now, not at the end
-        secret, address, context = token_of(token, token_file), parse(url), None
-        if address.scheme == "tls":
+        if not urls:
+            raise ValueError("connect to what? A URL is missing")
+        secret, addresses, context = token_of(token, token_file), [parse(url) for url in urls], None
+        if any(address.scheme == "tls" for address in addresses):
             context = client_context(ca, cert, key, verify)
         elif ca or cert or key or not verify:
-            raise ValueError(f"{url}: certificates are for tls:// only, here nothing is encrypted")
-        if secret is not None and address.scheme == "tcp" and not address.is_local:
-            log.warning("%s: the token travels in clear text; whoever listens can use it", url)
-        remote = Remote(self.hub, url, linger, context, secret)
+            raise ValueError(f"{urls[0]}: certificates are for tls:// only, here nothing is encrypted")
+        for url, address in zip(urls, addresses):
+            if secret is not None and address.scheme == "tcp" and not address.is_local:
+                log.warning("%s: the token travels in clear text; whoever listens can use it", url)
+        remote = Remote(self.hub, urls, linger, context, secret, Backoff(*backoff) if reconnect else None)
         remote._connect(timeout)
         return remote
 

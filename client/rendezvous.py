@@ -57,11 +57,13 @@ class RendezvousState(SendState):
 
     __slots__ = ("_unused", "parcels")
 
+    stocks = False
+
     def __init__(self, link: Link, name: str, shape: Shape) -> None:
-        super().__init__(link, name, shape)
         #: By number.
         self.parcels: dict[int, Parcel] = {}
         self._unused: Timer | None = None
+        super().__init__(link, name, shape)
 
     # -- sending
 
@@ -175,6 +177,18 @@ class RendezvousState(SendState):
             limit = [quota.n, quota.b]
             self.link.put(pack_control(WANT, self.id, 0, {"n": 0, "b": 0, "limit": limit, "epoch": self._epoch}))
             quota.lower_to(*limit)
+
+    # -- a lost connection
+
+    def suspend(self) -> None:
+        for number in list(self.parcels):
+            text = "the connection was lost before it was known whether the item was taken"
+            self._settled(number, ConnectionLost(f"{self.link.url}: {text}: send on a {self.kind}"))
+        self.batch.clear()
+        super().suspend()
+
+    def _lose_sent(self, n: int) -> None:
+        self._confirmed = n  # each send was told
 
     # -- the end
 

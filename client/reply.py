@@ -26,7 +26,7 @@ from vanilla.selection import EMPTY
 if TYPE_CHECKING:
     from vanilla.timers import Timer
 
-    from .dealer import CallState
+    from .dealer import Call, CallState
 
 #: Bytes of a streamed reply that may be ahead of its reader.
 STREAM_BYTES = 1 << 20
@@ -43,6 +43,7 @@ class ReplyState(Channel):
     __slots__ = (
         "_limit_b",
         "_sizes",
+        "again",
         "arrived",
         "arrived_b",
         "calls",
@@ -65,6 +66,8 @@ class ReplyState(Channel):
         self.halt: type[Halt] | None = None
         self.closers: list[Callable[[], object]] = []
         self.calls = calls
+        #: What `dealer.Call` asks it again, if that may be.
+        self.again: Call
         self.number = -1
         #: Set by the first part of a streamed reply.
         self.window: Window | None = None

@@ -302,6 +302,17 @@ class RouterState(PullState):
             self.put_replies()
         return super().emit()
 
+    # -- a lost connection
+
+    def suspend(self) -> None:
+        """No answer to what came on it is wanted any more: its callers were told."""
+        self._replies.clear()
+        self._replied_b = 0
+        for number in list(self.open):
+            self.close_request(number)
+        super().suspend()
+        self.drained()  # who waits with an answer has nothing to wait for
+
     # -- the end
 
     def _end(self, error: Callable[[], Exception]) -> None:

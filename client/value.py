@@ -46,6 +46,7 @@ class ValueState(State):
         "_confirmed",
         "_end_error",
         "_followers",
+        "_last",
         "_looked",
         "_next",
         "_unsent",
@@ -66,6 +67,8 @@ class ValueState(State):
         self.syncs: deque[Any] = deque()
         #: A packed value, or b"" to clear it; None if there is nothing to send.
         self._unsent: bytes | None = None
+        #: The last that was sent.
+        self._last = b""
         self._next = self._confirmed = 0
         self._looked = 0.0
         self._followers: weakref.WeakSet[Channel] = weakref.WeakSet()
@@ -145,13 +148,13 @@ class ValueState(State):
 
     def emit(self) -> bool:
         packed = self._unsent
-        if packed is None or self.link.full:
+        if packed is None or self.link.full or self.link.down:
             return packed is not None
         if packed:
             self.link.put(pack_head(DATA, self.id, self._next, 1, len(packed)) + packed)
         else:
             self.link.put(pack_control(CLEAR, self.id, self._next))
-        self._unsent = None
+        self._unsent, self._last = None, packed
         self._next += 1
         return False
 
@@ -204,6 +207,25 @@ class ValueState(State):
         me.value = self._next + (self._unsent is not None)
         self.syncs.append(me)
         self.hub.park(me, self, timeout)
+
+    # -- a lost connection, and the next
+
+    def suspend(self) -> None:
+        """What is not confirmed is set again."""
+        if self._next > self._confirmed:
+            if self._unsent is None:
+                self._unsent = self._last
+            self._confirmed = self._next
+        for waiter in self.syncs:
+            waiter.value = self._next + 1
+
+    def reopen(self) -> None:
+        self.link.reopen(self, self._next, resume=True)
+        self.emit()
+        self.link.dirty[self] = None
+
+    def opened(self, first: int) -> None:
+        """It has the number that it was asked to have."""
 
     # -- the end
 

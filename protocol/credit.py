@@ -110,6 +110,10 @@ class Window:
         self.limit = limit
         return True
 
+    def restart(self, taken: int) -> None:
+        """All credit is void, for the broker counts anew; what is taken goes on from *taken*."""
+        self.limit = self._mark = taken
+
     def handled(self, count: int, lasted: float) -> None:
         """*count* messages that came when nothing was at hand were handled in *lasted* seconds.
 

@@ -122,8 +122,8 @@ def connect(h, broker):
     """Makes connections to the test's own broker, which are closed at the end."""
     remotes = []
 
-    def connect():
-        remotes.append(h.client.connect(broker.urls[0]))
+    def connect(**options):
+        remotes.append(h.client.connect(broker.urls[0], **options))
         return remotes[-1]
 
     yield connect

@@ -33,6 +33,13 @@ def remote(h, broker):
         yield remote
 
 
+@pytest.fixture
+def single(h, broker):
+    """A connection that is lost when it is lost."""
+    with h.client.connect(broker.urls[0], reconnect=False) as remote:
+        yield remote
+
+
 def accounts(broker, name="jobs"):
     endpoint = broker.endpoints[name]
     assert endpoint.balance == 0
@@ -131,7 +138,7 @@ def test_closed_connections_leave_no_descriptor(h, broker):
 
 
 def test_link_and_events_tell_what_happens(h, broker):
-    remote = h.client.connect(broker.urls[0])
+    remote = h.client.connect(broker.urls[0], reconnect=False)
     assert remote.link.recv() == "connected"
     assert remote.events.recv().kind == "connected"
     h.spawn(broker.drain, 0)
@@ -738,7 +745,7 @@ def test_acknowledgements_leave_while_their_consumer_never_waits(h, broker, remo
 
 def test_of_a_load_that_is_half_acknowledged_the_rest_says_that_the_broker_is_gone(h, broker, remote):
     jobs = remote.push("jobs")
-    other = h.client.connect(broker.urls[0])
+    other = h.client.connect(broker.urls[0], reconnect=False)
     back = other.pull("jobs", ack=True, prefetch=100)
     jobs.send_many(range(10))
     held = [back.recv(timeout=PATIENCE) for _ in range(10)]
@@ -779,7 +786,7 @@ def test_a_delay_must_not_be_negative(h, remote):
 def test_unsettled_deliveries_of_a_lost_consumer_go_to_another(h, broker, remote):
     jobs = remote.push("jobs")
     jobs.send("job")
-    other = h.client.connect(broker.urls[0])
+    other = h.client.connect(broker.urls[0], reconnect=False)
     back = other.pull("jobs", ack=True)
     held = back.recv(timeout=PATIENCE)
     other._link.sock.shutdown(2)
@@ -893,8 +900,8 @@ def test_what_one_end_has_not_loaded_survives_that_another_end_reads(h, broker, 
     assert found == items
 
 
-def test_closers_run_when_the_read_is_over_that_ended_their_channel(h, broker, remote):
-    jobs, link = remote.push("jobs"), remote._link
+def test_closers_run_when_the_read_is_over_that_ended_their_channel(h, broker, single):
+    jobs, link = single.push("jobs"), single._link
     seen = []
     jobs.onclose(lambda: seen.append(link._reading))
     broker.close()
@@ -902,12 +909,12 @@ def test_closers_run_when_the_read_is_over_that_ended_their_channel(h, broker, r
     assert seen == [False]
 
 
-def test_nothing_is_taken_once_a_write_has_found_the_broker_gone(h, broker, remote):
-    jobs = remote.push("jobs")
+def test_nothing_is_taken_once_a_write_has_found_the_broker_gone(h, broker, single):
+    jobs = single.push("jobs")
     jobs.send(b"first")
     jobs.sync()
     h.sleep(10)
-    remote._link.sock.shutdown(socket.SHUT_WR)  # the next write is EPIPE
+    single._link.sock.shutdown(socket.SHUT_WR)  # the next write is EPIPE
     sent = 0
     with pytest.raises(vanilla.ConnectionLost):
         while True:
@@ -1002,7 +1009,7 @@ def test_options_of_a_pull_are_checked(remote):
 
 
 def test_everything_blocked_gets_connection_lost_at_once(h, broker):
-    remote = h.client.connect(broker.urls[0])
+    remote = h.client.connect(broker.urls[0], reconnect=False)
     jobs, back, full = remote.push("jobs"), remote.pull("empty"), remote.push("full")
     full._state.quota.limit_n = 0
     jobs.send(1)
@@ -1046,7 +1053,7 @@ def test_everything_blocked_gets_connection_lost_at_once(h, broker):
 
 def test_a_sender_blocked_on_a_full_queue_gets_connection_lost(h):
     with h.broker.listen("tcp://127.0.0.1:0", capacity=2) as broker:
-        remote = h.client.connect(broker.urls[0])
+        remote = h.client.connect(broker.urls[0], reconnect=False)
         jobs = remote.push("jobs")
         jobs.send(1)
         jobs.send(2)
@@ -1062,7 +1069,7 @@ def test_a_sender_blocked_on_a_full_queue_gets_connection_lost(h):
 def test_prefetched_items_of_a_lost_connection_are_not_handed_out(h, broker, remote):
     """They are the broker's again, and go to others."""
     jobs = remote.push("jobs")
-    other = h.client.connect(broker.urls[0])
+    other = h.client.connect(broker.urls[0], reconnect=False)
     back = other.pull("jobs", prefetch=10)
     for i in range(10):
         jobs.send(i)
@@ -1076,7 +1083,7 @@ def test_prefetched_items_of_a_lost_connection_are_not_handed_out(h, broker, rem
 
 def test_a_broker_that_is_found_gone_while_items_are_loaded_is_connection_lost(h, broker, remote):
     jobs = remote.push("jobs")
-    other = h.client.connect(broker.urls[0])
+    other = h.client.connect(broker.urls[0], reconnect=False)
     back = other.pull("jobs", prefetch=10)
     for i in range(10):
         jobs.send(i)

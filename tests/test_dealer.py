@@ -381,7 +381,10 @@ def test_a_server_that_goes_is_peer_lost_for_what_it_had(sums, far, how):
     assert request.item == 1
 
 
-def test_a_lost_connection_is_the_end_of_all_its_calls(h, near, far, server, sums):
+def test_a_lost_connection_is_the_end_of_all_its_calls(h, connect):
+    near, far = connect(reconnect=False), connect(reconnect=False)
+    server, sums = far.router("sums"), near.dealer("sums")
+    far.ping()
     asked = ask(server, sums, 1, 2)
     near._link.sock.shutdown(2)
     for reply, _ in asked:

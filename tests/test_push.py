@@ -28,7 +28,8 @@ class Link:
         self.frame_limit = frame_limit
         self.depth = 64
         self.fresh = True
-        self.full = self.crowded = self.ended = False
+        self.full = self.crowded = self.ended = self.down = False
+        self.broker = b"broker"
         self.dirty = {}
         self.quota = Quota(0)
         self.waits = []

@@ -293,8 +293,10 @@ def test_closing_the_connection_ends_the_service_without_a_word(h, far, served, 
     assert caplog.text == ""
 
 
-def test_a_lost_connection_ends_the_service_with_it(h, far, served, calc, object_):
-    calc.block("x")
+def test_a_connection_that_stays_lost_ends_the_service_with_it(h, near, connect, object_):
+    far = connect(reconnect=False)
+    served = far.serve("calc", object_)
+    near.wrap("calc", wait=True).block("x")
     until(h, lambda: object_.running)
     far._link.sock.shutdown(2)
     until(h, lambda: object_.ended == ["x"])

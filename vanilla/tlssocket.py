@@ -73,6 +73,10 @@ class TLSError(OSError):
         super().__init__(errno.EPROTO, text)
 
 
+class Unverified(TLSError):
+    """The peer's certificate is not accepted."""
+
+
 class NotTLS(TLSError):
     """The peer speaks something else from its first byte on."""
 
@@ -231,7 +235,7 @@ class TLSSocket:
         if IS_PYPY:  # it leaves the error in OpenSSL's queue, for whose call comes next; a new SSL object empties that
             self._make()
         if isinstance(error, ssl.SSLCertVerificationError):
-            return TLSError(f"the peer's certificate is not accepted: {error.verify_message}")
+            return Unverified(f"the peer's certificate is not accepted: {error.verify_message}")
         return TLSError(f"TLS: {REASONS.get(error.reason, '') or spell(error)}")
 
     # -- reading
