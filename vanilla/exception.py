@@ -42,10 +42,10 @@ class Rejected(Exception):
     """A send failed, and would fail again: what it was about is not in the queue, or nobody can say whether it is.
 
     ``code`` is stable and for programs, ``text`` for people. FULL: the queue is full, and its option says that it is to
-    say so. TOO_BIG: the message is larger than the broker takes (this one is a ValueError, too). DENIED: the
-    broker takes nothing from this sender. UNKNOWN_PRODUCER: messages were sent, the connection was lost before they were
-    confirmed, and the broker does not know any more which of them it had; they may have arrived or not, and what is sent
-    next is taken. NO_SPACE and STORE_FAILED: it cannot keep it.
+    say so. TOO_BIG: the message is larger than the broker takes (this one is a ValueError, too). DENIED: the broker
+    takes nothing from this sender. UNKNOWN_PRODUCER: messages were sent, the connection was lost before they were
+    confirmed, and the broker does not know any more which of them it had: they may have arrived or not, and what is
+    sent next is taken. NO_SPACE and STORE_FAILED: it cannot keep it.
     """
 
     def __init__(self, code: str, text: str) -> None:
