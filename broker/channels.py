@@ -515,9 +515,17 @@ class Puller:
             frame.append(batch)
             count += batch.count
             size += batch.size
+            if size >= largest:  # now, so that the output is known to be full before more is taken
+                self._send(frame, count, size, self._more)
+                frame, count, size = [], 0, 0
         if frame:
-            cut = endpoint.ready and (self.limit_n <= self.sent_n or self.limit_b <= self.sent_b)
-            self._send(frame, count, size, MORE if cut else 0)
+            self._send(frame, count, size, self._more)
+
+    @property
+    def _more(self) -> int:
+        """The flag of a delivery that was cut only by credit."""
+        spent = self.limit_n <= self.sent_n or self.limit_b <= self.sent_b
+        return MORE if spent and self.endpoint.ready else 0
 
     def send_one(self, batch: Batch) -> None:
         """Send *batch*, for which it has credit, in a frame of its own."""
