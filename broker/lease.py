@@ -113,12 +113,13 @@ class Leases:
         self._timer = broker.hub.after(max(due - broker.now(), 0) * 1000, self._fire)
 
     def _fire(self) -> None:
-        """Take back what is due; if the broker stood still, what consumers have said meanwhile is read first."""
+        """Take back what is due; if the broker stood still, what consumers have said meanwhile is read first, for which
+        there is a moment more."""
         self._timer = None
         now = self._puller.endpoint.broker.now()
         late = now - self._armed
         if late > LATE:
-            self._dues = [due + late for due in self._dues]
+            self._dues = [due + late + LATE for due in self._dues]
         else:
             pieces = list(zip(self._firsts, self._ends, self._dues))
             self._keep([piece for piece in pieces if piece[2] > now])

@@ -395,7 +395,7 @@ class Link:
         state: Any = self._live.get(event.channel)
         if state is not None:
             state.opened(event.seq)
-            if event.payload:
+            if event.payload and OPEN in state.frames:
                 state.frames[OPEN](state, event)
 
     def _closed(self, event: Event) -> None:

@@ -147,7 +147,8 @@ class Remote:
             second delivery, which double; ``dead``: the endpoint for its dead letters; ``ttl`` and ``lease``: the ms
             that a message may wait, and that a consumer has for it; ``dedupe_entries`` and ``dedupe``: how many ids of
             messages are remembered, and for how many ms.
-        :raises Refused: CONFLICT: it is there, with another value of an option; or the broker does not let us.
+        :raises Refused: CONFLICT: it is there, with another value of an option; or DENIED: where there are permissions
+            it takes ``pull`` and ``admin``.
         :raises ValueError: a wrong *name* or option.
         :raises Timeout: no answer in time.
         :raises ConnectionLost: the broker is gone.

@@ -148,6 +148,15 @@ def test_every_send_that_waits_is_rejected(h, broker, remote):
     assert sorted(raised) == [(number, "FULL") for number in range(5)]
 
 
+def test_of_a_list_it_is_told_how_many_a_queue_that_rejects_has_taken(h, broker, remote):
+    jobs = remote.push("jobs", capacity=10, overflow="reject")
+    with pytest.raises(vanilla.Rejected) as caught:
+        jobs.send_many(list(range(25)), PATIENCE)
+    assert caught.value.sent == 10
+    jobs.sync(PATIENCE)
+    assert accounts(broker).accepted == 10
+
+
 def test_a_select_does_not_wait_for_a_queue_that_rejects(h, broker, remote):
     jobs = remote.push("jobs", capacity=1, overflow="reject")
     jobs.send("first", PATIENCE)
