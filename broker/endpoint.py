@@ -12,7 +12,8 @@ Invariants:
 3. ready + delayed + granted never grows above the capacity by a grant; only returns and one oversize message may exceed
    it.
 4. A consumer stands in ``hungry`` once if it has credit and its connection takes output and unsettled messages,
-   otherwise not at all; one that waited for settlements from the tick's edge on.
+   otherwise not at all; one that waited for settlements from the tick's edge on, and one that let a lease run out from
+   its next frame on.
 5. A producer stands in ``asking`` once if it wants credit.
 """
 

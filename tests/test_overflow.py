@@ -218,6 +218,17 @@ def test_bytes_make_room_for_bytes(h, broker, peer):
     assert accounts(broker).drops == {"overflow": 1}
 
 
+def test_a_message_larger_than_the_whole_queue_takes_the_place_of_all_that_is_ready(h, broker, peer):
+    opened(peer, {"capacity_bytes": 100, "overflow": "drop-oldest"})
+    peer.want(1, n=2, b=62)
+    granted(peer, "b", 62)
+    peer.send(data(1, 0, ["x" * 30, "y" * 30]))
+    peer.expect(ACK)
+    peer.want(1, n=1, b=500)
+    granted(peer, "b", 62 + 500)
+    assert accounts(broker).drops == {"overflow": 2}
+
+
 def test_what_is_in_flight_or_delayed_is_not_dropped(h, broker, peer):
     at = filled(peer, {"overflow": "drop-oldest"}, [0, 1, 2, 3])
     peer.open(2, "pull", "jobs")
