@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 from peers import Peer, data, until
@@ -174,6 +174,7 @@ steps = st.lists(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=steps, ms=st.sampled_from([50, 320, 1000]))
 def test_each_number_is_over_once_and_when_its_time_has_come(steps, ms):
     puller = Puller()
