@@ -45,7 +45,8 @@ class Crowd:
         waiting: dict[int, bytes] = {}
         while count or waiting:
             while count and len(waiting) < WINDOW:
-                waiting[self.dial(words.said)] = b""
+                own = os.urandom(len(words.own))
+                waiting[self.dial(words.said.replace(words.own, own, 1) if own else words.said)] = b""
                 count -= 1
             for fd in self.ready():
                 came = self.socks[fd].recv(65536) or lost("the server closed a connection")

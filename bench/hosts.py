@@ -29,10 +29,12 @@ QUEUE = "jobs"
 
 
 class Words(NamedTuple):
-    """What a client says, at once and without waiting, and how the server's answer to all of it ends."""
+    """What a client says, at once and without waiting, and how the server's answer to all of it ends. ``own`` stands
+    in what is said for bytes that no two connections may share, if there are such."""
 
     said: bytes
     ending: bytes
+    own: bytes = b""
 
 
 class Host(Side):
@@ -78,15 +80,17 @@ class Vanilla(Host):
         from vanilla.protocol.connection import VERSION
         from vanilla.protocol.frames import FRAME_LIMIT, HELLO, pack_control
 
-        hello = pack_control(HELLO, 0, 0, {"v": VERSION, "id": os.urandom(16), "agent": "bench"})
-        return Words(hello, packb("frame") + packb(FRAME_LIMIT))
+        own = os.urandom(16)
+        hello = pack_control(HELLO, 0, 0, {"v": VERSION, "id": own, "agent": "bench"})
+        return Words(hello, packb("frame") + packb(FRAME_LIMIT), own)
 
     def puller(self) -> Words:
         from vanilla.protocol.frames import CREDIT, OPEN, pack_control
 
         opening = pack_control(OPEN, 1, 0, {"kind": "pull", "name": QUEUE})
         credit = pack_control(CREDIT, 1, 0, {"n": 1, "b": 1000})
-        return Words(self.idle().said + opening + credit, pack_control(OPEN, 1))
+        hello = self.idle()
+        return Words(hello.said + opening + credit, pack_control(OPEN, 1), hello.own)
 
     def endpoints(self, names: range) -> Words:
         from vanilla.protocol.frames import OPEN, pack_control
@@ -95,7 +99,8 @@ class Vanilla(Host):
             pack_control(OPEN, number, 0, {"kind": "pull", "name": f"{QUEUE}{name}"})
             for number, name in enumerate(names, 1)
         ]
-        return Words(self.idle().said + b"".join(frames), pack_control(OPEN, len(names)))
+        hello = self.idle()
+        return Words(hello.said + b"".join(frames), pack_control(OPEN, len(names)), hello.own)
 
 
 class Redis(Host):

@@ -204,6 +204,12 @@ def settled(peer: Peer) -> list[Frame]:
     return found
 
 
+def let_end(*remotes: Any) -> None:
+    """From here on they are as if made with ``reconnect=False``."""
+    for remote in remotes:
+        remote._link.backoff = None
+
+
 def until(h: Any, condition: Any, timeout: float = PATIENCE) -> None:
     """Let the hub run until ``condition()`` holds."""
     deadline = Deadline(timeout)

@@ -193,7 +193,7 @@ def test_a_second_signal_ends_it_at_once(h, start):
 def test_a_producer_that_goes_on_while_the_broker_drains_loses_nothing_confirmed(h, start):
     program = start("--listen", "tcp://127.0.0.1:0")
     url = program.url()
-    pushing, pulling = h.client.connect(url), h.client.connect(url)
+    pushing, pulling = (h.client.connect(url, reconnect=False) for _ in range(2))
     jobs, got = pushing.push("jobs"), set()
 
     def push():

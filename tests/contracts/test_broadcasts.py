@@ -220,7 +220,7 @@ def test_onempty_is_called_when_the_last_local_subscriber_has_gone(h):
 
 
 def test_closing_a_remote_publisher_leaves_the_others(h, tmp_path):
-    with h.broker.listen("tcp://127.0.0.1:0") as broker, h.client.connect(broker.urls[0]) as remote:
+    with h.broker.listen("tcp://127.0.0.1:0") as broker, h.client.connect(broker.urls[0], reconnect=False) as remote:
         recver = remote.broadcast("e").subscribe()
         for _ in range(2):
             with remote.broadcast("e") as news:

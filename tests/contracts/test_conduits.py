@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 
 import pytest
-from peers import PATIENCE, until
+from peers import PATIENCE, let_end, until
 
 import vanilla
 from vanilla.protocol.errors import Refused
@@ -494,6 +494,7 @@ def test_when_the_broker_goes_everybody_hears_it(h, remote_place, shape):
     task.join(timeout=PATIENCE)
     task = h.spawn(recver.recv)
     h.sleep(10)
+    let_end(remote_place.near, remote_place.far)
     remote_place.broker.close()
     with pytest.raises(vanilla.ConnectionLost):
         task.join(timeout=PATIENCE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
-from peers import PATIENCE, until
+from peers import PATIENCE, let_end, until
 
 import vanilla
 
@@ -295,6 +295,7 @@ def test_when_the_broker_goes_everybody_hears_it(h, remote_place):
     assert changes.recv(timeout=PATIENCE) == 1
     waits = [h.spawn(changes.recv), h.spawn(remote_place.near.state("empty").recv)]
     h.sleep(10)
+    let_end(remote_place.near, remote_place.far)
     remote_place.broker.close()
     for task in waits:
         with pytest.raises(vanilla.ConnectionLost):
