@@ -166,3 +166,13 @@ def load(monkeypatch):
     for name in set(sys.modules) - before:
         if str(BENCH) in (getattr(sys.modules[name], "__file__", None) or ""):
             del sys.modules[name]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What the scenarios of tests/chaos have measured."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    told = [(report.nodeid, text) for report in reports for name, text in report.user_properties if name == "figure"]
+    if told:
+        terminalreporter.section("figures")
+    for nodeid, text in told:
+        terminalreporter.write_line(f"{nodeid.rpartition('::')[2]}: {text}")

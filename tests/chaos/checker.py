@@ -51,8 +51,9 @@ class Verdict:
 
     def __str__(self) -> str:
         text = (
-            f"{self.sent:,} sent, {self.confirmed:,} confirmed, {self.done:,} done, {self.buried:,} dead; {len(self.lost):,} lost; repeated: "
-            f"{self.marked:,} with redelivered, {self.unmarked:,} without; {self.redeliveries:,} redeliveries"
+            f"{self.sent:,} sent, {self.confirmed:,} confirmed, {self.done:,} done, {self.buried:,} dead; "
+            f"{len(self.lost):,} lost; repeated: {self.marked:,} with redelivered, {self.unmarked:,} without; "
+            f"{self.redeliveries:,} redeliveries"
         )
         if self.waits:
             text += f"; waited {milliseconds(self.waits, 50)} (p50), {milliseconds(self.waits, 99)} (p99)"
@@ -103,6 +104,11 @@ def judge(events: Iterable[Event]) -> Verdict:
     return verdict
 
 
+def percentile(waits: list[int], percent: int) -> int:
+    """The one of *waits* that so many percent of them do not exceed, by nearest rank."""
+    return sorted(waits)[max(-(-len(waits) * percent // 100), 1) - 1]
+
+
 def milliseconds(waits: list[int], percent: int) -> str:
-    """The one of *waits*, in ns, that so many percent of them do not exceed, by nearest rank."""
-    return f"{sorted(waits)[max(-(-len(waits) * percent // 100), 1) - 1] / 1e6:,.1f} ms"
+    """A percentile of times in ns, for people."""
+    return f"{percentile(waits, percent) / 1e6:,.1f} ms"

@@ -16,7 +16,6 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 #: Bytes before the end of a frame's length, and where its type stands.
 LENGTH_BYTES, TYPE_AT = 5, 6
