@@ -64,10 +64,10 @@ def producer(journal: Journal, url: str, name: str, jobs: int) -> None:
                 journal.note(CONFIRMED, (journal.who, number))
 
 
-def worker(journal: Journal, url: str, name: str, seconds: float = 0.0) -> None:
+def worker(journal: Journal, url: str, name: str, seconds: float = 0.0, lease: int | None = None) -> None:
     """Does jobs, one after the other, for ever: each takes so many seconds in a loop that never lets others run."""
     with vanilla.Hub() as hub, hub.client.connect(url) as remote:
-        for delivery in remote.pull(name, ack=True):
+        for delivery in remote.pull(name, ack=True, lease=lease):
             journal.note(GOT, delivery.item, delivery.redelivered, delivery.attempts)
             end = time.monotonic() + seconds
             while time.monotonic() < end:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import programs
 import pytest
 from checker import judge
 from fleet import done, empty, fleet, until
-from journal import GOT, SEND, read
+from journal import DONE, GOT, SEND, count, read
 
 DAY = 86_400
 NOW = "import time, sys; print(int(time.time()))"
@@ -86,3 +87,25 @@ def test_a_clock_that_is_set_neither_hurries_nor_holds_what_waits(h, journals, t
     assert len(waits) == 10
     assert min(waits) >= delay * 1_000_000
     assert sum(event.what == SEND for event in events) == 10
+
+
+@pytest.mark.parametrize("days", [1, -1])
+def test_a_clock_that_is_set_neither_ends_a_lease_nor_lengthens_it(h, journals, tell, clock, monkeypatch, days):
+    for name, value in clock.env.items():
+        monkeypatch.setenv(name, value)
+    with programs.broker() as (url, _), h.client.connect(url) as remote, fleet(journals) as crew:
+        crew.start("producer", "p", url=url, name="jobs", jobs=1)
+        crew.start("producer", "q", url=url, name="late", jobs=1)
+        crew.start("worker", "slow", url=url, name="jobs", seconds=0.5, lease=60_000)
+        silent = crew.start("worker", "silent", url=url, name="late", seconds=60, lease=300)
+        until(h, lambda: count(journals, GOT) == 2)
+        silent.signal(signal.SIGSTOP)
+        clock.shift(days * DAY)
+        crew.start("worker", "other", url=url, name="jobs")
+        crew.start("worker", "heir", url=url, name="late")
+        until(h, lambda: done(remote) == 2)
+    events = read(journals)
+    verdict = judge(events)
+    tell(f"clock {days:+d} day: one lease lasts, one ends: {verdict}")
+    assert verdict.faults == {}
+    assert {(event.who, event.job[0]) for event in events if event.what == DONE} == {("heir", "q"), ("slow", "p")}
