@@ -9,6 +9,7 @@ from vanilla.protocol.scan import scan
 
 if TYPE_CHECKING:
     from .death import Death
+    from .said import Said
 
 #: How many messages `Batch.part` passes over from one noted offset to the next.
 STEP = 256
@@ -22,7 +23,8 @@ class Batch:
     ``number`` is the endpoint's accept number of the first message, ``time`` when it was accepted (seconds, monotonic),
     ``attempts`` how many deliveries have failed and ``failed_by`` who had the last of them (`Session.who`),
     ``redelivered`` whether a consumer may have seen it. ``origin`` tells who is told of the outcome, if anybody is.
-    ``death`` is that of dead letters.
+    ``death`` is that of dead letters, ``said`` what their producer said of the messages, of most nothing. ``size`` is
+    that of the body, and what the latter takes.
     """
 
     __slots__ = (
@@ -35,6 +37,7 @@ class Batch:
         "number",
         "origin",
         "redelivered",
+        "said",
         "size",
         "time",
     )
@@ -50,8 +53,14 @@ class Batch:
         self.redelivered = False
         self.origin: Any = None
         self.death: Death | None = None
+        self.said: Said | None = None
         #: The offsets of messages 0, STEP, 2 * STEP, ..., as far as they were asked for.
         self._marks: tuple[int, ...] = _NO_MARKS
+
+    def say(self, said: Said) -> None:
+        """*said* is said of these messages, once."""
+        self.said = said
+        self.size += self.count * said.each
 
     @property
     def pinned(self) -> int:
@@ -95,6 +104,8 @@ class Batch:
         part.redelivered = self.redelivered
         part.origin = self.origin
         part.death = self.death
+        if self.said is not None:
+            part.say(self.said.part(skip, skip + count))
         return part
 
 

@@ -75,7 +75,7 @@ class Broker:
         self.hello = self._pack_hello()
         self.started = self.now()
         self.endpoints: dict[str, Endpoint] = {}
-        #: Those that were declared and have nobody and nothing, by when they were last used.
+        #: Those that are kept (`Endpoint.kept`) and have nobody and nothing, by when they were last used.
         self.unused: dict[Endpoint, None] = {}
         self._names: list[str] | None = None
         self.sessions: set[Session] = set()
@@ -187,7 +187,7 @@ class Broker:
         return endpoint
 
     def _make_place(self) -> bool:
-        """The limit is reached: of the endpoints that only their options keep, the one longest unused goes."""
+        """The limit is reached: of the endpoints that only their options, or ids, keep, the one longest unused goes."""
         while self.unused:
             endpoint = next(iter(self.unused))
             if endpoint.idle:
@@ -268,10 +268,10 @@ class Broker:
         for endpoint in touched:
             if now - endpoint.mark[0] >= 1:
                 endpoint.work_out_rates(now)
-            if endpoint.declared:
+            if self.unused:
                 self.unused.pop(endpoint, None)
             if endpoint.idle and self.endpoints.get(endpoint.name) is endpoint:
-                if endpoint.declared:
+                if endpoint.kept:
                     self.unused[endpoint] = None
                 else:
                     self._forget(endpoint)
@@ -281,6 +281,7 @@ class Broker:
         self.unused.pop(endpoint, None)
         self.totals.add(endpoint)
         self.memory.forget(endpoint)
+        endpoint.seen = None
         del self.endpoints[endpoint.name]
         self._names = None
 

@@ -27,7 +27,7 @@ from vanilla.protocol.frames import (
     pack_control,
     pack_head,
 )
-from vanilla.protocol.options import pack_options, read_options
+from vanilla.protocol.options import LISTS, pack_options, read_options
 from vanilla.protocol.ranges import Ranges, pairs
 from vanilla.protocol.scan import check, scan
 from vanilla.protocol.terms import MAX_MS
@@ -37,6 +37,7 @@ from .endpoint import FIRST_BYTES, FIRST_MESSAGES, LONE_FIRST_MESSAGES, Endpoint
 from .flight import EVERYTHING, Flight, Sent
 from .lease import Leases
 from .memory import MESSAGE_BYTES
+from .said import PLAIN, look_of, pack_said
 
 if TYPE_CHECKING:
     from vanilla.protocol.connection import Event
@@ -103,24 +104,26 @@ class Pusher:
         kind, _, seq, count, array = event
         at = ARRAY_HEAD_BYTES
         depth = self.session.broker.options.depth
-        options = _NO_OPTIONS
+        options, extra = _NO_OPTIONS, 0
         if kind == DATA_OPTIONS:
             at = scan(array, at, 1, _FAR, depth)[1]
-            options = read_options(array[ARRAY_HEAD_BYTES:at], self.kind)
+            extra = at - ARRAY_HEAD_BYTES if self.kind == "push" else 0  # some of it is kept as long as the messages
             count -= 1
+            options = read_options(array[ARRAY_HEAD_BYTES:at], self.kind, count)
         if count < 1:
             raise BadMessage("a data frame carries at least one message")
         check(array, count, depth, at)
         quota = self.quota
         if seq != quota.n:
-            at, count = self._pass_over(seq, array, at, count)
-            seq = quota.n
+            at, left = self._pass_over(seq, array, at, count)
+            options = {name: value[count - left :] if name in LISTS else value for name, value in options.items()}
+            seq, count = quota.n, left
         size = len(array) - at
-        left_n, left_b = quota.limit_n - seq - count, quota.limit_b - quota.b - size
+        left_n, left_b = quota.limit_n - seq - count, quota.limit_b - quota.b - size - extra
         if left_n < 0 or left_b < 0:
-            self._overdrawn(count, size)
+            self._overdrawn(count, size + extra)
         quota.n = seq + count
-        quota.b += size
+        quota.b += size + extra
         self._recount()
         if self.want_n and self.endpoint.terms.overflow == "drop-oldest":
             self.want_n = self.want_b = 0  # this may be it, and nothing is to be dropped for it twice
@@ -131,8 +134,8 @@ class Pusher:
 
     def _take(self, seq: int, count: int, body: Buffer, options: dict[str, Any]) -> None:
         """*count* messages, of which *seq* is the first, are accepted."""
-        if options.get("redelivered"):
-            self.endpoint.accept(count, body).redelivered = True
+        if options or self.endpoint.terms.ttl:
+            self.endpoint.admit(count, body, options)
         elif not self.endpoint.pass_on(count, body):
             self.endpoint.accept(count, body)
         self.stir()
@@ -166,7 +169,7 @@ class Pusher:
         """
         if kind not in (DATA, DATA_OPTIONS):
             return False
-        size -= ARRAY_HEAD_BYTES + (EXTRA_BYTES if kind == DATA_OPTIONS else 0)
+        size -= ARRAY_HEAD_BYTES + (EXTRA_BYTES if kind == DATA_OPTIONS and self.kind != "push" else 0)
         if size > self.quota.left_b:
             self._overdrawn(1, size)
         return True
@@ -382,10 +385,21 @@ class Puller:
     def ack(self, event: Event) -> None:
         """It has handled these."""
         ranges = self._delivered(event)
+        if self.endpoint.keys is not None:
+            self._ack_keyed(ranges)
+            return
         before_b = self.flight.size
         count = self.flight.settle(ranges)
         self._landed(count, before_b - self.flight.size)
         self.endpoint.settle(count)
+        self.line_up()
+
+    def _ack_keyed(self, ranges: list[tuple[int, int]]) -> None:
+        """`ack`, where some messages may have keys: it has to be known which messages these are."""
+        assert self.endpoint.keys is not None
+        for piece in self._take(ranges):
+            self.endpoint.keys.gone(piece.batch, piece.low, piece.high)
+            self.endpoint.settle(piece.high - piece.low)
         self.line_up()
 
     def nack(self, event: Event) -> None:
@@ -542,7 +556,7 @@ class Puller:
         if self.leases is not None:
             self.leases.sent(self.sent_n, self.sent_n + batch.count)
         self.sent_n += batch.count
-        self.sent_b += batch.size
+        self.sent_b += batch.size if batch.said is None else len(batch.body)
         self.endpoint.flight_n += batch.count
         self.endpoint.flight_b += batch.size
 
@@ -551,8 +565,12 @@ class Puller:
         seq = self.sent_n - count
         parts: list[Buffer] = [batch.body for batch in frame]
         terms = self._terms(frame[0])
-        if terms:
-            options = pack_options(terms)
+        is_plain = look_of(frame[0]) == PLAIN
+        if terms or not is_plain:
+            if is_plain:
+                options = pack_options(terms)
+            else:
+                options, size = pack_said(terms, frame), sum(map(len, parts))
             head = pack_head(DATA_OPTIONS | more, self.id, seq, count + 1, size + len(options))
             self.session.put(head + options, *parts)
         else:
@@ -560,7 +578,7 @@ class Puller:
 
     def _alike(self, one: Batch, other: Batch) -> bool:
         """May they share a frame, and so its options?"""
-        return one.history == other.history
+        return one.history == other.history and (one.said is other.said or look_of(one) == look_of(other))
 
     def _terms(self, batch: Batch) -> dict[str, Any]:
         """The options of a delivery."""

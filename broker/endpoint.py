@@ -6,9 +6,11 @@ room that this made is granted to producers in `grant`. Nothing in here does I/O
 At every moment: accepted = acknowledged + ready + delayed + in flight + dead + dropped (`Endpoint.balance`).
 
 Invariants:
-1. ``ready`` is ascending by accept number, so what comes back stands where it stood.
-2. ``ready_n``, ``ready_b`` are the sums over ``ready`` and ``back``; ``delayed_*`` likewise; ``granted_*`` the credit
-   that producers have and have not used; ``flight_*`` the sums over the consumers' flights.
+1. ``ready`` is ascending by accept number, so what comes back stands where it stood. Where messages have priorities
+   it holds those of the highest that there is, and is empty only if nothing is ready (`priorities`).
+2. ``ready_n``, ``ready_b`` are the sums over what is ready, ``back`` and what stands aside for its key (`keys`);
+   ``delayed_*`` likewise; ``granted_*`` the credit that producers have and have not used; ``flight_*`` the sums over
+   the consumers' flights.
 3. ready + delayed + granted never grows above the capacity by a grant; only returns and one oversize message may exceed
    it.
 4. A consumer stands in ``hungry`` once if it has credit and its connection takes output and unsettled messages,
@@ -20,6 +22,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -29,8 +32,13 @@ from vanilla.protocol.terms import check_terms
 
 from .batch import Batch, split_first
 from .death import death_of
+from .dedupe import Seen
+from .expiry import Expiry
 from .flight import Sent
+from .keys import Keys
 from .memory import MESSAGE_BYTES
+from .priorities import Priorities, merged, number_of, priority_of
+from .said import Names, Said
 
 if TYPE_CHECKING:
     from vanilla.timers import Timer
@@ -53,14 +61,12 @@ _NO_DROPS: dict[str, int] = {}
 
 
 class Endpoint:
-    """One named endpoint. Made by `Broker.endpoint` on first use, gone when idle and empty unless it was declared."""
+    """One named endpoint. Made by `Broker.endpoint` on first use, gone when idle and empty unless it is `kept`."""
 
     #: What it is called where another kind was asked for.
     kind = "a work queue"
     #: Messages that consumers were not sent because they were behind: of a broadcast alone.
     missed = 0
-    #: Messages that came a second time and were not accepted again.
-    duplicates = 0
 
     __slots__ = (
         "accepted",
@@ -78,6 +84,8 @@ class Endpoint:
         "delayed_n",
         "dropped",
         "drops",
+        "duplicates",
+        "expiry",
         "flight_b",
         "flight_n",
         "granted_at",
@@ -85,9 +93,11 @@ class Endpoint:
         "granted_n",
         "grave",
         "hungry",
+        "keys",
         "mark",
         "name",
         "pause",
+        "priorities",
         "pullers",
         "pushers",
         "rate_in",
@@ -95,6 +105,7 @@ class Endpoint:
         "ready",
         "ready_b",
         "ready_n",
+        "seen",
         "terms",
     )
 
@@ -116,6 +127,11 @@ class Endpoint:
         self.delayed: dict[Batch, Timer] = {}
         self.delayed_n = self.delayed_b = 0
         self.flight_n = self.flight_b = 0
+        #: What there is only while messages need it: see there.
+        self.priorities: Priorities | None = None
+        self.expiry: Expiry | None = None
+        self.keys: Keys | None = None
+        self.seen: Seen | None = None
         #: What `Memory` counts for it.
         self.counted = 0
         self.granted_n = self.granted_b = 0
@@ -123,8 +139,10 @@ class Endpoint:
         self.granted_at = -GRANT_PAUSE
         self.pause: Timer | None = None
         self.accepted = self.acknowledged = self.dead = self.dropped = 0
-        #: ``dropped`` by reason, of work queues: overflow...
+        #: ``dropped`` by reason, of work queues: overflow, expired...
         self.drops: dict[str, int] = _NO_DROPS
+        #: Messages that were discarded for their ids, and not accepted.
+        self.duplicates = 0
         self.pushers: set[Pusher] = set()
         self.pullers: set[Puller] = set()
         # Ordered sets: whoever waits longest is first, and who leaves is found at once.
@@ -161,11 +179,14 @@ class Endpoint:
 
     # -- messages come in
 
-    def accept(self, count: int, body: Any) -> Batch:
-        """Take *count* new messages."""
+    def accept(self, count: int, body: Any, said: Said | None = None) -> Batch:
+        """Take *count* new messages, of which *said* is said."""
         batch = Batch(self.accepted, count, body, self.broker.now())
         self.accepted += count
-        self.ready.append(batch)
+        if said is None and self.priorities is None:
+            self.ready.append(batch)
+        else:
+            self._stand(batch, said)
         self.ready_n += count
         self.ready_b += batch.size
         self.broker.touch(self)
@@ -199,22 +220,79 @@ class Endpoint:
             del hungry[puller]
         return True
 
+    def admit(self, count: int, body: Any, options: dict[str, Any]) -> None:
+        """Take *count* messages that were sent with *options*, which were checked; but for those that came before."""
+        now = self.broker.now()
+        new = Batch(self.accepted, count, body, now)
+        said = Said.of(options, now, count, self.terms.ttl)
+        if said is not None:
+            new.say(said)
+        delay, redelivered = options.get("delay", 0), options.get("redelivered", False)
+        for batch in [new] if said is None or said.ids is None else self._without_known(new, said.ids):
+            if delay:
+                batch.redelivered = redelivered
+                batch.number = self.accepted
+                self.accepted += batch.count
+                self._note(batch)
+                self.postpone(batch, delay)
+            else:
+                self.accept(batch.count, batch.body, batch.said).redelivered = redelivered
+        self.broker.touch(self)
+
+    def _without_known(self, batch: Batch, ids: Names) -> list[Batch]:
+        """What of *batch*, whose messages have *ids*, has not come before."""
+        if self.seen is None:
+            self.seen = Seen(self)
+        fresh = self.seen.fresh(ids, self.terms.dedupe_entries, self.terms.dedupe / 1000)
+        self.duplicates += batch.count - len(fresh)
+        return [batch.part(low, high) for low, high in runs(fresh)]
+
+    def _stand(self, batch: Batch, said: Said | None) -> None:
+        """*batch* is ready, behind all of its priority."""
+        if said is not None:
+            batch.say(said)
+            self._note(batch)
+        if self.priorities is None and not priority_of(batch):
+            self.ready.append(batch)
+            return
+        if self.priorities is None:
+            self.priorities = Priorities(self)
+        self.priorities.add(batch)
+
+    def _note(self, batch: Batch) -> None:
+        """*batch* is here, of which something is said: see that there is what that needs."""
+        said = batch.said
+        if said is None:
+            return
+        if said.keys is not None and self.keys is None:
+            self.keys = Keys(self)
+        if said.expires < math.inf:
+            if self.expiry is None:
+                self.expiry = Expiry(self)
+            self.expiry.note(said.expires)
+
     def put_back(self, batches: Iterable[Batch]) -> None:
         """Insert *batches* where they stood, at the tick's edge."""
         for batch in batches:
             self.ready_n += batch.count
             self.ready_b += batch.size
             self.back.append(batch)
+            if batch.said is not None:
+                self._note(batch)
+                if self.keys is not None:
+                    self.keys.back(batch)
         self.broker.touch(self)
 
     def _merge_back(self) -> None:
         """Once a tick, however much came back how often: most of it stands in front of all that is ready."""
         back, self.back = self.back, []
-        back.sort(key=_number)
-        if not self.ready or back[-1].number < self.ready[0].number:
-            self.ready.extendleft(reversed(back))
-        else:
-            self.ready = deque(sorted((*back, *self.ready), key=_number))
+        back.sort(key=number_of)
+        if self.priorities is None and not any(map(priority_of, back)):
+            self.ready = merged(self.ready, back)
+            return
+        if self.priorities is None:
+            self.priorities = Priorities(self)
+        self.priorities.merge(back)
 
     # -- messages go out
 
@@ -224,7 +302,8 @@ class Endpoint:
         if self.back:
             self._merge_back()
         while self.ready and hungry:
-            share = -(-self.ready_n // len(hungry))
+            ready_n = self.ready_n if self.keys is None else self.ready_n - self.keys.count
+            share = -(-ready_n // len(hungry))
             for _ in range(len(hungry)):
                 if not self.ready:
                     break
@@ -237,23 +316,37 @@ class Endpoint:
 
         :return: None if there is none that may go now.
         """
+        if self.ready[0].said is not None or self.priorities is not None:
+            most = self._fit(most)
+            if not most:
+                return None
         batch = self.ready[0]
         if batch.count <= most and batch.size <= most_b:
             self.ready.popleft()
         else:
-            count, at = scan(batch.body, 0, most, most_b)
+            count, at = scan(batch.body, 0, min(most, batch.count), most_b)
             if count < batch.count:
                 batch, self.ready[0] = batch.cut(count, at)
             else:
                 self.ready.popleft()
         self.ready_n -= batch.count
         self.ready_b -= batch.size
+        if batch.said is not None and self.keys is not None:
+            self.keys.hold(batch)
+        if self.priorities is not None and not self.ready:
+            self.priorities.choose()
         return batch
 
     def drop_oldest(self, n: int, b: int) -> None:
-        """Drop what is ready, from its front, until there is room for *n* messages and *b* bytes or nothing is left."""
+        """Drop what is ready, from its front, until there is room for *n* messages and *b* bytes or nothing is left.
+
+        Where messages have priorities or keys, those of the lowest priority go, whether they stand aside or not.
+        """
         if self.back:
             self._merge_back()
+        if self.priorities is not None or self.keys is not None:
+            self._drop_least(n - self.room_n, b - self.room_b)
+            return
         while self.ready and (self.room_n < n or self.room_b < b):
             lack_n, lack_b = n - self.room_n, b - self.room_b
             batch = self.pop(lack_n if lack_n > 0 else _FAR, lack_b if lack_b > 0 else _FAR)
@@ -261,11 +354,106 @@ class Endpoint:
                 break
             self.drop(batch.count, "overflow")
 
+    def _drop_least(self, lack_n: int, lack_b: int) -> None:
+        """`drop_oldest`, until *lack_n* messages and *lack_b* bytes are gone."""
+        gone, dropped, kept = [], [], []
+        for batch in sorted(self.in_line(), key=lambda batch: (priority_of(batch), batch.number)):
+            if lack_n <= 0 and lack_b <= 0:
+                break
+            count = max(scan(batch.body, 0, batch.count, lack_b)[0], min(lack_n, batch.count))
+            gone.append(batch)
+            dropped.append(batch.part(0, count))
+            if count < batch.count:
+                kept.append(batch.part(count, batch.count))
+            lack_n -= count
+            lack_b -= dropped[-1].size
+        self.take_out(gone)
+        self.put_back(kept)
+        for batch in dropped:
+            self.drop(batch.count, "overflow")
+            if self.keys is not None:
+                self.keys.gone(batch)
+
     def drop(self, count: int, reason: str) -> None:
         """*count* messages are gone for good, and were not handled; whoever calls this has taken them out."""
         self.dropped += count
         self.drops = {**self.drops, reason: self.drops.get(reason, 0) + count}
         self.broker.memory.unweighed[self] = None
+
+    def _fit(self, most: int) -> int:
+        """See that the first batch that is ready may go: how many of its messages, up to *most*; 0: nothing is left
+        that may. What is overdue leaves, and what cannot go for its key stands aside."""
+        while self.ready:
+            batch = self.ready[0]
+            said = batch.said
+            if said is None:
+                return most
+            if said.expires <= self.broker.now():
+                self._replace_first(None)
+                self.ready_n -= batch.count
+                self.ready_b -= batch.size
+                self.expire(batch)
+                continue
+            count = most if said.keys is None or self.keys is None else self.keys.fit(batch, said, most)
+            if count:
+                return count
+            assert self.keys is not None
+            self._replace_first(self.keys.set_aside(batch, said))
+        return 0
+
+    def _replace_first(self, batch: Batch | None) -> None:
+        """In the place of the first that is ready stands *batch*, or nothing."""
+        if batch is not None:
+            self.ready[0] = batch
+            return
+        self.ready.popleft()
+        if self.priorities is not None and not self.ready:
+            self.priorities.choose()
+
+    def expire(self, batch: Batch) -> None:
+        """*batch*, which was taken out, is overdue: it is dropped, or where a place for dead letters is named, it is
+        one."""
+        if self.terms.dead:
+            self.bury(batch, "EXPIRED")
+            return
+        self.drop(batch.count, "expired")
+        if self.keys is not None:
+            self.keys.gone(batch)
+        self.broker.touch(self)
+
+    # -- what waits
+
+    def in_line(self) -> list[Batch]:
+        """All that is ready, in the order in which it would be delivered, and behind it what stands aside."""
+        if self.back:
+            self._merge_back()
+        return [*(self.priorities or self.ready), *(self.keys or ())]
+
+    def backlog(self) -> list[Batch]:
+        """`in_line`, and behind it what is delayed."""
+        return [*self.in_line(), *sorted(self.delayed, key=number_of)]
+
+    def take_out(self, batches: Iterable[Batch]) -> None:
+        """*batches* of `backlog` do not wait here any more; whoever says so counts where they have gone."""
+        gone = set(batches)
+        if self.keys is not None:
+            self.keys.take_out(gone)
+        if self.priorities is not None:
+            self.priorities.keep([batch for batch in self.priorities if batch not in gone])
+        else:
+            self.ready = deque(batch for batch in self.ready if batch not in gone)
+        for batch in gone:
+            timer = self.delayed.pop(batch, None)
+            if timer is None:
+                self.ready_n -= batch.count
+                self.ready_b -= batch.size
+            else:
+                timer.cancel()
+                self.delayed_n -= batch.count
+                self.delayed_b -= batch.size
+            if self.keys is not None:
+                self.keys.gone(batch)
+        self.broker.touch(self)
 
     # -- messages come back
 
@@ -324,8 +512,11 @@ class Endpoint:
                 back.append(batch)
         self.put_back(back)
 
-    def postpone(self, batch: Batch, delay: int) -> None:
-        """Deliver *batch* in *delay* ms."""
+    def postpone(self, batch: Batch, delay: float) -> None:
+        """Deliver *batch* in *delay* ms. If it is overdue before, it is looked at then."""
+        if batch.said is not None and batch.said.expires < math.inf:
+            left = (batch.said.expires - self.broker.now()) * 1000
+            delay = min(delay, left) if left > 0 else delay
         if delay <= 0:
             self.put_back([batch])
             return
@@ -354,31 +545,10 @@ class Endpoint:
             return
         log.warning("endpoint %r: %d messages to %r: %s", self.name, batch.count, grave.name, reason)
         self.dead += batch.count
-        letter = grave.accept(batch.count, batch.body)
+        if self.keys is not None:
+            self.keys.gone(batch)
+        letter = grave.accept(batch.count, batch.body, None if batch.said is None else batch.said.until(math.inf))
         letter.death = death_of(batch, self, reason, letter.time)
-        self.broker.touch(self)
-
-    # -- what waits, for orders
-
-    def backlog(self) -> list[Batch]:
-        """All batches that are ready or delayed, in the order of accept numbers, the delayed ones behind."""
-        if self.back:
-            self._merge_back()
-        return [*self.ready, *sorted(self.delayed, key=_number)]
-
-    def take_out(self, batches: Iterable[Batch]) -> None:
-        """*batches* of `backlog` do not wait here any more; whoever says so counts where they have gone."""
-        gone = set(batches)
-        self.ready = deque(batch for batch in self.ready if batch not in gone)
-        for batch in gone:
-            timer = self.delayed.pop(batch, None)
-            if timer is None:
-                self.ready_n -= batch.count
-                self.ready_b -= batch.size
-            else:
-                timer.cancel()
-                self.delayed_n -= batch.count
-                self.delayed_b -= batch.size
         self.broker.touch(self)
 
     # -- credit
@@ -446,10 +616,13 @@ class Endpoint:
     def load(self) -> int:
         """What it counts with in the broker's memory, in bytes. Each message that is granted may come in a frame of its
         own."""
-        pieces = (
-            len(self.ready) + len(self.back) + len(self.delayed) + sum(len(puller.flight) for puller in self.pullers)
-        )
+        pieces = len(self.ready if self.priorities is None else self.priorities) + len(self.back) + len(self.delayed)
+        pieces += sum(len(puller.flight) for puller in self.pullers)
+        if self.keys is not None:
+            pieces += self.keys.pieces
         size = self.ready_b + self.delayed_b + self.flight_b + self.granted_b
+        if self.seen is not None:
+            size += self.seen.load
         return size + (pieces + self.granted_n) * MESSAGE_BYTES
 
     @property
@@ -468,6 +641,11 @@ class Endpoint:
         return not self.pushers and not self.pullers and self.empty
 
     @property
+    def kept(self) -> bool:
+        """Does it stay when it is idle, unless its place is needed? It has options of its own, or remembers ids."""
+        return self.declared or self.seen is not None
+
+    @property
     def settled(self) -> bool:
         """Would waiting change nothing? (When the broker is about to end.)"""
         return self.empty or (not self.pullers and not self.flight_n)
@@ -483,10 +661,18 @@ class Endpoint:
     def oldest(self) -> float | None:
         """When the oldest message that waits here was accepted."""
         times = [batch.time for batch in self.delayed]
-        if self.ready:
+        if self.ready and self.priorities is None:
             times.append(self.ready[0].time)
+        times += [batch.time for batch in (*(self.priorities or ()), *(self.keys or ()))]
         return min(times) if times else None
 
 
-def _number(batch: Batch) -> int:
-    return batch.number
+def runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """Ascending *numbers* as (first, behind the last)."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number:
+            found[-1] = found[-1][0], number + 1
+        else:
+            found.append((number, number + 1))
+    return found

@@ -233,7 +233,7 @@ class Move:
             self.kept.append(rest)
         else:
             part = batch
-        target.accept(part.count, part.body)
+        target.accept(part.count, part.body, part.said)
         self.taken.append(batch)
         self.moved += count
         self.left -= count

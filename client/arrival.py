@@ -36,12 +36,12 @@ class Arrival:
     :param options: what holds for all of them.
     """
 
-    __slots__ = ("_array", "_at", "_single", "left", "options")
+    __slots__ = ("_array", "_at", "_single", "count", "left", "options")
 
     def __init__(self, array: memoryview, at: int, count: int, options: dict[str, Any]) -> None:
         self._array = array
         self._at = at
-        self.left = count
+        self.count = self.left = count
         self.options = options
         #: Something in it cannot be decoded: one message at a time.
         self._single = False

@@ -18,8 +18,8 @@ monotonic = time.monotonic
 class Delivery:
     """One item that has to be settled: `ack`, `nack`, or a ``with`` block, which does the one or the other.
 
-    ``item`` is what was sent. It belongs to the Recver that it came from: when that is closed, or dropped, the item
-    goes back.
+    ``item`` is what was sent; ``headers``, ``key``, ``id`` and ``priority`` are what it was sent with. It belongs to
+    the Recver that it came from: when that is closed, or dropped, the item goes back.
     """
 
     # One is made for each message: `Lot.deliveries` does it, without a call of __init__, and what is the same for all
@@ -52,6 +52,31 @@ class Delivery:
     def settled(self) -> bool:
         """Was it acknowledged or refused?"""
         return self._number < 0
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The headers that it was sent with."""
+        return dict(self._lot.options.get("headers", ()))
+
+    @property
+    def key(self) -> str | bytes | None:
+        """The key that it was sent with: text or bytes; None if it has none."""
+        return self._name("keys")
+
+    @property
+    def id(self) -> str | bytes | None:
+        """The id that it was sent with: text or bytes; None if it has none."""
+        return self._name("ids")
+
+    @property
+    def priority(self) -> int:
+        """The priority that it was sent with, 0 to 9."""
+        priority: int = self._lot.options.get("priority", 0)
+        return priority
+
+    def _name(self, which: str) -> Any:
+        names = self._lot.options.get(which)
+        return None if names is None else names[max(self._number, ~self._number) - self._lot.first]
 
     def ack(self) -> None:
         """It is done: the broker forgets it. Does nothing if it is settled, or if it is `expired`.

@@ -23,15 +23,17 @@ _NONE: frozenset[int] = frozenset()
 class Lot:
     """Consecutive messages of one channel.
 
-    ``options`` hold for all of them. ``done`` are the numbers that were acknowledged since the state has looked
-    (`PullState.stir` is called when the first comes). ``expired`` are those that the broker has given to others.
+    ``options`` hold for all of them; what there is one of for each stands there as a list. ``first`` is the number of
+    the first. ``done`` are the numbers that were acknowledged since the state has looked (`PullState.stir` is called
+    when the first comes). ``expired`` are those that the broker has given to others.
     """
 
-    __slots__ = ("_settled", "_size", "count", "done", "expired", "options", "state")
+    __slots__ = ("_settled", "_size", "count", "done", "expired", "first", "options", "state")
 
     def __init__(self, state: PullState, count: int, size: int, options: dict[str, Any]) -> None:
         self.state = state
         self.options = options
+        self.first = 0
         self.done: list[int] = []
         self.count = count
         self._size = size
@@ -41,7 +43,7 @@ class Lot:
     def deliveries(self, first: int, items: Sequence[Any]) -> list[Delivery]:
         """A delivery of each of *items*, which have the numbers from *first* on."""
         made = [Delivery() for _ in items]
-        number = first
+        number = self.first = first
         for delivery, item in zip(made, items):
             delivery._lot = self
             delivery._number = number

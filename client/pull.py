@@ -45,7 +45,7 @@ from vanilla.protocol.frames import (
     OPEN,
     pack_control,
 )
-from vanilla.protocol.options import read_options
+from vanilla.protocol.options import LISTS, read_options
 from vanilla.protocol.ranges import Ranges, pairs
 from vanilla.protocol.scan import scan
 from vanilla.selection import EMPTY
@@ -291,7 +291,11 @@ class PullState(Channel):
 
     def _deliveries(self, arrival: Arrival, items: list[Any], size: int) -> list[Delivery]:
         """Each item with its number."""
-        return self._lot(self.loaded, len(items), size, arrival.options).deliveries(self.loaded, items)
+        options, count = arrival.options, len(items)
+        if options:  # of keys and ids each lot has its own
+            at = arrival.count - arrival.left - count
+            options = {name: value[at : at + count] if name in LISTS else value for name, value in options.items()}
+        return self._lot(self.loaded, count, size, options).deliveries(self.loaded, items)
 
     def _lot(self, first: int, count: int, size: int, options: dict[str, Any]) -> Lot:
         lot = Lot(self, count, size, options)
@@ -454,8 +458,8 @@ class PullState(Channel):
         options: dict[str, Any] = {}
         if kind & ~MORE == DATA_OPTIONS:
             at = scan(array, at, 1, len(array))[1]
-            options = self._read_options(array[ARRAY_HEAD_BYTES:at])
             count -= 1
+            options = self._read_options(array[ARRAY_HEAD_BYTES:at], count)
         if count < 1:
             raise BadMessage("a data frame carries at least one message")
         arrival = Arrival(array, at, count, options)
@@ -491,8 +495,8 @@ class PullState(Channel):
         self._told = 0
         self.link.dirty[self] = None
 
-    def _read_options(self, packed: memoryview) -> dict[str, Any]:
-        return read_options(packed, self.role)
+    def _read_options(self, packed: memoryview, count: int) -> dict[str, Any]:
+        return read_options(packed, self.role, count)
 
     def _arrived(self) -> None:
         if self.recvers:

@@ -13,11 +13,12 @@ Invariants:
    number is its place.
 2. ``slack`` never allows more than credit and the batch limit do, and is positive only while the state is in the link's
    ``dirty``, so that what the fast path takes leaves at the tick's edge.
-3. Who waits in ``senders`` has its packed item in its slot. It is taken there by whoever brings credit, in order; a
+3. While messages of the batch have options (``shared``), its size has what these take, and ``slack`` is 0.
+4. Who waits in ``senders`` has its packed item in its slot. It is taken there by whoever brings credit, in order; a
    Timeout before that means that it was not sent.
-4. While the link is down, and until all that was taken before is sent again, ``replay`` is there, and every frame goes
+5. While the link is down, and until all that was taken before is sent again, ``replay`` is there, and every frame goes
    through it. ``quota.n`` counts those frames already, and ``quota.b`` their bytes.
-5. ``sent`` and then ``replay`` have the frames of all numbers from ``_confirmed`` on, if ``keeps``.
+6. ``sent`` and then ``replay`` have the frames of all numbers from ``_confirmed`` on, if ``keeps``.
 """
 
 from __future__ import annotations
@@ -33,12 +34,24 @@ from vanilla.exception import Closed, ConnectionLost, Halt, Rejected, Timeout
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Quota
 from vanilla.protocol.errors import REJECTIONS, ProtocolError
-from vanilla.protocol.frames import ACK, COUNTED_BYTES, CREDIT, DATA, NACK, WANT, Buffer, pack_control, pack_head
+from vanilla.protocol.frames import (
+    ACK,
+    COUNTED_BYTES,
+    CREDIT,
+    DATA,
+    DATA_OPTIONS,
+    NACK,
+    WANT,
+    Buffer,
+    pack_control,
+    pack_head,
+)
 
 from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message, make_message
 from .packing import LARGE_BYTES, pack_many, pack_run
 from .rejected import refusal
 from .replay import Frame, Replay
+from .said import PLAIN, Shared, Termed, make_terms
 
 if TYPE_CHECKING:
     from vanilla.timers import Timer
@@ -94,6 +107,7 @@ class PushState(Channel):
         "quota",
         "replay",
         "sent",
+        "shared",
         "slack",
         "syncs",
         "users",
@@ -119,6 +133,7 @@ class PushState(Channel):
         self.slack = 0
         self.pending: list[bytes] = []
         self.batch = Batch()
+        self.shared: Shared | None = None
         self.quota = Quota(0)
         self.syncs: deque[Any] = deque()
         self._confirmed = 0
@@ -158,7 +173,21 @@ class PushState(Channel):
             self.pending.append(item)
             return
         self.seal()
-        message = make_message(item, self.link)
+        self._put(make_message(item, self.link), timeout)
+
+    def push_with(self, item: Any, timeout: float, options: dict[str, Any]) -> None:
+        """`push`, of a message that has options.
+
+        :param options: what `make_terms` takes.
+        """
+        if self.role != "push":
+            raise TypeError(f"only a work queue's messages have options, this is a {self.kind}: {', '.join(options)}")
+        self.seal()
+        terms = make_terms(self.link.depth, **options)
+        self._put(make_message(item, self.link) if terms == PLAIN else Termed(item, terms, self.link), timeout)
+
+    def _put(self, message: Message | Termed, timeout: float) -> None:
+        """Take *message* when there is room for it."""
         self.check()
         if self.senders or not self._fits_now(message.size):
             self._wait(message, timeout)
@@ -176,6 +205,8 @@ class PushState(Channel):
         self.check()
         if self.senders or self.replay is not None or self.link.full:
             return 0
+        if self.shared is not None:
+            self._frame()
         end = min(start + self.quota.left_n - self.batch.count, len(items))
         most_b = min(self.quota.left_b - self.batch.size, self.link.frame_limit - COUNTED_BYTES)
         at, size = start, 0
@@ -222,10 +253,30 @@ class PushState(Channel):
         self.check()
         return not self.senders and self._fits(size)
 
-    def _add(self, message: Message) -> None:
+    def _add(self, message: Message | Termed) -> None:
+        if self.shared is not None or isinstance(message, Termed):
+            self._add_with(message)
+            return
         if self.batch.size + message.size + COUNTED_BYTES > self.link.frame_limit:
             self._frame()
         self.batch.add(message)
+
+    def _add_with(self, message: Message | Termed) -> None:
+        """`_add`, where messages have options. Those that share the same go into one frame."""
+        terms, body = (message.terms, message.body) if isinstance(message, Termed) else (PLAIN, message.size)
+        batch, shared = self.batch, self.shared
+        more = terms.own if shared else terms.size + PLAIN.own * batch.count
+        most = min(self.quota.left_b, self.link.frame_limit - COUNTED_BYTES)
+        if terms.shared != (shared.pairs if shared else PLAIN.shared) or batch.size + body + more > most:
+            self._frame()
+            shared = None
+        if terms is not PLAIN or shared:
+            before = shared.cost if shared else 0
+            if shared is None:
+                shared = self.shared = Shared(terms, batch.count)
+            shared.add(terms)
+            batch.size += shared.cost - before
+        batch.add(Message(message.parts, body))
 
     def _decide(self) -> None:
         """Shall the batch leave now? If not, how far may the fast path go?"""
@@ -240,7 +291,7 @@ class PushState(Channel):
 
     def _slack(self) -> int:
         """What credit, the run, the batch and the output allow beyond what was taken; 64 small items at a time."""
-        if self.replay is not None or self.link.full:
+        if self.replay is not None or self.link.full or self.shared is not None:
             return 0
         quota, batch = self.quota, self.batch
         most_b = min(BATCH_BYTES, self.link.frame_limit - COUNTED_BYTES, quota.left_b) - batch.size
@@ -284,7 +335,11 @@ class PushState(Channel):
 
     def _put_frame(self, count: int, size: int, parts: Sequence[Buffer]) -> None:
         """Send *count* messages as one frame."""
-        head = self._head(count, size)
+        if self.shared is None:
+            head = self._head(count, size)
+        else:
+            head, size = self._head_with(self.shared, count, size - self.shared.cost)
+            self.shared = None
         frame = (b"".join((head, *parts)),) if size < SMALL_BYTES else (head, *parts)
         quota, link = self.quota, self.link
         quota.n += count
@@ -304,6 +359,12 @@ class PushState(Channel):
         """What stands before *count* messages of *size* bytes."""
         return pack_head(DATA, self.id, self.quota.n, count, size)
 
+    def _head_with(self, shared: Shared, count: int, size: int) -> tuple[bytes, int]:
+        """`_head` with options, and what the frame takes of the credit: they count."""
+        options = shared.pack()
+        size += len(options)
+        return pack_head(DATA_OPTIONS, self.id, self.quota.n, count + 1, size) + options, size
+
     def _flush(self) -> None:
         self._frame()
         self.link.flush()
@@ -320,7 +381,7 @@ class PushState(Channel):
 
     # -- waiting
 
-    def _wait(self, message: Message, timeout: float) -> None:
+    def _wait(self, message: Message | Termed, timeout: float) -> None:
         if timeout == 0:
             self._poll(message)
             return
@@ -331,7 +392,7 @@ class PushState(Channel):
             self._ask(message.size)
         self.hub.park(me, self, timeout)
 
-    def _poll(self, message: Message) -> None:
+    def _poll(self, message: Message | Termed) -> None:
         """Ask, and look at the socket, without a turn of the loop: whoever polls may never give it one."""
         self._frame()
         self._ask(message.size)
@@ -570,6 +631,7 @@ class PushState(Channel):
             if self.keeps:
                 self.sent.append(frame)
         self.replay = None
+        quota.b = replay.b  # marks and cuts have made the options longer
         return True
 
     def _ask_again(self, replay: Replay) -> None:
@@ -643,6 +705,7 @@ class PushState(Channel):
         self.batch.clear()
         self.sent.clear()
         self.replay = None
+        self.shared = None
         if self._idle is not None:
             self._idle.cancel()
         for queue in self.senders, self.syncs:

@@ -27,19 +27,17 @@ from vanilla.protocol.frames import (
     Buffer,
     pack_head,
 )
-from vanilla.protocol.options import pack_options
+from vanilla.protocol.options import LISTS, pack_options
 from vanilla.protocol.scan import scan
 
-#: Options that have an entry a message.
-LISTS = ("ids", "keys")
 #: Where in a frame its type stands.
 _TYPE_AT = 6
 _FAR = 1 << 62
 
 
 class Frame(NamedTuple):
-    """Messages of a producer as one frame. ``end`` is the number behind the last, ``size`` the bytes of the messages,
-    ``broker`` the id of the process that it was sent to, None if it has not left."""
+    """Messages of a producer as one frame. ``end`` is the number behind the last, ``size`` the bytes of the messages
+    and their options, ``broker`` the id of the process that it was sent to, None if it has not left."""
 
     end: int
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks for
@@ -83,21 +81,22 @@ class Replay:
         """
         frame = self.frames[0]
         if frame.broker not in (None, broker):
-            frame = self.frames[0] = _marked(frame, channel)._replace(broker=broker)
+            frame = _marked(frame, channel)._replace(broker=broker)
+            self._replace_first(frame)
         room_b = min(limit_b - self.b, limit - _around(frame))
         if frame.count > limit_n - self.n or frame.size > room_b:
             pieces = _cut(frame, limit_n - self.n, room_b, channel)
             if pieces is None:
                 return None
-            self._replace_first(pieces)
+            self._replace_first(*pieces)
             frame = pieces[0]
         self.frames.popleft()
         self._sent(frame)
         self.b += frame.size
         return frame._replace(broker=broker)
 
-    def _replace_first(self, pieces: tuple[Frame, Frame]) -> None:
-        self.frames.popleft()
+    def _replace_first(self, *pieces: Frame) -> None:
+        self.size += sum(frame.size for frame in pieces) - self.frames.popleft().size
         self.frames.extendleft(reversed(pieces))
 
     def skip(self, first: int, channel: int) -> int:
@@ -108,7 +107,7 @@ class Replay:
             if frame.end > first:
                 pieces = _cut(frame, first - self.n, _FAR, channel)
                 assert pieces is not None
-                self._replace_first(pieces)
+                self._replace_first(*pieces)
             self._sent(self.frames.popleft())
         return before - self.size
 
@@ -161,7 +160,8 @@ def _packed(frame: Frame, options: dict[str, Any], body: memoryview, channel: in
     seq, count, size = frame.end - frame.count, frame.count, len(body)
     if options:
         packed = pack_options(options)
-        head = pack_head(DATA_OPTIONS, channel, seq, count + 1, size + len(packed)) + packed
+        size += len(packed)  # they count
+        head = pack_head(DATA_OPTIONS, channel, seq, count + 1, size) + packed
     else:
         head = pack_head(DATA, channel, seq, count, size)
     return frame._replace(size=size, parts=(head, body))
@@ -180,10 +180,18 @@ def _cut(frame: Frame, most: int, most_b: int, channel: int) -> tuple[Frame, Fra
         return None
     count, at = scan(body, 0, most, most_b)
     if at > most_b:
-        if count == 1:
-            return None
         count -= 1
-        at = scan(body, 0, count, _FAR)[1]
+    while count:
+        pieces = _divided(frame, options, body, count, channel)
+        if pieces[0].size <= most_b:
+            return pieces
+        count -= max(count // 8, 1)  # its options take some of the room
+    return None
+
+
+def _divided(frame: Frame, options: dict[str, Any], body: memoryview, count: int, channel: int) -> tuple[Frame, Frame]:
+    """*frame*, whose *options* and *body* these are, in two, the first of *count* messages."""
+    at = scan(body, 0, count, _FAR)[1]
     first, rest = dict(options), dict(options)
     for key in LISTS:
         if key in options:

@@ -88,9 +88,9 @@ class RouterState(PullState):
             self._came, self._begun = monotonic(), self.arrived
         super()._data(event)
 
-    def _read_options(self, packed: memoryview) -> dict[str, Any]:
+    def _read_options(self, packed: memoryview, count: int) -> dict[str, Any]:
         """With the ms that are left made a time, now: it may be a while until somebody receives."""
-        options = super()._read_options(packed)
+        options = super()._read_options(packed, count)
         if "deadline" in options:
             options["deadline"] = monotonic() + options["deadline"] / 1000
         return options

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
+from vanilla.deadline import Deadline
 from vanilla.exception import Closed
 from vanilla.message import Sender
 from vanilla.selection import EMPTY
@@ -32,7 +33,7 @@ class Detached:
     def check(self, *_: Any) -> None:
         raise Closed(f"cannot send: this {self.kind} was closed")
 
-    push = take_run = has_room = room_by_poll = watch_send = sync = flush = check
+    push = push_with = take_run = has_room = room_by_poll = watch_send = sync = flush = check
 
     def close(self) -> None:
         """It is."""
@@ -56,26 +57,56 @@ class PushSender(Sender):
         self._linger = linger
         state.users += 1
 
-    def send(self, item: Any, timeout: float = -1) -> None:
+    def send(self, item: Any, timeout: float = -1, **options: Any) -> None:
         """Send *item*; wait while the queue is full.
 
         :param timeout: ms to wait, -1 for ever, 0 not at all.
+        :param delay: ms until it is delivered for the first time, counted by the broker.
+        :param ttl: ms after which it is of no use: it is delivered no more, once the broker has had it for so long. 0:
+            as long as the endpoint's.
+        :param priority: 0 to 9; those of a higher one are delivered before others that wait.
+        :param key: text or bytes, 1 to 255. Of one key one message at a time is with a consumer, whichever, until it is
+            settled; they keep their order, as far as their priority is the same; one that is to be tried again later
+            lets those behind it wait.
+        :param id: text or bytes, 1 to 255. The broker takes a message once: those that come with the same id, from
+            whomever, in the ten minutes behind it (unless the endpoint says otherwise) are discarded and counted.
+        :param headers: a dict with text as keys, packed at most 4,096 bytes, which the consumer has as ``headers``.
         :raises Timeout: the queue was full all the time; the item was not sent.
-        :raises TypeError: msgpack has no such type. Nothing else is lost by it.
-        :raises ValueError: msgpack cannot hold this value.
+        :raises TypeError: msgpack has no such type, or there is no such option. Nothing else is lost by it.
+        :raises ValueError: msgpack cannot hold this value, or an option is out of range.
         :raises Rejected: FULL: the queue is full, and its option overflow is "reject"; TOO_BIG: it is larger than the
             broker takes (which is a ValueError, too); DENIED: we may not.
         :raises ConnectionLost: the broker is gone; what was not confirmed may be lost.
         :raises Refused: the broker refuses this endpoint.
         """
+        # The options are no parameters of their own: to fill in six that are not given takes longer than the rest.
         state = self._state
-        if item.__class__ is bytes:
+        if item.__class__ is bytes and not options:
             slack = state.slack - len(item) - WEIGHT
             if slack > 0:
                 state.slack = slack
                 state.pending.append(item)
                 return
-        state.push(item, timeout)
+        if options:
+            state.push_with(item, timeout, options)
+        else:
+            state.push(item, timeout)
+
+    def send_many(self, items: Iterable[Any], timeout: float = -1, **options: Any) -> None:
+        """`Sender.send_many`, with options that hold for each of *items*: those of `send`, but for ``id``."""
+        if not options:
+            super().send_many(items, timeout)
+            return
+        if "id" in options:
+            raise TypeError("an id is one message's: give it to send")
+        deadline, sent = Deadline(timeout), 0
+        try:
+            for item in items:
+                self._state.push_with(item, deadline.left(), options)
+                sent += 1
+        except BaseException as error:
+            error.sent = sent  # type: ignore[attr-defined]
+            raise
 
     def _send_run(self, items: Sequence[Any], start: int) -> int:
         return self._state.take_run(items, start)  # type: ignore[no-any-return]

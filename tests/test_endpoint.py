@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import msgpack
@@ -11,8 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from vanilla.broker.broker import Broker
 from vanilla.broker.channels import Puller, Pusher
+from vanilla.broker.dedupe import ENTRY_BYTES
+from vanilla.broker.keys import named
 from vanilla.broker.memory import MESSAGE_BYTES, Memory
 from vanilla.broker.options import Options
+from vanilla.broker.priorities import priority_of
 from vanilla.protocol.connection import Event
 from vanilla.protocol.frames import ACK, DATA, DATA_OPTIONS, MORE, NACK, Keeper, pack_head
 from vanilla.timers import Timers
@@ -79,6 +83,19 @@ class Connection:
         self.frames += Keeper(1 << 30, data).received(len(data))
 
 
+#: What a frame of messages may be sent with, and keys and ids of single ones.
+SHARED = st.fixed_dictionaries(
+    {},
+    optional={
+        "priority": st.sampled_from([0, 5, 9]),
+        "delay": st.sampled_from([1, 300]),
+        "ttl": st.sampled_from([40, 900, 5000]),
+        "headers": st.just({"trace": "x"}),
+    },
+)
+NAMES = st.sampled_from([None, "a", "b", b"b"])
+
+
 # When a rule may run. Not lambdas: hypothesis 6.100 would parse the file at each look to quote them.
 
 
@@ -97,11 +114,13 @@ def has_deliveries(machine):
 class Endpoints(RuleBasedStateMachine):
     """Producers and consumers come, work, fail and go; at each step every message is in just one place."""
 
-    @initialize(capacity=st.integers(1, 30), memory=st.sampled_from([1 << 30, 20_000, 6_000]))
-    def start(self, capacity, memory):
+    @initialize(
+        capacity=st.integers(1, 30), each=st.sampled_from([3, 60]), memory=st.sampled_from([1 << 30, 20_000, 6_000])
+    )
+    def start(self, capacity, each, memory):
         self.clock = Clock()
         self.broker = Broker(
-            self.clock, Options(capacity=capacity, capacity_bytes=capacity * 3, max_attempts=3, backoff_ms=100)
+            self.clock, Options(capacity=capacity, capacity_bytes=capacity * each, max_attempts=3, backoff_ms=100)
         )
         self.broker.now = lambda: self.clock.time
         self.broker.memory = Memory(self.broker, memory)
@@ -113,9 +132,15 @@ class Endpoints(RuleBasedStateMachine):
         self.held = {}
         self.acked = set()
         self.delivered = {}
+        #: What each message was sent with, of those that were accepted, and when it is overdue.
+        self.options = {}
+        #: When an id that was seen is forgotten.
+        self.ids = {}
+        self.duplicates = 0
 
     def turn(self):
         self.clock.settle()
+        came = []
         for puller in self.pullers:
             frames, puller.session.frames = puller.session.frames, []
             for kind, _, seq, _, array in frames:
@@ -125,11 +150,45 @@ class Endpoints(RuleBasedStateMachine):
                 options = items.pop(0) if kind & ~MORE == DATA_OPTIONS else {}
                 for offset, item in enumerate(items):
                     assert seq + offset not in self.held[puller]
+                    self.it_was_sent_so(item, options, offset)
+                    came.append(item)
                     self.held[puller][seq + offset] = item
                     if self.delivered.get(item):
                         assert options["redelivered"]
                     self.delivered[item] = self.delivered.get(item, 0)
                     assert options.get("attempts", 1) <= 3
+        if came:
+            self.priorities_come_first(came)
+
+    def it_was_sent_so(self, item, options, offset):
+        sent = self.options[item]
+        assert options.get("priority", 0) == sent.get("priority", 0)
+        assert options.get("headers") == sent.get("headers")
+        for name, names in ("key", options.get("keys")), ("id", options.get("ids")):
+            assert (names[offset] if names else None) == sent[name]
+        assert self.clock.time < sent["overdue"]
+        if sent["key"] is not None:
+            self.its_key_was_free(item, sent)
+
+    def its_key_was_free(self, item, sent):
+        """No other of the key is with a consumer or is to be tried again, and none that came before is left."""
+
+        def rival(other):
+            return other != item and self.options[other]["key"] == sent["key"]
+
+        assert not any(rival(other) for held in self.held.values() for other in held.values())
+        again = [other for batch in self.endpoint.delayed if batch.redelivered for other in unpacked(batch)]
+        assert not any(map(rival, again))
+        held = {other for held in self.held.values() for other in held.values()}
+        for other in held | {other for batch in self.waiting() for other in unpacked(batch)}:
+            before = self.options[other]
+            if other < item and rival(other) and self.clock.time < before["overdue"]:
+                assert before.get("delay") or before.get("priority", 0) != sent.get("priority", 0)
+
+    def priorities_come_first(self, came):
+        left = [self.options[item] for batch in self.endpoint.ready for item in unpacked(batch)]
+        rest = [sent.get("priority", 0) for sent in left if sent["key"] is None and self.clock.time < sent["overdue"]]
+        assert max(rest, default=0) <= min(self.options[item].get("priority", 0) for item in came)
 
     @rule()
     def a_producer_comes(self):
@@ -152,25 +211,41 @@ class Endpoints(RuleBasedStateMachine):
             pusher.want(Event(0, 0, 0, 1, {"limit": [quota.n, quota.b], "epoch": pusher.epoch + 1}))
         self.turn()
 
-    @rule(most=st.integers(1, 10), data=st.data())
-    def a_producer_sends(self, most, data):
+    @rule(most=st.integers(1, 10), shared=st.one_of(st.just({}), SHARED), data=st.data())
+    def a_producer_sends(self, most, shared, data):
         ready = [pusher for pusher in self.pushers if not pusher.spent]
         if not ready:
             return
         pusher = data.draw(st.sampled_from(ready))
-        items, size = [], 0
-        while len(items) < min(most, pusher.quota.left_n):
-            packed = msgpack.packb(self.sent)
-            if size + len(packed) > pusher.quota.left_b:
-                break
-            items.append(packed)
-            size += len(packed)
-            self.sent += 1
-        if items:
-            body = b"".join(items)
-            array = pack_head(DATA, 1, 0, len(items), len(body))[21:] + body
-            pusher.data(Event(DATA, 1, pusher.quota.n, len(items), array))
+        count = min(most, pusher.quota.left_n)
+        named = data.draw(st.booleans())
+        keys, ids = (data.draw(st.lists(NAMES, min_size=most, max_size=most)) if named else [] for _ in range(2))
+        options, size = {}, 1 << 60
+        while count and size > pusher.quota.left_b:
+            lists = {"keys": keys[:count], "ids": ids[:count]} if named else {}
+            options = {**shared, **lists}
+            objects = [*([options] if options else []), *range(self.sent, self.sent + count)]
+            body = b"".join(map(msgpack.packb, objects))
+            size = len(body)
+            count -= size > pusher.quota.left_b
+        if count:
+            for key, id, item in zip([*keys, *[None] * 10], [*ids, *[None] * 10], range(self.sent, self.sent + count)):
+                self.it_is_sent(item, shared, key, id)
+            self.sent += count
+            kind = DATA_OPTIONS if options else DATA
+            array = pack_head(kind, 1, 0, len(objects), size)[21:] + body
+            pusher.data(Event(kind, 1, pusher.quota.n, len(objects), array))
         self.turn()
+
+    def it_is_sent(self, item, shared, key, id):
+        now = self.clock.time
+        if id is not None:
+            if now < self.ids.get(id, 0):
+                self.duplicates += 1
+                return
+            self.ids[id] = now + self.endpoint.terms.dedupe / 1000
+        overdue = now + shared["ttl"] / 1000 if "ttl" in shared else math.inf
+        self.options[item] = {**shared, "key": key, "id": id, "overdue": overdue}
 
     @precondition(has_producers)
     @rule(data=st.data())
@@ -240,7 +315,7 @@ class Endpoints(RuleBasedStateMachine):
         puller.detach(seen)
         self.turn()
 
-    @rule(seconds=st.sampled_from([0.05, 0.2, 1, 10]))
+    @rule(seconds=st.sampled_from([0.05, 0.2, 1, 10, 700]))
     def time_passes(self, seconds):
         self.clock.pass_time(seconds)
         self.turn()
@@ -251,37 +326,62 @@ class Endpoints(RuleBasedStateMachine):
             return
         endpoint = self.endpoint
         assert endpoint.balance == 0
-        assert endpoint.accepted == self.sent
-        places = [msgpack.unpackb(body) for body in self.bodies()]
+        assert endpoint.accepted == len(self.options) == self.sent - self.duplicates
+        assert endpoint.duplicates == self.duplicates
+        places = [item for batch in [*self.waiting(), *self.buried()] for item in unpacked(batch)]
         held = [item for held in self.held.values() for item in held.values()]
-        assert sorted([*places, *held, *self.acked]) == list(range(self.sent))
+        found = sorted([*places, *held, *self.acked])
+        assert found == sorted(set(found))
+        lost = self.options.keys() - set(found)
+        assert len(lost) == endpoint.dropped == endpoint.drops.get("expired", 0)
+        assert all(self.options[item]["overdue"] <= self.clock.time for item in lost)
         assert len(held) == endpoint.flight_n
         assert len(self.acked) == endpoint.acknowledged
 
-    def bodies(self):
-        """The packed messages that lie in the broker: ready, delayed, dead."""
-        batches = [*self.endpoint.ready, *self.endpoint.delayed]
-        if "jobs.dead" in self.broker.endpoints:
-            batches += self.broker.endpoints["jobs.dead"].ready
-        for batch in batches:
-            unpacker = msgpack.Unpacker()
-            unpacker.feed(batch.body)
-            yield from map(msgpack.packb, unpacker)
+    def waiting(self):
+        """The batches that are ready or delayed."""
+        endpoint = self.endpoint
+        return [*(endpoint.priorities or endpoint.ready), *(endpoint.keys or ()), *endpoint.delayed]
+
+    def buried(self):
+        dead = self.broker.endpoints.get("jobs.dead")
+        return [] if dead is None else [*(dead.priorities or dead.ready), *(dead.keys or ())]
 
     @invariant()
     def the_sums_are_the_sums(self):
         if not hasattr(self, "endpoint"):
             return
         endpoint = self.endpoint
-        assert endpoint.ready_n == sum(batch.count for batch in endpoint.ready)
-        assert endpoint.ready_b == sum(len(batch.body) for batch in endpoint.ready)
+        ready = [batch for batch in self.waiting() if batch not in endpoint.delayed]
+        assert endpoint.ready_n == sum(batch.count for batch in ready)
+        assert endpoint.ready_b == sum(batch.size for batch in ready)
+        assert all(batch.size >= len(batch.body) for batch in ready)
         assert endpoint.delayed_n == sum(batch.count for batch in endpoint.delayed)
         assert all(puller.session.held == puller.flight.cost for puller in self.pullers)
         assert endpoint.flight_n == sum(puller.flight.count for puller in endpoint.pullers)
         assert endpoint.granted_n == sum(0 if pusher.spent else pusher.quota.left_n for pusher in endpoint.pushers)
         assert endpoint.granted_b == sum(0 if pusher.spent else pusher.quota.left_b for pusher in endpoint.pushers)
-        numbers = [batch.number for batch in endpoint.ready]
-        assert numbers == sorted(numbers)
+        ranks = [(-priority_of(batch), batch.number) for batch in endpoint.priorities or endpoint.ready]
+        assert ranks == sorted(ranks)
+        assert endpoint.ready or not endpoint.priorities
+        if endpoint.keys is not None:
+            assert endpoint.keys.count == sum(batch.count for batch in endpoint.keys)
+            assert endpoint.keys.pieces == len([*endpoint.keys])
+            self.who_stands_aside_has_somebody_before_it()
+
+    def who_stands_aside_has_somebody_before_it(self):
+        """Its key is held by a message that is somewhere, or one that is ready brings it."""
+        endpoint = self.endpoint
+        delayed = {number for batch in endpoint.delayed for number, _ in named(batch)}
+        flown = {
+            number
+            for puller in self.pullers
+            for sent in puller.flight
+            for number, _ in named(sent.batch, sent.low, sent.high)
+        }
+        ready = {name for batch in endpoint.priorities or endpoint.ready for _, name in named(batch)}
+        for name, key in endpoint.keys._keys.items():
+            assert key.holder in delayed | flown if key.holder >= 0 else name in ready
 
     @invariant()
     def the_memory_is_what_all_endpoints_hold(self):
@@ -308,11 +408,13 @@ class Endpoints(RuleBasedStateMachine):
 
     def recount(self, endpoint):
         """What an endpoint holds, piece by piece."""
-        batches = [*endpoint.ready, *endpoint.back, *endpoint.delayed]
+        ready = endpoint.priorities or endpoint.ready
+        batches = [*ready, *endpoint.back, *endpoint.delayed, *(endpoint.keys or ())]
         flown = [entry for puller in endpoint.pullers for entry in puller.flight._entries]
         quotas = [pusher.quota for pusher in endpoint.pushers if not pusher.spent]
         granted = sum(quota.left_b + MESSAGE_BYTES * quota.left_n for quota in quotas)
-        return sum(MESSAGE_BYTES + piece.size for piece in [*batches, *flown]) + granted
+        ids = sum(len(id) + ENTRY_BYTES for id in endpoint.seen._ids) if endpoint.seen else 0
+        return sum(MESSAGE_BYTES + piece.size for piece in [*batches, *flown]) + granted + ids
 
     @invariant()
     def credit_is_not_given_beyond_the_memory(self):
@@ -321,9 +423,9 @@ class Endpoints(RuleBasedStateMachine):
             return
         memory = self.broker.memory
         memory.weigh()
-        pieces = sum(map(len, (self.endpoint.ready, self.endpoint.delayed)))
-        pieces += sum(len(puller.flight) for puller in self.pullers)
-        assert memory.used <= memory.limit + pieces * MESSAGE_BYTES
+        pieces = len(self.waiting()) + sum(len(puller.flight) for puller in self.pullers)
+        ids = self.endpoint.seen.load if self.endpoint.seen else 0
+        assert memory.used <= memory.limit + pieces * MESSAGE_BYTES + ids
 
     @invariant()
     def nobody_waits_for_what_is_there(self):
@@ -331,6 +433,12 @@ class Endpoints(RuleBasedStateMachine):
         if not hasattr(self, "endpoint") or not self.endpoint.ready:
             return
         assert not any(puller.can_take for puller in self.pullers)
+
+
+def unpacked(batch):
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(batch.body)
+    return list(unpacker)
 
 
 Endpoints.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)

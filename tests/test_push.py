@@ -15,9 +15,24 @@ from vanilla.client.sender import PushSender
 from vanilla.exception import Timeout
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Quota
-from vanilla.protocol.frames import CREDIT, DATA, FRAME_LIMIT, WANT, Keeper, control_map
+from vanilla.protocol.frames import CREDIT, DATA, DATA_OPTIONS, FRAME_LIMIT, WANT, Keeper, control_map
+from vanilla.protocol.options import read_options
+from vanilla.protocol.scan import scan
 
 SIZES = st.sampled_from([0, 1, 16, 100, 900, 1100, 4000, 5000, 31_000, 33_000, 60_000, 66_000, 200_000])
+
+
+OPTIONS = st.sampled_from(
+    [
+        {},
+        {"delay": 5},
+        {"ttl": 1000, "priority": 9},
+        {"id": b"one"},
+        {"id": "i" * 255},
+        {"headers": {"trace": "x" * 4000}},
+        {"headers": {"trace": "x"}, "id": "two"},
+    ]
+)
 
 
 class Link:
@@ -34,6 +49,8 @@ class Link:
         self.quota = Quota(0)
         self.waits = []
         self.bodies = []
+        self.options = []
+        self.frames = 0
         self.epoch = 0
 
     def open(self, kind, name, state, fields=None):
@@ -48,8 +65,8 @@ class Link:
             if kind == WANT:
                 self._want(control_map((kind, 1, seq, count, array)))
             else:
-                assert kind == DATA
-                self._data(seq, count, array)
+                assert kind in (DATA, DATA_OPTIONS)
+                self._data(seq, count, array, kind == DATA_OPTIONS)
 
     def _want(self, fields):
         if "limit" in fields:
@@ -58,14 +75,27 @@ class Link:
         else:
             self.waits.append((fields["n"], fields["b"]))
 
-    def _data(self, seq, count, array):
+    def _data(self, seq, count, array, has_options):
         size = len(array) - 5
+        items = msgpack.unpackb(array)
+        options = [{}] * count
+        if has_options:
+            count -= 1
+            at = scan(array, 5, 1, 1 << 62)[1]
+            shared = read_options(array[5:at], "push", count)
+            assert shared
+            lists = [shared.pop(name, [None] * count) for name in ("keys", "ids")]
+            named = ({"key": key, "id": id} for key, id in zip(*lists))
+            options = [{**shared, **{k: v for k, v in names.items() if v is not None}} for names in named]
+            items = items[1:]
         assert seq == self.quota.n
         assert count <= self.quota.left_n
         assert size <= self.quota.left_b
         assert 21 + size <= self.frame_limit
         self.quota.spend(count, size)
-        self.bodies += msgpack.unpackb(array)
+        self.bodies += items
+        self.options += options
+        self.frames += 1
 
     def flush(self):
         self.fresh = False
@@ -99,6 +129,7 @@ class Producer(RuleBasedStateMachine):
         self.state = push.PushState(self.link, "jobs")
         self.sender = PushSender(self.state, 0)
         self.sent = []
+        self.options = []
 
     def teardown(self):
         if hasattr(self, "link"):
@@ -106,16 +137,17 @@ class Producer(RuleBasedStateMachine):
             self.link.ended = True
             self.hub.stop()
 
-    def _send(self, item):
+    def _send(self, item, **options):
         try:
-            self.sender.send(item, timeout=0)
+            self.sender.send(item, timeout=0, **options)
         except Timeout:
             waiting = self.state.batch.count
-            assert self.link.full or self.link.quota.left_n <= waiting or self.link.quota.left_b < 200_010
+            assert self.link.full or self.link.quota.left_n <= waiting or self.link.quota.left_b < 205_000
         except ValueError:  # too big
-            assert len(msgpack.packb(item)) > self.link.frame_limit - 21
+            assert len(msgpack.packb(item)) + (5_000 if options else 0) > self.link.frame_limit - 21
         else:
             self.sent.append(item)
+            self.options.append(options)
 
     @rule(size=SIZES, count=st.sampled_from([1, 9, 70, 200]))
     def send_bytes(self, size, count):
@@ -127,6 +159,12 @@ class Producer(RuleBasedStateMachine):
         for _ in range(count):
             self._send([len(self.sent), "x" * size])
 
+    @rule(size=SIZES, count=st.sampled_from([1, 9, 70]), options=OPTIONS, key=st.booleans(), text=st.booleans())
+    def send_with_options(self, size, count, options, key, text):
+        for number in range(count if size < 5000 else 1 + count % 7):
+            own = {"key": f"key {number % 3}"} if key and number % 4 else {}
+            self._send("x" * size if text else b"x" * size, **options, **own)
+
     @rule(sizes=st.lists(SIZES, min_size=1, max_size=4), count=st.sampled_from([1, 9, 70, 200]), text=st.booleans())
     def send_list(self, sizes, count, text):
         items = [b"x" * size for size in sizes] * (count if max(sizes) < 5000 else 1 + count % 7)
@@ -136,6 +174,7 @@ class Producer(RuleBasedStateMachine):
         except (Timeout, ValueError) as error:
             items = items[: error.sent]
         self.sent += items
+        self.options += [{}] * len(items)
 
     @rule(more_n=st.sampled_from([0, 1, 16, 100, 1000]), more_b=st.sampled_from([0, 1000, 70_000, 1 << 20]))
     def credit(self, more_n, more_b):
@@ -173,11 +212,98 @@ class Producer(RuleBasedStateMachine):
     def what_left_was_sent_and_nothing_else(self):
         if hasattr(self, "link"):
             assert self.link.bodies == self.sent[: len(self.link.bodies)]
+            assert self.link.options == self.options[: len(self.link.options)]
             assert self.sender.unconfirmed == len(self.sent)
 
 
 Producer.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestProducer = Producer.TestCase
+
+
+@pytest.fixture
+def link():
+    """A link of endless credit."""
+    hub = vanilla.Hub()
+    link = Link(hub, FRAME_LIMIT)
+    link.quota.raise_to(1 << 40, 1 << 40)
+    link.fresh = False
+    yield link
+    link.ended = True
+    hub.stop()
+
+
+@pytest.fixture
+def sender(link, monkeypatch):
+    monkeypatch.setattr(push, "monotonic", lambda: 100.0)
+    state = push.PushState(link, "jobs")
+    state.quota.raise_to(1 << 40, 1 << 40)
+    state._since = 100.0
+    return PushSender(state, 0)
+
+
+def test_keys_and_ids_end_no_batch(link, sender):
+    for number in range(1000):
+        sender.send(b"%d" % number, key=f"key {number % 7}" if number % 3 else None, id=number.to_bytes(2, "big"))
+        sender.send(number)
+    sender.flush()
+    assert link.frames == 1
+    assert [options.get("key") for options in link.options[:6]] == [None, None, "key 1", None, "key 2", None]
+
+
+def test_a_change_of_what_messages_share_ends_the_frame_and_nothing_else(link, sender):
+    for priority in (3, 3, 5, 5, 0, 0):
+        sender.send("x", priority=priority)
+    for headers in ({"a": 1}, {"a": 1}, {"a": 2}):
+        sender.send_many([1, 2], headers=headers)
+    sender.flush()
+    assert link.frames == 5
+    assert [options.get("priority", 0) for options in link.options[:6]] == [3, 3, 5, 5, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"priority": 10}, ValueError, "0 to 9"),
+        ({"priority": -1}, ValueError, "0 to 9"),
+        ({"priority": 1.0}, TypeError, "whole number"),
+        ({"delay": -1}, ValueError, "delay is 0 ms or more"),
+        ({"delay": float("nan")}, ValueError, "delay is 0 ms or more"),
+        ({"delay": "5"}, TypeError, "not supported"),
+        ({"ttl": 1 << 63}, ValueError, "63 bits"),
+        ({"key": ""}, ValueError, "1 to 255 bytes"),
+        ({"key": "é" * 128}, ValueError, "1 to 255 bytes"),
+        ({"key": "\ud800"}, ValueError, "UTF-8"),
+        ({"key": 5}, TypeError, "text or bytes"),
+        ({"id": b"x" * 256}, ValueError, "1 to 255 bytes"),
+        ({"headers": {"a": "x" * 4096}}, ValueError, "limit is 4096"),
+        ({"headers": {1: 2}}, TypeError, "text as keys"),
+        ({"headers": {"a": {1: 2}}}, ValueError, "cannot be sent"),
+        ({"headers": {"a": {1}}}, TypeError, "serialize"),
+        ({"headers": {"a": 1 << 64}}, ValueError, "cannot be sent"),
+        ({"colour": 1}, TypeError, "colour"),
+    ],
+    ids=str,
+)
+def test_an_option_that_the_broker_would_refuse_is_refused_here(link, sender, options, error, words):
+    with pytest.raises(error, match=words):
+        sender.send(b"not sent", **options)
+    sender.send(b"sent")
+    sender.flush()
+    assert link.bodies == [b"sent"]
+
+
+def test_headers_nest_as_deep_as_messages_and_no_deeper(link, sender):
+    deepest = {}
+    for _ in range(62):  # in a map, in a map
+        deepest = {"a": deepest}
+    sender.send(1, headers=deepest)
+    with pytest.raises(ValueError, match="nested deeper"):
+        sender.send(2, headers={"a": {"a": deepest}})
+
+
+def test_an_id_is_given_to_one_message(sender):
+    with pytest.raises(TypeError, match="one message's"):
+        sender.send_many([1, 2], id="both")
 
 
 @pytest.mark.parametrize("large", [b"x" * 100_000, "x" * 100_000, ["x" * 100_000]], ids=["bytes", "text", "list"])

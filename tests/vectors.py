@@ -140,8 +140,8 @@ def decode(event: Event, channel: str) -> tuple[int, int, int, int, Any]:
         array, at, count = event.payload, ARRAY_HEAD_BYTES, event.count
         if event.kind & ~MORE == DATA_OPTIONS:
             at = scan(array, at, 1, 1 << 62)[1]
-            read_options(array[ARRAY_HEAD_BYTES:at], channel)
             count -= 1
+            read_options(array[ARRAY_HEAD_BYTES:at], channel, count)
         elif event.kind == PART:
             part_index(array, event.count)
         check(array, count, 64, at)

@@ -1,0 +1,87 @@
+"""The ids of messages that an endpoint has taken: a second message of one is discarded.
+
+They are kept for a time, and no more than so many: the window. Both count from the first message of an id, whatever
+comes of it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from .said import Names
+
+if TYPE_CHECKING:
+    from .endpoint import Endpoint
+
+#: What an id takes in memory beside its bytes: itself, a number, and their place.
+ENTRY_BYTES = 250
+#: The oldest are not looked for more often than this, in seconds.
+PAUSE = 1.0
+
+
+class Seen:
+    """The ids of *endpoint*.
+
+    Invariants:
+    1. ``_ids`` is ascending by when an id is forgotten: the time of all is the same, and what comes last goes last.
+    2. While there are ids a timer runs that forgets the oldest of them.
+    """
+
+    __slots__ = ("_ids", "_size", "endpoint")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        #: When each is forgotten, in seconds, monotonic.
+        self._ids: OrderedDict[Any, float] = OrderedDict()
+        self._size = 0
+
+    @property
+    def load(self) -> int:
+        """What it counts with in the broker's memory, in bytes."""
+        return self._size + len(self._ids) * ENTRY_BYTES
+
+    def fresh(self, names: Names, entries: int, seconds: float) -> list[int]:
+        """Note *names*: the indexes of those that are new, or nil.
+
+        :param entries: how many are kept, and *seconds* for how long.
+        """
+        ids, now = self._ids, self.endpoint.broker.now()
+        self._forget(now)
+        was_empty = not ids
+        found = []
+        for index, name in enumerate(names):
+            if name is not None:
+                if name in ids:
+                    continue
+                ids[name] = now + seconds
+                self._size += len(name)
+                if len(ids) > entries:
+                    self._size -= len(ids.popitem(last=False)[0])
+            found.append(index)
+        if was_empty and ids:
+            self._wait(seconds)
+        return found
+
+    def _forget(self, now: float) -> None:
+        ids = self._ids
+        while ids:
+            name = next(iter(ids))
+            if ids[name] > now:
+                return
+            self._size -= len(name)
+            del ids[name]
+
+    def _wait(self, seconds: float) -> None:
+        self.endpoint.broker.hub.after(max(seconds, PAUSE) * 1000, self._look)
+
+    def _look(self) -> None:
+        if self.endpoint.seen is not self:
+            return  # the endpoint is gone
+        now = self.endpoint.broker.now()
+        self._forget(now)
+        if self._ids:
+            self._wait(next(iter(self._ids.values())) - now)
+        else:
+            self.endpoint.seen = None
+        self.endpoint.broker.touch(self.endpoint)
