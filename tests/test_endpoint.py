@@ -52,7 +52,7 @@ class Clock:
     def pass_time(self, seconds):
         self.time += seconds
         for timer in self.timers.expire(self.time):
-            timer.action()
+            timer.fire()
 
     def settle(self):
         """Go through the edges of ticks until none of them leaves anything to do."""
@@ -363,7 +363,8 @@ class Endpoints(RuleBasedStateMachine):
         assert endpoint.granted_b == sum(0 if pusher.spent else pusher.quota.left_b for pusher in endpoint.pushers)
         ranks = [(-priority_of(batch), batch.number) for batch in endpoint.priorities or endpoint.ready]
         assert ranks == sorted(ranks)
-        assert endpoint.ready or not endpoint.priorities
+        if endpoint.priorities is not None:
+            assert endpoint.ready and endpoint.ready is endpoint.priorities.lines[max(endpoint.priorities.lines)]
         if endpoint.keys is not None:
             assert endpoint.keys.count == sum(batch.count for batch in endpoint.keys)
             assert endpoint.keys.pieces == len([*endpoint.keys])

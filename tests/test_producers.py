@@ -378,3 +378,22 @@ def test_a_state_that_has_no_value_says_so_to_who_comes_back(h, broker):
     peer.open(2, "state", "x", 3, resume=True)
     assert [frame[:3] for frame in settled(peer)] == [(OPEN, 2, 3), (CLEAR, 2, 0)]
     peer.close()
+
+
+def test_what_is_new_in_a_frame_that_came_in_part_keeps_its_own_options(h, broker, come):
+    peer = come()
+    pushing(peer)
+    peer.ask(1, 0, ["a", "b"], keys=["1", "2"], headers={"h": 1})
+    peer.expect(ACK)
+    peer = come()
+    pushing(peer, resume=True)
+    (session,) = broker.sessions
+    peer.ask(1, 0, ["a", "b", "c", "d"], keys=["1", "2", None, "4"], headers={"h": 1})
+    assert peer.fields(ACK) == {"r": [2, 2]}
+    options = {"keys": ["1", "2", None, "4"], "headers": {"h": 1}}
+    assert session.channels[1].quota.b == len(msgpack.packb(options)) + 8
+    consumer = Peer(h, broker.urls[0])
+    consumer.open(1, "pull", "jobs")
+    consumer.credit(1)
+    assert consumer.delivery()[2:] == [{"headers": {"h": 1}, "keys": ["1", "2", None, "4"]}, ["a", "b", "c", "d"]]
+    consumer.close()

@@ -1004,3 +1004,36 @@ def test_many_connections_come_back_after_a_restart(h, site, connect):
         each.sync(timeout=PATIENCE)
     accepted = sum(site.accounts(f"jobs{i}").accepted for i in range(7))
     assert accepted == 100
+
+
+def test_options_go_over_a_lost_connection_to_the_same_broker_and_to_another(h, site, remote):
+    jobs = remote.push("jobs")
+    jobs.send("first", key="a", id="one", priority=3)
+    jobs.sync(PATIENCE)
+    site.silence()
+    for number in range(40):
+        jobs.send(number, key=f"key {number}", headers={"n": number // 10})
+    jobs.flush()
+    site.speak()
+    site.cut()
+    jobs.send("first, again", id="one")
+    jobs.sync(PATIENCE)
+    done = remote.pull("jobs", ack=True, prefetch=300)
+    found = [done.recv(PATIENCE) for _ in range(41)]
+    assert [(d.item, d.key, d.headers) for d in found[1:]] == [
+        (number, f"key {number}", {"n": number // 10}) for number in range(40)
+    ]
+    assert (found[0].key, found[0].id, found[0].priority) == ("a", "one", 3)
+    assert site.accounts().duplicates == 1
+    for delivery in found:
+        delivery.ack()
+    site.silence()
+    for number in range(40):
+        jobs.send(number, id=bytes([number]), priority=1)
+    jobs.flush()
+    site.end()
+    site.begin(capacity=16)
+    for number in range(40):
+        with done.recv(PATIENCE) as delivery:
+            assert (delivery.item, delivery.id, delivery.priority) == (number, bytes([number]), 1)
+    jobs.sync(PATIENCE)
