@@ -29,8 +29,28 @@ class Site:
         self.options = {"backoff_ms": 10}
         self.broker = h.broker.listen("tcp://127.0.0.1:0", **self.options)
         self.url = self.broker.urls[0]
+        self.remotes = []
+
+    def watch(self, remote):
+        """Note each loss of *remote*: it may be connected again before anybody looks."""
+        link, notify = remote._link, remote._link.notify
+        link.losses = link.seen = 0
+
+        def noted(kind, text):
+            link.losses += kind == "lost"
+            notify(kind, text)
+
+        link.notify = noted
+        self.remotes.append(remote)
+        return remote
+
+    def mark(self):
+        """What is lost from here on is news."""
+        for remote in self.remotes:
+            remote._link.seen = remote._link.losses
 
     def end(self):
+        self.mark()
         self.broker.close()
 
     def begin(self, **options):
@@ -39,6 +59,7 @@ class Site:
 
     def cut(self):
         """Every connection is lost; the broker goes on."""
+        self.mark()
         for session in list(self.broker.sessions):
             session.drop("test")
 
@@ -82,7 +103,7 @@ def connect(h, site):
 
     def connect(**options):
         remotes.append(h.client.connect(site.url, **{"backoff": BACKOFF, "linger": 1_000, **options}))
-        return remotes[-1]
+        return site.watch(remotes[-1])
 
     yield connect
     for remote in remotes:
@@ -100,8 +121,13 @@ def other(connect):
 
 
 def wait(h, remote, what):
-    """Until the link is *what*."""
-    until(h, lambda: remote.link.recv() == what)
+    """Until the link is *what*; or for "lost", was so since the broker ended connections."""
+    link = remote._link
+    if what != "lost" or not hasattr(link, "seen"):
+        until(h, lambda: remote.link.recv() == what)
+        return
+    until(h, lambda: link.losses > link.seen or link.down)
+    link.seen = link.losses
 
 
 def events(remote):
@@ -235,7 +261,7 @@ def test_urls_are_tried_in_turn_at_first_and_each_time(h, site):
         nobody.bind(("127.0.0.1", 0))
         dead = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
         second = Site(h)
-        remote = h.client.connect(dead, site.url, second.url, backoff=BACKOFF)
+        remote = site.watch(h.client.connect(dead, site.url, second.url, backoff=BACKOFF))
         assert remote.url == site.url
         jobs = remote.push("jobs")
         jobs.send(1)
