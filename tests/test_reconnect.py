@@ -444,6 +444,29 @@ def test_what_was_marked_stays_marked_on_a_third_connection(h, site, remote, oth
     assert (got.item, got.redelivered) == ("b", True)
 
 
+def test_options_of_messages_go_with_them_to_another_process(h, site, remote, other):
+    jobs = remote.push("jobs")
+    jobs.send("first")
+    jobs.sync(timeout=PATIENCE)
+    site.silence()
+    jobs.send("a", headers={"x": 1}, priority=3, id="1", key="k")
+    jobs.send("b", headers={"x": 1}, priority=3)
+    jobs.flush()
+    until(h, lambda: site.broker.endpoints["jobs"].accepted == 3)
+    site.end()
+    wait(h, remote, "lost")
+    jobs.send("c", headers={"y": 2})
+    site.begin()
+    jobs.sync(timeout=PATIENCE)
+    back = other.pull("jobs", ack=True)
+    got = taken(back, 3)
+    assert [(each.item, each.headers, each.id, each.key, each.redelivered) for each in got] == [
+        ("a", {"x": 1}, "1", "k", True),
+        ("b", {"x": 1}, None, None, True),
+        ("c", {"y": 2}, None, None, False),
+    ]
+
+
 def drop(pusher):
     """The connection is lost as a frame comes."""
     pusher.session.drop("test")
