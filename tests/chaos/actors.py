@@ -64,9 +64,11 @@ def producer(journal: Journal, url: str, name: str, jobs: int) -> None:
                 journal.note(CONFIRMED, (journal.who, number))
 
 
-def worker(journal: Journal, url: str, name: str, seconds: float = 0.0, lease: int | None = None) -> None:
+def worker(
+    journal: Journal, url: str, name: str, seconds: float = 0.0, lease: int | None = None, reconnect: bool = True
+) -> None:
     """Does jobs, one after the other, for ever: each takes so many seconds in a loop that never lets others run."""
-    with vanilla.Hub() as hub, hub.client.connect(url) as remote:
+    with vanilla.Hub() as hub, hub.client.connect(url, reconnect=reconnect) as remote:
         for delivery in remote.pull(name, ack=True, lease=lease):
             journal.note(GOT, delivery.item, delivery.redelivered, delivery.attempts)
             end = time.monotonic() + seconds
@@ -144,11 +146,37 @@ def blaster(journal: Journal, kind: str, address: str, subject: str, megabytes: 
     journal.note("blast", (journal.who, megabytes))
 
 
+def crowd(journal: Journal, url: str, name: str, clients: int) -> None:
+    """So many clients. When the connection of one has been lost and is there again, it sends a job."""
+    with vanilla.Hub() as hub:
+        remotes = [hub.client.connect(url) for _ in range(clients)]
+        journal.note("ready", (journal.who, clients))
+        tasks = [hub.spawn(_come_back, journal, remote, name, number) for number, remote in enumerate(remotes)]
+        for task in tasks:
+            task.join()
+
+
+def _come_back(journal: Journal, remote: Any, name: str, number: int) -> None:
+    lost = False
+    for event in remote.events:
+        if lost and event.kind == "connected":
+            break
+        lost |= event.kind == "lost"
+    job = f"{journal.who}.{number}", 0
+    journal.note("back", job)
+    journal.note(SEND, job)
+    out = remote.push(name)
+    out.send(job)
+    out.sync()
+    journal.note(CONFIRMED, job)
+
+
 ROLES: dict[str, Callable[..., None]] = {
     "producer": producer,
     "worker": worker,
     "refuser": refuser,
     "dialer": dialer,
+    "crowd": crowd,
     "pinger": pinger,
     "reader": reader,
     "blaster": blaster,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cutting import Book
 
 
 @pytest.fixture
@@ -17,3 +18,20 @@ def journals(tmp_path):
     folder = tmp_path / "journals"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def book():
+    return Book()
+
+
+@pytest.fixture
+def broker(h):
+    with h.broker.listen("tcp://127.0.0.1:0", backoff_ms=0) as broker:
+        yield broker
+
+
+@pytest.fixture
+def direct(h, broker):
+    with h.client.connect(broker.urls[0]) as remote:
+        yield remote

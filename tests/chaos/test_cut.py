@@ -3,57 +3,19 @@ arrived, what was taken is not lost, and what comes twice says so."""
 
 from __future__ import annotations
 
-import random
-import time
-
 import pytest
 from checker import judge
-from fleet import LONG
-from journal import CONFIRMED, DONE, GOT, SEND, Event
+from cutting import JOBS, Book, cuts, finish, sizes
+from journal import CONFIRMED, DONE, SEND
 from peers import until
 from proxy import Plan, Proxy
 
 import vanilla
 from vanilla.protocol.frames import ACK
 
-#: Messages of a connection that is cut.
-JOBS = 3
-#: In the short form one byte of so many is tried.
-STRIDE = 1 if LONG else 7
-
-
-class Book:
-    """Events of one process."""
-
-    def __init__(self):
-        self.events = []
-
-    def note(self, what, who, job, marked=False):
-        self.events.append(Event(time.monotonic_ns(), what, who, tuple(job), marked))
-
-    def got(self, who, delivery):
-        self.note(GOT, who, delivery.item, delivery.redelivered)
-
-
-@pytest.fixture
-def book():
-    return Book()
-
-
-@pytest.fixture
-def broker(h):
-    with h.broker.listen("tcp://127.0.0.1:0", backoff_ms=0) as broker:
-        yield broker
-
-
-@pytest.fixture
-def direct(h, broker):
-    with h.client.connect(broker.urls[0]) as remote:
-        yield remote
-
 
 def produce(h, url, book, who):
-    with h.client.connect(url, linger=1_000) as remote:
+    with h.client.connect(url, linger=1_000, reconnect=False) as remote:
         out = remote.push("jobs")
         for number in range(JOBS):
             book.note(SEND, who, (who, number))
@@ -63,45 +25,13 @@ def produce(h, url, book, who):
 
 
 def work(h, url, book, who):
-    with h.client.connect(url, linger=1_000) as remote:
+    with h.client.connect(url, linger=1_000, reconnect=False) as remote:
         jobs = remote.pull("jobs", ack=True)
         for _ in range(JOBS):
             delivery = jobs.recv()
             book.got(who, delivery)
             book.note(DONE, who, delivery.item)
             delivery.ack()
-
-
-def finish(h, broker, direct, book, who):
-    """Do what is left, with a connection that nobody cuts."""
-
-    def rest():
-        for delivery in jobs:
-            book.got(who, delivery)
-            book.note(DONE, who, delivery.item)
-            delivery.ack()
-
-    jobs = direct.pull("jobs", ack=True)
-    task = h.spawn(rest)
-    endpoint = broker.endpoints.get("jobs")
-    until(h, lambda: endpoint is None or endpoint.empty)
-    jobs.close()
-    task.join()
-
-
-def sizes(h, broker, session):
-    """The bytes of a session that nobody cuts: to the broker, and to the client."""
-    with Proxy(broker.urls[0]) as proxy:
-        session(proxy.url)
-        until(h, lambda: proxy.history)
-        return proxy.history[0]
-
-
-def cuts(up, down):
-    """A plan for each byte of a session, or some of them."""
-    for way, size in ("cut_up", up), ("cut_down", down):
-        for at in range(random.randrange(STRIDE), size, STRIDE):
-            yield Plan(**{way: at}, reset=at % 2 == 0)
 
 
 def run(h, broker, session, plans):
@@ -176,7 +106,7 @@ def test_a_connection_that_is_slow_and_torn_into_single_bytes_is_as_good_as_any(
 
 def test_a_producer_without_confirms_knows_so_and_nothing_is_lost_or_repeated(h, broker, direct, book):
     with Proxy(broker.urls[0], Plan(drop=frozenset([ACK]))) as proxy:
-        remote = h.client.connect(proxy.url, linger=0)
+        remote = h.client.connect(proxy.url, linger=0, reconnect=False)
         out = remote.push("jobs")
         for number in range(JOBS):
             book.note(SEND, "p", ("p", number))

@@ -27,7 +27,7 @@ def test_jobs_of_a_worker_that_is_stopped_beyond_its_lease_are_done_by_another(h
     rounds = 10 if LONG else 1
     patient = "--max-attempts", "1000"  # on a busy machine a lease may be over for another reason, often
     with programs.broker(*patient) as (url, broker), h.client.connect(url) as remote, fleet(journals) as crew:
-        still = crew.start("worker", "still", url=url, name="jobs", seconds=SLOW, lease=LEASE)
+        still = crew.start("worker", "still", url=url, name="jobs", seconds=SLOW, lease=LEASE, reconnect=False)
         for number in range(rounds):
             jobs = crew.start("producer", f"p{number}", url=url, name="jobs", jobs=JOBS)
             until(h, lambda n=number: begun(journals, f"p{n}") and endpoint(remote, "jobs")["ready"] > 0, 1)

@@ -17,7 +17,7 @@ JOBS = 600
 def test_a_broker_that_stands_still_costs_time_and_nothing_else(h, journals, tell, lease):
     seconds = 60 if LONG else 1
     with programs.broker() as (url, broker), h.client.connect(url) as remote, fleet(journals) as crew:
-        work = {"url": url, "name": "jobs", "seconds": 0.001, "lease": lease}
+        work = {"url": url, "name": "jobs", "seconds": 0.001, "lease": lease, "reconnect": False}
         workers = [crew.start("worker", f"w{n}", **work) for n in range(2)]
         producers = [crew.start("producer", f"p{n}", url=url, name="jobs", jobs=JOBS // 2) for n in range(2)]
         until(h, lambda: done(remote) >= JOBS // 4)
@@ -37,7 +37,7 @@ def test_a_broker_that_stands_still_costs_time_and_nothing_else(h, journals, tel
 def test_a_worker_that_stands_still_keeps_its_jobs_and_others_do_the_rest(h, journals, tell):
     seconds = 60 if LONG else 1
     with programs.broker() as (url, broker), h.client.connect(url) as remote, fleet(journals) as crew:
-        still = crew.start("worker", "still", url=url, name="jobs", seconds=0.01)
+        still = crew.start("worker", "still", url=url, name="jobs", seconds=0.01, reconnect=False)
         jobs = crew.start("producer", "p", url=url, name="jobs", jobs=JOBS)
         until(h, lambda: endpoint(remote, "jobs").get("ready", 0) > 0 and count(journals, GOT) > 0)
         still.signal(signal.SIGSTOP)
@@ -57,7 +57,7 @@ def test_a_worker_that_stands_still_keeps_its_jobs_and_others_do_the_rest(h, jou
 def test_a_worker_that_computes_keeps_its_connection_and_its_job(h, journals, tell):
     seconds = 60 if LONG else 1
     with programs.broker() as (url, _), h.client.connect(url) as remote, fleet(journals) as crew:
-        computing = crew.start("worker", "computing", url=url, name="jobs", seconds=seconds)
+        computing = crew.start("worker", "computing", url=url, name="jobs", seconds=seconds, reconnect=False)
         jobs = crew.start("producer", "p", url=url, name="jobs", jobs=JOBS)
         until(h, lambda: count(journals, GOT) > 0)
         crew.start("worker", "other", url=url, name="jobs")
