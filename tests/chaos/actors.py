@@ -34,6 +34,8 @@ import vanilla.client
 _PR_SET_PDEATHSIG = 1
 #: Between two syncs of a producer.
 SYNC_EVERY = 100
+#: Clients of a crowd that connect at a time, at first.
+LANES = 20
 
 
 def end_with_the_parent(parent: int) -> None:
@@ -149,11 +151,21 @@ def blaster(journal: Journal, kind: str, address: str, subject: str, megabytes: 
 def crowd(journal: Journal, url: str, name: str, clients: int) -> None:
     """So many clients. When the connection of one has been lost and is there again, it sends a job."""
     with vanilla.Hub() as hub:
-        remotes = [hub.client.connect(url) for _ in range(clients)]
+        remotes: list[Any] = []
+        lanes = [hub.spawn(_connect, hub, url, remotes, clients) for _ in range(LANES)]
+        for lane in lanes:
+            lane.join()
         journal.note("ready", (journal.who, clients))
         tasks = [hub.spawn(_come_back, journal, remote, name, number) for number, remote in enumerate(remotes)]
         for task in tasks:
             task.join()
+
+
+def _connect(hub: vanilla.Hub, url: str, remotes: list[Any], clients: int) -> None:
+    while len(remotes) < clients:
+        remotes.append(None)  # its place
+        number = len(remotes) - 1
+        remotes[number] = hub.client.connect(url, timeout=60_000)
 
 
 def _come_back(journal: Journal, remote: Any, name: str, number: int) -> None:

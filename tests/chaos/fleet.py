@@ -97,7 +97,7 @@ def done(remote: Any) -> int:
 
 def until(h: Any, condition: Any, pause: float = 5) -> None:
     """Let the hub run until ``condition()`` holds, and look again every *pause* ms."""
-    deadline = time.monotonic() + programs.PATIENCE
+    deadline = time.monotonic() + programs.PATIENCE * (10 if LONG else 1)
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError("it did not happen in time")
