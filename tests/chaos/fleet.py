@@ -110,6 +110,16 @@ def empty(remote: Any, name: str) -> bool:
     return not any(found.get(key, 0) for key in ("ready", "delayed", "in_flight"))
 
 
+def stop_at_work(h: Any, remote: Any, worker: Actor, name: str) -> None:
+    """Stop the only worker of an endpoint while it has a job: between two it may have none, and then goes on a bit."""
+    while True:
+        worker.signal(signal.SIGSTOP)
+        if all(endpoint(remote, name)["in_flight"] for _ in range(3)):  # what it has sent before is read by then
+            return
+        worker.signal(signal.SIGCONT)
+        h.sleep(5)
+
+
 def exhume(remote: Any, name: str, folder: Path) -> int:
     """Take the dead letters of an endpoint out, and write down which they are: how many."""
     journal = Journal(str(folder), "grave")

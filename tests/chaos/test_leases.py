@@ -7,7 +7,7 @@ import signal
 
 import programs
 from checker import judge
-from fleet import LONG, empty, endpoint, fleet, memory, mib, until
+from fleet import LONG, empty, endpoint, fleet, memory, mib, stop_at_work, until
 from journal import GOT, read
 
 #: For a worker that is then stopped, and for it alone when it goes on.
@@ -31,7 +31,7 @@ def test_jobs_of_a_worker_that_is_stopped_beyond_its_lease_are_done_by_another(h
         for number in range(rounds):
             jobs = crew.start("producer", f"p{number}", url=url, name="jobs", jobs=JOBS)
             until(h, lambda n=number: begun(journals, f"p{n}") and endpoint(remote, "jobs")["ready"] > 0, 1)
-            still.signal(signal.SIGSTOP)
+            stop_at_work(h, remote, still, "jobs")
             other = crew.start("worker", f"other{number}", url=url, name="jobs", lease=LEASE)
             until(h, lambda jobs=jobs: jobs.status == 0 and empty(remote, "jobs"))
             other.kill()

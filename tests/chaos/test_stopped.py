@@ -7,7 +7,7 @@ import signal
 import programs
 import pytest
 from checker import judge
-from fleet import LONG, done, empty, endpoint, fleet, memory, mib, until
+from fleet import LONG, done, empty, endpoint, fleet, memory, mib, stop_at_work, until
 from journal import DONE, GOT, count
 
 JOBS = 600
@@ -40,7 +40,7 @@ def test_a_worker_that_stands_still_keeps_its_jobs_and_others_do_the_rest(h, jou
         still = crew.start("worker", "still", url=url, name="jobs", seconds=0.01, reconnect=False)
         jobs = crew.start("producer", "p", url=url, name="jobs", jobs=JOBS)
         until(h, lambda: endpoint(remote, "jobs").get("ready", 0) > 0 and count(journals, GOT) > 0)
-        still.signal(signal.SIGSTOP)
+        stop_at_work(h, remote, still, "jobs")
         crew.start("worker", "other", url=url, name="jobs")
         until(h, lambda: jobs.status == 0 and endpoint(remote, "jobs")["ready"] == 0)
         h.sleep(seconds * 1000)
