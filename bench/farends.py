@@ -9,6 +9,7 @@ Nothing in here waits: `turn` does what can be done now, and whoever drives it c
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -221,7 +222,7 @@ class Clients:
         self._wants = False
         self.received = self._settled = self._received_b = 0
         for wire, kind in (self._producer, "push"), (self._consumer, "pull"):
-            wire.put(pack_control(HELLO, 0, 0, {"v": 1, "id": bytes(16)}))
+            wire.put(pack_control(HELLO, 0, 0, {"v": 1, "id": os.urandom(16)}))
             wire.put(pack_control(OPEN, CHANNEL, 0, {"kind": kind, "name": "bench"}))
         self._ask()
 

@@ -133,7 +133,7 @@ def test_a_wrong_beginning_is_refused_with_its_code(h, broker, code, said):
         ("BAD_MESSAGE", OPENED + pack_head(DATA, 1, 0, 1, 66) + b"\x91" * 65 + b"\x01"),
         ("BAD_MESSAGE", OPENED + pack_head(DATA_OPTIONS, 1, 0, 1, 1) + b"\x80"),
         ("BAD_MAP", OPENED + pack_head(DATA_OPTIONS, 1, 0, 2, 2) + b"\x01\x01"),
-        ("BAD_MAP", OPENED + pack_head(DATA_OPTIONS, 1, 0, 2, 8) + b"\x81\xa5delay\x01\x01"[:8]),
+        ("BAD_MAP", OPENED + pack_head(DATA_OPTIONS, 1, 0, 2, 8) + b"\x81\xa5brave\x01\x01"[:8]),
         ("BAD_SEQUENCE", OPENED + data(1, 1, [1])),
         ("BAD_SEQUENCE", PULL + pack_control(ACK, 2, 0, {"r": [0, 1]})),
         ("OVER_CREDIT", OPENED + data(1, 0, [0] * 100_000)),
@@ -144,7 +144,7 @@ def test_a_broken_promise_is_refused_with_its_code(h, broker, code, said):
 
 
 def test_an_unknown_message_option_is_refused_not_ignored(h, broker):
-    body = msgpack.packb({"delay": 5}) + b"\x01"
+    body = msgpack.packb({"brave": 5}) + b"\x01"
     assert refused(h, broker, OPENED, pack_head(DATA_OPTIONS, 1, 0, 2, len(body)) + body) == "BAD_MAP"
 
 

@@ -187,8 +187,9 @@ def read_data(event: connection.Event, channel: str) -> None:
         raise errors.BadMessage("there is nothing in it")
     if kind == frames.DATA_OPTIONS:
         at = scan.scan(array, at, 1, 1)[1]
-        assert set(options.read_options(array[frames.ARRAY_HEAD_BYTES : at], channel)) <= set(options.OPTIONS[channel])
         count -= 1
+        found = options.read_options(array[frames.ARRAY_HEAD_BYTES : at], channel, count)
+        assert set(found) <= set(options.OPTIONS[channel])
     elif kind == frames.PART:
         index, at = frames.part_index(array, count)
         assert type(index) is int
