@@ -66,6 +66,13 @@ def consumer(size: int, n: int) -> None:
             recv()
 
 
+def leased_consumer(size: int, n: int) -> None:
+    with connected(partial(Source, size=size)) as remote:
+        recv = remote.pull("bench", ack=True).recv
+        for _ in range(n):
+            recv().ack()
+
+
 def many_producer(size: int, n: int) -> None:
     with connected(Sink) as remote:
         jobs = remote.push("bench")
@@ -140,6 +147,10 @@ WORKS: dict[str, Work] = {
         f"many at a call, {title}: {role}": Work(partial(run, size), n)
         for title, (size, _, n) in _SIZES.items()
         for role, run in _MANY.items()
+    },
+    **{
+        f"each acknowledged, {title}: consumer": Work(partial(leased_consumer, size), n)
+        for title, (size, n, _) in _SIZES.items()
     },
     "hub: unbuffered": Work(partial(channel, 0, -1), 20_000),
     "hub: queue of 100": Work(partial(channel, 100, -1), 50_000),

@@ -264,6 +264,14 @@ def test_a_counted_consumer_receives_all(ends, size):
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_a_counted_consumer_acknowledges_each(ends, size):
+    works, made = ends
+    works.leased_consumer(size, 300)
+    assert made[0].n >= 300
+    assert made[0]._settled >= 250
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_a_counted_broker_passes_all_on(ends, size):
     works, made = ends
     works.broker(size, 300)
