@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vanilla.core import Hub
-from vanilla.exception import ConnectionLost, Halt, Timeout
-from vanilla.protocol.errors import Refused
+from vanilla.exception import ConnectionLost, Halt, Refused, Timeout
 
 from .benchresult import Result, heading
 from .benchtrial import Trial, empty, look_at, messages_in

@@ -24,9 +24,8 @@ from itertools import repeat
 from typing import Any, Callable
 
 from vanilla.core import Hub
-from vanilla.exception import Closed, ConnectionLost, Timeout
+from vanilla.exception import Closed, ConnectionLost, Refused, Timeout
 from vanilla.memory import keep_freed_memory
-from vanilla.protocol.errors import Refused
 
 from .commands import dial
 from .histogram import Histogram

@@ -8,8 +8,7 @@ from argparse import Namespace
 from typing import Any
 
 from vanilla.core import Hub
-from vanilla.exception import ConnectionLost, RemoteError, Timeout
-from vanilla.protocol.errors import Refused
+from vanilla.exception import ConnectionLost, Refused, RemoteError, Timeout
 
 from .commands import INTERRUPTED, NO_READER, connect, interrupt_waits
 from .failed import Failed

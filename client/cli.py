@@ -14,9 +14,8 @@ import sys
 from typing import Any, Callable
 
 import vanilla
-from vanilla.exception import ConnectionLost, Rejected, Timeout
+from vanilla.exception import ConnectionLost, Refused, Rejected, Timeout
 from vanilla.memory import keep_freed_memory
-from vanilla.protocol.errors import Refused
 from vanilla.protocol.scan import KIND
 from vanilla.protocol.urls import check_name, parse
 

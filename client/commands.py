@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Callable
 
 from vanilla.core import Hub
-from vanilla.exception import Closed, ConnectionLost, Rejected, Timeout
-from vanilla.protocol.errors import Refused
+from vanilla.exception import Closed, ConnectionLost, Refused, Rejected, Timeout
 from vanilla.protocol.urls import parse
 from vanilla.signal import subscribe
 

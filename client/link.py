@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from vanilla import __version__, tcp, tls, unix
 from vanilla.deadline import Deadline
-from vanilla.exception import Closed, ConnectionLost, Forked, Timeout
+from vanilla.exception import Closed, ConnectionLost, Forked, Refused, Timeout
 from vanilla.outbox import Outbox
 from vanilla.poll import IN, OUT
 from vanilla.protocol.connection import VERSION, Connection, Event
-from vanilla.protocol.errors import ProtocolError, Refused
+from vanilla.protocol.errors import ProtocolError
 from vanilla.protocol.frames import (
     ACK,
     ADMIN,

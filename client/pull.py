@@ -28,11 +28,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.channel import Channel
-from vanilla.exception import Busy, Closed, ConnectionLost, Halt, Timeout
+from vanilla.exception import Busy, Closed, ConnectionLost, Halt, Refused, Timeout
 from vanilla.message import Recver
 from vanilla.protocol.connection import Event
 from vanilla.protocol.credit import Window
-from vanilla.protocol.errors import BadMessage, ProtocolError, Refused
+from vanilla.protocol.errors import BadMessage, ProtocolError
 from vanilla.protocol.frames import (
     ACK,
     ARRAY_HEAD_BYTES,
@@ -662,6 +662,8 @@ class PullRecver(Recver):
 
         :return: the task. It raises `ConnectionLost` when the broker is gone.
         """
+        if not callable(f):
+            raise TypeError(f"consume calls what it is given, and cannot call {f!r}")
         state: PullState = self._state
         if state.owner is not None or state.recvers or state.buffer:
             raise Busy(f"this {state.kind} is in use already")

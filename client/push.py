@@ -51,7 +51,7 @@ from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message, make_mes
 from .packing import LARGE_BYTES, pack_many, pack_run
 from .rejected import refusal
 from .replay import Frame, Replay
-from .said import PLAIN, Shared, Termed, make_terms
+from .said import OPTIONS, PLAIN, Shared, Termed, make_terms
 
 if TYPE_CHECKING:
     from vanilla.timers import Timer
@@ -183,6 +183,9 @@ class PushState(Channel):
         if self.role != "push":
             raise TypeError(f"only a work queue's messages have options, this is a {self.kind}: {', '.join(options)}")
         self.seal()
+        for name in options:
+            if name not in OPTIONS:
+                raise TypeError(f"send() has no option {name!r}; there are {', '.join(OPTIONS)}")
         terms = make_terms(self.link.depth, **options)
         self._put(make_message(item, self.link) if terms == PLAIN else Termed(item, terms, self.link), timeout)
 

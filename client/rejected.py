@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vanilla.exception import Rejected
-from vanilla.protocol.errors import REJECTIONS, Refused
+from vanilla.exception import Refused, Rejected
+from vanilla.protocol.errors import REJECTIONS
 
 
 class TooBig(Rejected, ValueError):

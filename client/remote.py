@@ -477,6 +477,11 @@ class Service:
         seconds(linger)  # what is no time is to be told now, not at the end
         if not urls:
             raise ValueError("connect to what? A URL is missing")
+        for url in urls:
+            if not isinstance(url, str):
+                raise TypeError(f"a URL is text, and each is an argument of its own, not {url!r}")
+        if not isinstance(backoff, tuple) or len(backoff) != 2:
+            raise ValueError(f"backoff is two times in ms, of the first pause and the longest, not {backoff!r}")
         secret, addresses, context = token_of(token, token_file), [parse(url) for url in urls], None
         if any(address.scheme == "tls" for address in addresses):
             context = client_context(ca, cert, key, verify)

@@ -51,6 +51,10 @@ class Terms(NamedTuple):
 PLAIN = Terms(())
 
 
+#: What there is.
+OPTIONS = ("delay", "ttl", "priority", "key", "id", "headers")
+
+
 def make_terms(
     depth: int,
     *,
@@ -80,6 +84,8 @@ def make_terms(
 
 
 def _ms(name: str, value: float) -> int:
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is a number of ms, not {value!r}")
     if not 0 <= value <= MAX_SEQ:
         raise ValueError(f"{name} is 0 ms or more, and a number of 63 bits, not {value!r}")
     return math.ceil(value)
@@ -99,13 +105,16 @@ def _name(what: str, value: str | bytes | None) -> bytes:
     if not isinstance(value, (str, bytes)):
         raise TypeError(f"{what} is text or bytes, not {value!r}")
     if not is_name(value):
-        raise ValueError(f"{what} has 1 to {NAME_BYTES} bytes, as UTF-8 if it is text: {value!r}")
+        shown = repr(value) if len(value) <= NAME_BYTES else f"one of {len(value)}"
+        raise ValueError(f"{what} has 1 to {NAME_BYTES} bytes, as UTF-8 if it is text, not {shown}")
     packed: bytes = msgpack.packb(value)
     return packed
 
 
 def _checked(headers: Mapping[str, Any], depth: int) -> dict[str, Any]:
     """*headers* as they are sent: what this raises here would end the connection there."""
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers are a dict, not {headers!r}")
     made = dict(headers)
     if not all(type(key) is str for key in made):
         raise TypeError(f"headers have text as keys: {headers!r}")

@@ -8,8 +8,7 @@ from argparse import Namespace
 from typing import Any
 
 from vanilla.core import Hub
-from vanilla.exception import Closed, Timeout
-from vanilla.protocol.errors import Refused
+from vanilla.exception import Closed, Refused, Timeout
 
 from .commands import INTERRUPTED, NO_READER, connect, descriptor, interrupt_waits, send_lines
 from .failed import Failed

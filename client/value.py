@@ -14,10 +14,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.channel import Channel, State
-from vanilla.exception import Closed, Halt, Timeout
+from vanilla.exception import Closed, Halt, Refused, Timeout
 from vanilla.message import Pair, Recver, Sender
 from vanilla.protocol.connection import Event
-from vanilla.protocol.errors import ProtocolError, Refused
+from vanilla.protocol.errors import ProtocolError
 from vanilla.protocol.frames import ACK, CLEAR, DATA, pack_control, pack_head
 from vanilla.selection import EMPTY
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple
 
+from vanilla.protocol.connection import FIELDS, REASON_CHARACTERS
 from vanilla.protocol.frames import ADMIN
+from vanilla.protocol.urls import check_name
 
 from .death import Death, read_death
 from .packing import unpack
@@ -58,7 +60,7 @@ class Letter(NamedTuple):
 
 class Waiting:
     """The messages that wait at an endpoint, or its dead letters: those that are ready, or delayed. What a consumer has
-    been sent and has not settled is not among them.
+    been sent and has not settled is not among them. Arguments that cannot be meant are a ValueError.
 
     To ask wants the permission ``admin``. Each method raises `Refused` (DENIED without it; MISMATCH if the endpoint is
     of a kind that holds no messages; GOING_AWAY: the broker begins no replay any more), `ConnectionLost`, and `Timeout`
@@ -70,8 +72,12 @@ class Waiting:
         self.name = name
         self._dead = dead
 
+    def __repr__(self) -> str:
+        return f"<{'Dead letters' if self._dead else 'What waits'} of {self.name!r}>"
+
     def _order(self, timeout: float, fields: dict[str, Any]) -> dict[str, Any]:
         given = {key: value for key, value in fields.items() if value is not None}
+        _check(given)
         answer: dict[str, Any] = self._ask(ADMIN, {**given, "name": self.name, "dead": self._dead}, timeout)
         return answer
 
@@ -92,6 +98,7 @@ class Waiting:
         :param reason: look only at dead letters that died for this.
         :param timeout: for each page of some hundred.
         """
+        _check({"n": n})
         letters: list[Letter] = []
         at: int | None = first
         while at is not None and len(letters) < n:
@@ -121,6 +128,21 @@ class Waiting:
         """
         done = self._order(timeout, {"do": "replay", "n": n, "to": to, "reason": reason})
         return Replay(done["n"], done.get("left", 0), done.get("text", ""))
+
+
+def _check(fields: dict[str, Any]) -> None:
+    """What the broker would take for a broken protocol is the caller's mistake, and told here.
+
+    :raises ValueError: it is one.
+    """
+    for key, value in fields.items():
+        field = FIELDS[ADMIN][key]
+        if not field.check(value):
+            raise ValueError(f"{'first' if key == 'from' else key} is {value!r}, but should be: {field.what}")
+    if len(fields.get("reason", "")) > REASON_CHARACTERS:
+        raise ValueError(f"a reason has {REASON_CHARACTERS} characters at most")
+    if "to" in fields:
+        check_name(fields["to"])
 
 
 def _letter(shown: dict[str, Any]) -> Letter:

@@ -14,8 +14,9 @@ import vanilla
 from vanilla.broker.access import NEEDS, Access
 from vanilla.broker.permissions import VERBS
 from vanilla.broker.tokens import line_of
+from vanilla.exception import Refused
 from vanilla.protocol.connection import ALLOWED, KINDS
-from vanilla.protocol.errors import ProtocolError, Refused
+from vanilla.protocol.errors import ProtocolError
 from vanilla.protocol.frames import (
     ACK,
     ADMIN,

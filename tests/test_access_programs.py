@@ -14,8 +14,7 @@ import pytest
 from peers import PATIENCE
 from programs import BROKER, broker, environment, running, said, started, vanilla, wait_until
 
-from vanilla.exception import ConnectionLost
-from vanilla.protocol.errors import Refused
+from vanilla.exception import ConnectionLost, Refused
 
 PUSH_ALL = '[[rule]]\nidentity = "web"\nendpoint = "*"\nverbs = ["push", "pull"]\n'
 PULL_OPS = '[[rule]]\nidentity = "ops"\nendpoint = "*"\nverbs = ["pull"]\n'

@@ -17,7 +17,7 @@ from peers import PATIENCE, Peer, data, until
 import vanilla
 from vanilla.broker.endpoint import LONE_FIRST_MESSAGES
 from vanilla.client.lot import MOST
-from vanilla.protocol.errors import Refused
+from vanilla.exception import Refused
 from vanilla.protocol.frames import CREDIT, OPEN
 
 

@@ -7,7 +7,7 @@ from peers import PATIENCE, Peer, until
 
 import vanilla
 from vanilla.broker.session import describe_peer
-from vanilla.protocol.errors import Refused
+from vanilla.exception import Refused
 from vanilla.protocol.frames import ACK, ADMIN, CREDIT, DATA, OPEN, pack_control, pack_head
 
 BAD_UTF8 = b"\xa2\xff\xff"
@@ -599,3 +599,24 @@ def test_who_purged_and_replayed_is_logged(h, broker, remote, caplog):
     said = [record.getMessage() for record in caplog.records]
     assert f"endpoint 'jobs.dead': 1 messages were replayed by {me}" in said
     assert f"endpoint 'jobs.dead': 1 messages were purged by {me}" in said
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        lambda waiting: waiting.peek(5, first=-1),
+        lambda waiting: waiting.peek(5, first="x"),
+        lambda waiting: waiting.peek("x"),
+        lambda waiting: waiting.peek(-1),
+        lambda waiting: waiting.peek(2**70),
+        lambda waiting: waiting.count(reason=5),
+        lambda waiting: waiting.purge(reason="x" * 100_000),
+        lambda waiting: waiting.replay(n=-1),
+        lambda waiting: waiting.replay(to=5),
+        lambda waiting: waiting.replay(to="a\nb"),
+    ],
+)
+def test_an_order_that_cannot_be_meant_is_the_callers_error_and_not_the_connections(h, near, order):
+    with pytest.raises(ValueError):
+        order(near.waiting("jobs"))
+    assert near.waiting("jobs").count().n == 0

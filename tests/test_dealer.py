@@ -14,8 +14,9 @@ from peers import PATIENCE, Peer, accounts, until
 
 import vanilla
 from vanilla.client.link import OUTPUT_BYTES
+from vanilla.exception import Refused
 from vanilla.protocol.connection import Event
-from vanilla.protocol.errors import BadMessage, Refused
+from vanilla.protocol.errors import BadMessage
 from vanilla.protocol.frames import PART, PONG, REPLY, pack_control, pack_head
 
 

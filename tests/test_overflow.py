@@ -7,7 +7,8 @@ from peers import PATIENCE, Peer, data, until
 
 import vanilla
 from vanilla.broker.channels import SPARE_PART
-from vanilla.protocol.errors import REJECTIONS, Refused
+from vanilla.exception import Refused
+from vanilla.protocol.errors import REJECTIONS
 from vanilla.protocol.frames import ACK, CREDIT, DATA, NACK, OPEN, PING, PONG, pack_control
 
 

@@ -54,6 +54,20 @@ class Rejected(Exception):
         self.text = text
 
 
+class Refused(Exception):
+    """The broker does not do what was asked: it refuses a channel, or an answer. The connection goes on.
+
+    ``code`` is stable and for programs, ``text`` for people. MISMATCH: the endpoint is of another kind. CONFLICT,
+    BAD_OPTION: its options are others, or there are none such. DENIED: we may not. TAKEN: that end is somebody else's.
+    TOO_MANY: a limit of the broker. GOING_AWAY: the broker is about to end.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        Exception.__init__(self, f"{code}: {text}")
+        self.code = code
+        self.text = text
+
+
 class RemoteError(Exception):
     """A call failed: at the server, or because no server could answer it.
 

@@ -11,7 +11,7 @@ import pytest
 from peers import PATIENCE, let_end, until
 
 import vanilla
-from vanilla.protocol.errors import Refused
+from vanilla.exception import Refused
 
 SHAPES = {"pipe": ("pipe", ()), "queue": ("queue", (3,)), "channel": ("channel", ()), "channel of 3": ("channel", (3,))}
 EMPTY = ["pipe", "channel"]
