@@ -62,17 +62,15 @@ class Leases:
         self._firsts.append(first)
         self._ends.append(end)
         self._dues.append(due + self._grain)
-        if self._timer is None:
-            self._arm(due + self._grain)
+        self._fire_by(due + self._grain)
 
     def touch(self, ranges: list[tuple[int, int]], ms: int) -> None:
         """The numbers of *ranges* have *ms* from now on, those that are still out."""
         due = self._puller.endpoint.broker.now() + ms / 1000
         for first, count in ranges:
             self._renew(first, first + count, due)
-        if self._timer is not None and due < self._armed:
-            self._timer.cancel()
-            self._arm(due)
+        if self._firsts:
+            self._fire_by(due)
         if len(self._firsts) > self._sweep:
             self._drop_settled()
 
@@ -106,6 +104,14 @@ class Leases:
         self._dues = [piece[2] for piece in pieces]
 
     # -- the clock
+
+    def _fire_by(self, due: float) -> None:
+        """Something is due at *due*: the timer, if one runs, may have been set for what was touched for longer."""
+        if self._timer is not None:
+            if self._armed <= due:
+                return
+            self._timer.cancel()
+        self._arm(due)
 
     def _arm(self, due: float) -> None:
         broker = self._puller.endpoint.broker

@@ -113,6 +113,16 @@ def test_a_touch_may_shorten_a_lease(puller):
     assert puller.over == [1]
 
 
+def test_what_is_touched_for_long_does_not_lengthen_the_leases_of_what_comes_later(puller):
+    leases = Leases(puller, 1000)
+    leases.sent(0, 1)
+    leases.touch([(0, 1)], 3_600_000)
+    puller.wait(1.5)  # now the timer is set for the one that was touched
+    leases.sent(1, 2)
+    puller.wait(1.1)
+    assert puller.over == [1]
+
+
 def test_what_is_over_stays_over_whoever_touches_it(puller):
     leases = Leases(puller, 100)
     leases.sent(0, 2)
@@ -165,9 +175,9 @@ def test_a_channel_that_is_gone_has_no_timer(puller):
 
 steps = st.lists(
     st.one_of(
-        st.tuples(st.just("send"), st.integers(1, 5), st.just(0)),
-        st.tuples(st.just("touch"), st.integers(0, 30), st.integers(1, 8)),
-        st.tuples(st.just("wait"), st.integers(1, 60), st.just(0)),
+        st.tuples(st.just("send"), st.integers(1, 5), st.just(0), st.just(1)),
+        st.tuples(st.just("touch"), st.integers(0, 30), st.integers(1, 8), st.sampled_from([1, 0.5, 4])),
+        st.tuples(st.just("wait"), st.integers(1, 60), st.just(0), st.just(1)),
     ),
     max_size=40,
 )
@@ -179,7 +189,7 @@ def test_each_number_is_over_once_and_when_its_time_has_come(steps, ms):
     puller = Puller()
     leases = Leases(puller, ms)
     due, sent = {}, 0
-    for what, number, count in steps:
+    for what, number, count, times in steps:
         now = puller.clock.time
         if what == "send":
             leases.sent(sent, sent + number)
@@ -187,9 +197,9 @@ def test_each_number_is_over_once_and_when_its_time_has_come(steps, ms):
             sent += number
         elif what == "touch" and number < sent:
             count = min(count, sent - number)
-            leases.touch([(number, count)], ms)
+            leases.touch([(number, count)], int(ms * times))
             for each in set(range(number, number + count)) - set(puller.over):
-                due[each] = now + ms / 1000, now + ms / 1000 * (1 + 1 / PARTS)
+                due[each] = now + ms * times / 1000, now + ms / 1000 * (times + 1 / PARTS)
         else:
             puller.wait(number / 100)
         now = puller.clock.time
