@@ -281,7 +281,7 @@ class Broker:
         self.unused.pop(endpoint, None)
         self.totals.add(endpoint)
         self.memory.forget(endpoint)
-        endpoint.seen = None
+        endpoint.forget()
         del self.endpoints[endpoint.name]
         self._names = None
 

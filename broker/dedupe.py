@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from .said import Names
 
 if TYPE_CHECKING:
+    from vanilla.timers import Timer
+
     from .endpoint import Endpoint
 
 #: What an id takes in memory beside its bytes: itself, a number, and their place.
@@ -25,16 +27,17 @@ class Seen:
 
     Invariants:
     1. ``_ids`` is ascending by when an id is forgotten: the time of all is the same, and what comes last goes last.
-    2. While there are ids a timer runs that forgets the oldest of them.
+    2. While there are ids one timer runs that forgets the oldest of them.
     """
 
-    __slots__ = ("_ids", "_size", "endpoint")
+    __slots__ = ("_ids", "_size", "_timer", "endpoint")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         #: When each is forgotten, in seconds, monotonic.
         self._ids: OrderedDict[Any, float] = OrderedDict()
         self._size = 0
+        self._timer: Timer | None = None
 
     @property
     def load(self) -> int:
@@ -48,7 +51,6 @@ class Seen:
         """
         ids, now = self._ids, self.endpoint.broker.now()
         self._forget(now)
-        was_empty = not ids
         found = []
         for index, name in enumerate(names):
             if name is not None:
@@ -59,7 +61,7 @@ class Seen:
                 if len(ids) > entries:
                     self._size -= len(ids.popitem(last=False)[0])
             found.append(index)
-        if was_empty and ids:
+        if ids and self._timer is None:
             self._wait(seconds)
         return found
 
@@ -73,11 +75,15 @@ class Seen:
             del ids[name]
 
     def _wait(self, seconds: float) -> None:
-        self.endpoint.broker.hub.after(max(seconds, PAUSE) * 1000, self._look)
+        self._timer = self.endpoint.broker.hub.after(max(seconds, PAUSE) * 1000, self._look)
+
+    def cancel(self) -> None:
+        """The endpoint is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _look(self) -> None:
-        if self.endpoint.seen is not self:
-            return  # the endpoint is gone
+        self._timer = None
         now = self.endpoint.broker.now()
         self._forget(now)
         if self._ids:

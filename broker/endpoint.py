@@ -645,6 +645,13 @@ class Endpoint:
         """Does it stay when it is idle, unless its place is needed? It has options of its own, or remembers ids."""
         return self.declared or self.seen is not None
 
+    def forget(self) -> None:
+        """It goes: no timer is to keep it, or what it remembers, in memory."""
+        for each in (self.expiry, self.seen):
+            if each is not None:
+                each.cancel()
+        self.expiry = self.seen = None
+
     @property
     def settled(self) -> bool:
         """Would waiting change nothing? (When the broker is about to end.)"""

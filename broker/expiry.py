@@ -48,6 +48,11 @@ class Expiry:
         left = min(max(self._due, self._free) - broker.now(), FAR)
         self._timer = broker.hub.after(max(left, 0) * 1000, self._walk)
 
+    def cancel(self) -> None:
+        """The endpoint is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _walk(self) -> None:
         endpoint = self.endpoint
         self._timer = None

@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 from peers import PATIENCE, Peer, until
+from test_endpoint import Clock
 
 import vanilla
 from vanilla.broker import endpoint as endpoints
+from vanilla.broker.broker import Broker
+from vanilla.broker.dedupe import Seen
 from vanilla.client.batch import BATCH_BYTES
 from vanilla.protocol.frames import ACK, DATA, DATA_OPTIONS, ERROR
 
@@ -533,6 +536,31 @@ def test_an_endpoint_that_remembers_ids_goes_where_its_place_is_needed(h):
         remote.push("others").send(2)
         assert remote.pull("others").recv(PATIENCE) == 2
         assert [*broker.endpoints] == ["others"]
+
+
+def test_an_endpoint_that_is_gone_leaves_no_timer_that_keeps_what_it_was():
+    clock = Clock()
+    broker = Broker(clock)
+    broker.now = lambda: clock.time
+    for options in {"ids": ["one"]}, {"ttl": 60_000}:
+        endpoint = broker.endpoint("jobs")
+        endpoint.admit(1, b"\x01", options)
+        endpoint.take_out(endpoint.in_line())
+        endpoint.drop(1, "purged")
+        assert len(clock.timers) == 1
+        broker._forget(endpoint)
+        assert len(clock.timers) == 0
+
+
+def test_however_often_ids_come_and_are_forgotten_one_timer_runs():
+    clock = Clock()
+    broker = Broker(clock)
+    broker.now = lambda: clock.time
+    seen = Seen(broker.endpoint("jobs"))
+    for number in range(20):
+        assert seen.fresh([str(number)], 100, 0.5) == [0]
+        assert len(clock.timers) == 1
+        clock.pass_time(0.6)
 
 
 def test_the_oldest_ids_are_forgotten_for_newer_ones(h, near, broker):
