@@ -87,6 +87,8 @@ class Batch:
 
     def _offset(self, index: int) -> int:
         """Where message *index* begins. Each `STEP`-th place is noted, or to take a batch apart would be quadratic."""
+        if index == self.count:
+            return len(self.body)
         marks = self._marks
         while len(marks) <= index // STEP:
             marks = self._marks = (*marks, scan(self.body, marks[-1], STEP, _FAR)[1])

@@ -20,7 +20,6 @@ Invariants:
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -77,14 +76,11 @@ class Keys:
 
         :return: what is left of *batch*.
         """
-        names = said.names("keys", 0, batch.count) or [None]
-        count = next((index for index, name in enumerate(names) if name != names[0]), len(names))
+        name = said.key(0)
+        count = next((index for index in range(1, batch.count) if said.key(index) != name), batch.count)
         part, rest = (batch, None) if count == batch.count else (batch.part(0, count), batch.part(count, batch.count))
-        key = self._keys[names[0]]
-        if not key.line or _rank(key.line[-1]) < _rank(part):
-            key.line.append(part)
-        else:
-            key.line.insert(bisect_right([_rank(each) for each in key.line], _rank(part)), part)
+        key = self._keys[name]
+        key.line.insert(_place(key.line, _rank(part)), part)
         self.count += count
         self.pieces += 1
         if key.holder < 0:
@@ -148,6 +144,18 @@ def named(batch: Batch, low: int = 0, high: int | None = None) -> Iterable[tuple
     """The accept number and the key of each message of *batch*, or of those from *low* up to *high*, that has one."""
     names = None if batch.said is None else batch.said.names("keys", low, batch.count if high is None else high)
     return ((number, name) for number, name in enumerate(names or (), batch.number + low) if name is not None)
+
+
+def _place(line: list[Batch], rank: tuple[int, int]) -> int:
+    """Where in *line* what has *rank* belongs: most often at its end."""
+    low, high = 0, len(line)
+    while low < high:
+        middle = high - 1 if high == len(line) else (low + high) // 2
+        if _rank(line[middle]) < rank:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def _rank(batch: Batch, index: int = 0) -> tuple[int, int]:

@@ -75,6 +75,10 @@ class Said:
             keys, ids, base = self.names("keys", low, high), self.names("ids", low, high), 0
         return Said(self.priority, self.expires, self.headers, keys, ids, base, self.each)
 
+    def key(self, index: int) -> Any:
+        """That of message *index*, None if it has none."""
+        return None if self.keys is None else self.keys[self.base + index]
+
     def names(self, which: str, low: int, high: int) -> Names | None:
         """The ``keys`` or ``ids`` of the messages from *low* up to, not including, *high*."""
         names: Names | None = getattr(self, which)

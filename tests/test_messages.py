@@ -10,6 +10,7 @@ from test_endpoint import Clock
 
 import vanilla
 from vanilla.broker import endpoint as endpoints
+from vanilla.broker import keys
 from vanilla.broker.broker import Broker
 from vanilla.broker.dedupe import Seen
 from vanilla.client.batch import BATCH_BYTES
@@ -460,6 +461,32 @@ def test_what_waits_for_a_key_goes_by_priority(h, jobs, done):
         held = done.recv(PATIENCE)
         found.append(held.item)
     assert found == ["high 0", "high 1", "high 2", "low 0", "low 1", "low 2"]
+
+
+def test_to_find_its_place_behind_a_key_costs_a_message_a_few_looks(monkeypatch):
+    looks = 0
+
+    def counted(batch, index=0, rank=keys._rank):
+        nonlocal looks
+        looks += 1
+        return rank(batch, index)
+
+    clock = Clock()
+    broker = Broker(clock)
+    broker.now = lambda: clock.time
+    endpoint = broker.endpoint("jobs")
+    names = ["a", "b"] * 500
+    for priority in 0, 9, 5:
+        endpoint.admit(1000, b"\x01" * 1000, {"keys": names, "priority": priority})
+        if not priority:
+            monkeypatch.setattr(keys, "_rank", counted)
+            assert endpoint.pop(1000, 1 << 20).count == 2
+        assert endpoint.pop(1000, 1 << 20) is None
+    waiting = endpoint.in_line()
+    assert [batch.number for batch in waiting] == sorted(
+        (batch.number for batch in waiting), key=lambda number: (number % 2, (2, 0, 1)[number // 1000], number)
+    )
+    assert looks < 40 * 3000
 
 
 def test_one_frame_of_two_keys_is_taken_apart_and_comes_in_order(h, broker):
