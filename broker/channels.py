@@ -87,8 +87,8 @@ class Pusher:
         self.endpoint = endpoint
         self.quota = Quota(first)
         self.confirmed = first
-        #: Of a producer that has come back: the number of the next message that may come a second time.
-        self.again = first
+        #: Of a producer that has come back: the number of the next message that may come a second time; -1: none may.
+        self.again = -1
         self.epoch = 0
         endpoint.pushers.add(self)
         self._first_window()
@@ -142,16 +142,17 @@ class Pusher:
 
     def resume(self, first: int) -> None:
         """It comes back, and would begin again with *first*: what lies below ``quota.n`` has come already."""
-        self.again = first
+        if first < self.quota.n:
+            self.again = first
 
     def _pass_over(self, seq: int, array: Buffer, at: int, count: int) -> tuple[int, int]:
         """Of a frame that begins before what is new: where in it that begins, and how many messages it is, which may
         be none. The bytes of the others count as sent all the same: the producer counts them."""
         quota = self.quota
-        if not seq == self.again < quota.n:
+        if seq != self.again:
             raise ProtocolError("BAD_SEQUENCE", f"message {seq} came where {quota.n} was next")
         known = min(count, quota.n - seq)
-        self.again += known
+        self.again = self.again + known if count < quota.n - seq else -1
         new = scan(array, at, known, _FAR)[1]
         if new - at > quota.left_b:
             self._overdrawn(0, new - at)

@@ -136,6 +136,20 @@ def test_what_is_sent_again_has_no_gaps(h, broker, come, seq):
     assert accepted(broker) == 5
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_came_on_this_connection_does_not_come_twice(h, broker, come, resume):
+    if resume:
+        peer = come()
+        pushing(peer)
+        peer.send(data(1, 0, ["a"]))
+        peer.expect(ACK)
+    peer = come()
+    pushing(peer, resume=resume)
+    peer.send(data(1, 0, ["a"]), data(1, 1, ["b"]), data(1, resume, ["again"]))
+    assert peer.fields(ERROR)["code"] == "BAD_SEQUENCE"
+    assert accepted(broker) == 2
+
+
 def test_more_bytes_than_credit_are_not_passed_over(h, broker, come):
     peer = come()
     pushing(peer)
