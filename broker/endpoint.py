@@ -38,7 +38,7 @@ from .flight import Sent
 from .keys import Keys
 from .memory import MESSAGE_BYTES
 from .priorities import Priorities, merged, number_of, priority_of
-from .said import Names, Said
+from .said import NAMES_BYTES, Names, Said
 
 if TYPE_CHECKING:
     from vanilla.timers import Timer
@@ -96,6 +96,7 @@ class Endpoint:
         "keys",
         "mark",
         "name",
+        "named",
         "pause",
         "priorities",
         "pullers",
@@ -132,6 +133,8 @@ class Endpoint:
         self.expiry: Expiry | None = None
         self.keys: Keys | None = None
         self.seen: Seen | None = None
+        #: Messages have had keys or ids here.
+        self.named = False
         #: What `Memory` counts for it.
         self.counted = 0
         self.granted_n = self.granted_b = 0
@@ -264,6 +267,7 @@ class Endpoint:
         said = batch.said
         if said is None:
             return
+        self.named |= said.keys is not None or said.ids is not None
         if said.keys is not None and self.keys is None:
             self.keys = Keys(self)
         if said.expires < math.inf:
@@ -623,6 +627,8 @@ class Endpoint:
         size = self.ready_b + self.delayed_b + self.flight_b + self.granted_b
         if self.seen is not None:
             size += self.seen.load
+        if self.named:
+            size += (self.ready_n + self.delayed_n + self.flight_n) * NAMES_BYTES
         return size + (pieces + self.granted_n) * MESSAGE_BYTES
 
     @property

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: One entry a message, None where it has none.
 Names = list[Any]
+#: What a key and an id take in memory beside their bytes: two objects and their places.
+NAMES_BYTES = 128
 
 
 class Said:

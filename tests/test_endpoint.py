@@ -17,6 +17,7 @@ from vanilla.broker.keys import named
 from vanilla.broker.memory import MESSAGE_BYTES, Memory
 from vanilla.broker.options import Options
 from vanilla.broker.priorities import priority_of
+from vanilla.broker.said import NAMES_BYTES
 from vanilla.protocol.connection import Event
 from vanilla.protocol.frames import ACK, DATA, DATA_OPTIONS, MORE, NACK, Keeper, pack_head
 from vanilla.timers import Timers
@@ -415,18 +416,23 @@ class Endpoints(RuleBasedStateMachine):
         quotas = [pusher.quota for pusher in endpoint.pushers if not pusher.spent]
         granted = sum(quota.left_b + MESSAGE_BYTES * quota.left_n for quota in quotas)
         ids = sum(len(id) + ENTRY_BYTES for id in endpoint.seen._ids) if endpoint.seen else 0
-        return sum(MESSAGE_BYTES + piece.size for piece in [*batches, *flown]) + granted + ids
+        here = endpoint.ready_n + endpoint.delayed_n + endpoint.flight_n
+        names = NAMES_BYTES * here if endpoint.named else 0
+        return sum(MESSAGE_BYTES + piece.size for piece in [*batches, *flown]) + granted + ids + names
 
     @invariant()
     def credit_is_not_given_beyond_the_memory(self):
-        """Only what comes back in more pieces than it came may pass the limit, by what the pieces cost."""
+        """Only what comes back in more pieces than it came may pass the limit, by what the pieces cost; and ids, and
+        names, which are reckoned with for all messages once some have them."""
         if not hasattr(self, "endpoint"):
             return
         memory = self.broker.memory
         memory.weigh()
         pieces = len(self.waiting()) + sum(len(puller.flight) for puller in self.pullers)
         ids = self.endpoint.seen.load if self.endpoint.seen else 0
-        assert memory.used <= memory.limit + pieces * MESSAGE_BYTES + ids
+        endpoint = self.endpoint
+        names = NAMES_BYTES * (endpoint.ready_n + endpoint.delayed_n + endpoint.flight_n)
+        assert memory.used <= memory.limit + pieces * MESSAGE_BYTES + ids + names
 
     @invariant()
     def nobody_waits_for_what_is_there(self):

@@ -13,6 +13,7 @@ from vanilla.broker import endpoint as endpoints
 from vanilla.broker import keys
 from vanilla.broker.broker import Broker
 from vanilla.broker.dedupe import Seen
+from vanilla.broker.memory import MESSAGE_BYTES
 from vanilla.client.batch import BATCH_BYTES
 from vanilla.protocol.frames import ACK, DATA, DATA_OPTIONS, ERROR
 
@@ -610,6 +611,17 @@ def test_the_memory_that_ids_take_is_counted(h, jobs, broker):
     broker.memory.weigh()
     assert broker.memory.used - before > 100 * 300
     assert accounts(broker).load == accounts(broker).counted
+
+
+def test_the_memory_that_keys_take_is_counted(h, near, broker):
+    def load_of(name, **options):
+        sender = near.push(name)
+        sender.send_many([1] * 100, **options)
+        sender.sync(PATIENCE)
+        endpoint = broker.endpoints[name]
+        return endpoint.load - endpoint.granted_b - endpoint.granted_n * MESSAGE_BYTES
+
+    assert load_of("keyed", key="ab") - load_of("plain") > 100 * 60
 
 
 # -- the broker as a peer sees it
