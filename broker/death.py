@@ -15,7 +15,7 @@ class Death(NamedTuple):
     #: Where it was accepted, and whether that is a work queue.
     endpoint: str
     queued: bool
-    #: Why: MAX_ATTEMPTS, or what its consumer said.
+    #: Why: MAX_ATTEMPTS, EXPIRED, or what its consumer said.
     reason: str
     #: How many of its deliveries failed.
     attempts: int

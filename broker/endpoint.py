@@ -195,6 +195,14 @@ class Endpoint:
         self.broker.touch(self)
         return batch
 
+    def take_over(self, batch: Batch, said: Said | None) -> Batch:
+        """Take what was another endpoint's, with what is *said* of it: new here, so that if it has no end, that is
+        after the time that messages have here."""
+        ttl = self.terms.ttl
+        if ttl and (said is None or said.expires == math.inf):
+            said = (said or Said()).until(self.broker.now() + ttl / 1000)
+        return self.accept(batch.count, batch.body, said)
+
     def pass_on(self, count: int, body: Any, origin: Any = None) -> bool:
         """Hand *count* new messages to the consumer that waits longest, without a stop in ``ready``: the way of what
         comes alone.
@@ -551,7 +559,7 @@ class Endpoint:
         self.dead += batch.count
         if self.keys is not None:
             self.keys.gone(batch)
-        letter = grave.accept(batch.count, batch.body, None if batch.said is None else batch.said.until(math.inf))
+        letter = grave.take_over(batch, None if batch.said is None else batch.said.until(math.inf))
         letter.death = death_of(batch, self, reason, letter.time)
         self.broker.touch(self)
 

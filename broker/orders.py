@@ -23,6 +23,7 @@ from .batch import Batch
 from .conduit import Conduit
 from .death import milliseconds
 from .endpoint import DEAD, Endpoint
+from .said import PLAIN, look_of
 
 if TYPE_CHECKING:
     from vanilla.protocol.connection import Event
@@ -233,7 +234,7 @@ class Move:
             self.kept.append(rest)
         else:
             part = batch
-        target.accept(part.count, part.body, part.said)
+        target.take_over(part, part.said)
         self.taken.append(batch)
         self.moved += count
         self.left -= count
@@ -254,6 +255,10 @@ class Move:
         if there is None or type(there) not in HOLDERS:
             kind = "gone, and was no work queue" if there is None else there.kind
             raise Refused("MISMATCH", f"{death.endpoint!r} is {kind}: say where to")
+        if type(there) is not Endpoint and look_of(batch) != PLAIN:
+            raise Refused(
+                "MISMATCH", f"{death.endpoint!r} is {there.kind}, where messages have no options: say where to"
+            )
         return there
 
     def finish(self) -> None:

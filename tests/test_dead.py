@@ -475,6 +475,35 @@ def test_letters_stay_where_their_home_has_become_something_else(h, broker, remo
     call.close()
 
 
+def test_a_letter_with_options_does_not_go_where_messages_have_none(h, broker, remote):
+    jobs = remote.push("jobs")
+    jobs.send("bad", key="a", headers={"b": 1})
+    jobs.close()
+    with remote.pull("jobs", ack=True) as back:
+        for _ in range(2):
+            back.recv(timeout=PATIENCE).nack(delay=0)
+    until(h, lambda: "jobs" not in broker.endpoints)
+    queue = remote.queue("jobs", 10)
+    queue.send("good")
+    assert queue.recv(timeout=PATIENCE) == "good"
+    replay = remote.dead("jobs").replay()
+    assert (replay.moved, replay.left) == (0, 1)
+    assert "messages have no options" in replay.why
+
+
+def test_the_time_to_live_of_an_endpoint_holds_for_dead_letters_and_for_what_is_replayed(h, broker, remote):
+    remote.declare("jobs", ttl=60_000)
+    remote.declare("jobs.dead", ttl=30)
+    bury(remote, "poison")
+    until(h, lambda: broker.endpoints["jobs.dead"].drops == {"expired": 1})
+    remote.declare("others", ttl=30, dead="others.dead")
+    with remote.push("more") as more:
+        more.send(1)
+        more.sync(PATIENCE)
+    assert remote.waiting("more").replay(to="others").moved == 1
+    until(h, lambda: broker.endpoints["others"].dead == 1)
+
+
 def test_letters_stay_where_there_may_be_no_more_endpoints(h):
     with (
         h.broker.listen("tcp://127.0.0.1:0", endpoints=2, max_attempts=2) as broker,
