@@ -25,6 +25,7 @@ from vanilla.tlssocket import TLSSocket
 
 from .access import Access, identity_of_user
 from .admin import Totals, log_rest, status_page
+from .dedupe import Windows
 from .door import Door
 from .endpoint import DEAD, Endpoint
 from .exposure import check_exposure
@@ -84,6 +85,7 @@ class Broker:
         self.door = Door(self)
         self.memory = Memory(self, self.options.memory)
         self.producers = Producers(self)
+        self.windows = Windows(self)
         self.scratch = bytearray(SCRATCH_BYTES)
         #: Set by `drain`: no new producers, no new credit.
         self.draining = False

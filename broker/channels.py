@@ -122,13 +122,13 @@ class Pusher:
         left_n, left_b = quota.limit_n - seq - count, quota.limit_b - quota.b - size - extra
         if left_n < 0 or left_b < 0:
             self._overdrawn(count, size + extra)
-        quota.n = seq + count
-        quota.b += size + extra
-        self._recount()
         if self.want_n and self.endpoint.terms.overflow == "drop-oldest":
             self.want_n = self.want_b = 0  # this may be it, and nothing is to be dropped for it twice
         if count:
             self._take(seq, count, memoryview(array)[at:] if size >= LITTLE_BYTES else bytes(array[at:]), options)
+        quota.n = seq + count  # behind it: what was not taken is not to be confirmed
+        quota.b += size + extra
+        self._recount()
         if left_n * 2 <= self.window_n or left_b * 2 <= self.window_b:  # else it would be given nothing
             self.ask()
 

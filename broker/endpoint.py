@@ -25,6 +25,7 @@ import logging
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vanilla.protocol.scan import scan
@@ -535,6 +536,17 @@ class Endpoint:
         self.delayed[batch] = self.broker.hub.after(delay, lambda: self._release(batch))
         self.delayed_n += batch.count
         self.delayed_b += batch.size
+
+    def divide_delayed(self, batch: Batch, parts: tuple[Batch, Batch]) -> bool:
+        """In the place of *batch* stand its *parts*, each as long as it would have. False: it is not delayed."""
+        timer = self.delayed.pop(batch, None)
+        if timer is None:
+            return False
+        timer.cancel()
+        for part in parts:
+            left = max(timer.due - self.broker.now(), 0) * 1000
+            self.delayed[part] = self.broker.hub.after(left, partial(self._release, part))
+        return True
 
     def _release(self, batch: Batch) -> None:
         del self.delayed[batch]

@@ -10,7 +10,8 @@ lease lasts as long as was said, and at most that much longer.
 Invariants:
 1. ``_firsts``, ``_ends`` and ``_dues`` are of one length; the pieces are ascending and disjoint.
 2. A number that is in flight is in a piece.
-3. While there is a piece there is a timer, which fires when the first of them is due, or before.
+3. While there is a piece there is a timer, which fires when the first of them is due, or before; or when it has
+   rested from the last time.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 PARTS = 32
 #: A timer that fires so late, in seconds, says that the broker stood still: its consumers' frames are still to be read.
 LATE = 0.2
+#: After each look at all pieces it rests, for so many seconds a piece: else many that are due one by one, as a peer may
+#: touch them, would be a look each.
+REST = 5e-6
 #: With so many pieces it is time to look which are settled; from then on with twice as many as are left.
 SWEEP = 64
 
@@ -37,7 +41,19 @@ class Leases:
     :param ms: how long each is, in ms; 1 or more.
     """
 
-    __slots__ = ("_armed", "_dues", "_ends", "_firsts", "_grain", "_lease", "_puller", "_sweep", "_timer", "ms")
+    __slots__ = (
+        "_armed",
+        "_dues",
+        "_ends",
+        "_firsts",
+        "_grain",
+        "_lease",
+        "_puller",
+        "_rested",
+        "_sweep",
+        "_timer",
+        "ms",
+    )
 
     def __init__(self, puller: Puller, ms: int) -> None:
         self.ms = ms
@@ -51,6 +67,8 @@ class Leases:
         self._timer: Timer | None = None
         #: When the timer is to fire.
         self._armed = 0.0
+        #: Until when it rests.
+        self._rested = 0.0
         self._sweep = SWEEP
 
     def sent(self, first: int, end: int) -> None:
@@ -115,7 +133,7 @@ class Leases:
 
     def _arm(self, due: float) -> None:
         broker = self._puller.endpoint.broker
-        self._armed = due
+        self._armed = due = max(due, self._rested)
         self._timer = broker.hub.after(max(due - broker.now(), 0) * 1000, self._fire)
 
     def _fire(self) -> None:
@@ -132,6 +150,7 @@ class Leases:
             over = [(first, end - first) for first, end, due in pieces if due <= now]
             if over:
                 self._puller.lapse(over)
+        self._rested = now + len(self._dues) * REST
         if self._dues:
             self._arm(min(self._dues))
 

@@ -208,7 +208,7 @@ class Move:
         self.to = to
         self.left = left
         self.moved = 0
-        #: Batches of which something has moved, and what of them has not.
+        #: Batches of which something has moved, and what has not of those that are ready.
         self.taken: list[Batch] = []
         self.kept: list[Batch] = []
         #: Why some have not, in the order in which that was found.
@@ -229,11 +229,14 @@ class Move:
             self.obstacles[f"{target.name!r} is full"] = None
         if not count:
             return
+        part = batch
         if count < batch.count:
             part, rest = batch.cut(count, at)
-            self.kept.append(rest)
-        else:
-            part = batch
+            assert self.lot.endpoint is not None
+            if self.lot.endpoint.divide_delayed(batch, (part, rest)):
+                batch = part
+            else:
+                self.kept.append(rest)
         target.take_over(part, part.said)
         self.taken.append(batch)
         self.moved += count

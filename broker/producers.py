@@ -33,7 +33,7 @@ class Producers:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._living: dict[bytes, Session] = {}
-        self._records: OrderedDict[tuple[bytes, str], Record] = OrderedDict()
+        self._records: OrderedDict[tuple[str, bytes, str], Record] = OrderedDict()
 
     def __len__(self) -> int:
         """How many records there are."""
@@ -71,18 +71,18 @@ class Producers:
         if not resume:
             return first
         self._expire()
-        record = self._records.get((session.producer, name))
+        record = self._records.get((session.identity, session.producer, name))
         if record is None:
             raise Refused("UNKNOWN_PRODUCER", f"nothing is known of what this producer has sent to {name!r} before")
         return max(record.next, first)
 
     def opened(self, session: Session, name: str) -> None:
         """It has its channel, which knows from here on."""
-        self._records.pop((session.producer, name), None)
+        self._records.pop((session.identity, session.producer, name), None)
 
     def keep(self, session: Session, name: str, next: int) -> None:
         """It is gone without closing its channel to *name*: keep what it would have sent next."""
-        key = (session.producer, name)
+        key = (session.identity, session.producer, name)
         self._records[key] = Record(next, self._broker.now())
         self._records.move_to_end(key)
         self._expire()

@@ -67,6 +67,7 @@ class Connection:
     """What a channel needs of a session; it reads what it is sent, at once."""
 
     full = dirty = False
+    identity = ""
     who = "a consumer"
 
     def __init__(self, broker):

@@ -600,6 +600,26 @@ def test_the_oldest_ids_are_forgotten_for_newer_ones(h, near, broker):
     assert (accounts(broker).accepted, accounts(broker).duplicates) == (5, 3)
 
 
+def test_all_ids_together_take_a_quarter_of_the_memory_and_the_oldest_of_most_are_forgotten_first(h):
+    with h.broker.listen("tcp://127.0.0.1:0", memory=8 << 20) as broker, h.client.connect(broker.urls[0]) as remote:
+        few = remote.push("few")
+        few.send(0, id="few")
+        most = remote.push("most")
+        remote.pull("few").recv(timeout=PATIENCE)
+        remote.pull("most").consume(lambda item: None)
+        for i in range(12_000):
+            most.send(i, id=f"{i:016}")
+        most.sync(timeout=PATIENCE)
+        assert broker.windows.size == sum(broker.endpoints[name].seen.load for name in ("few", "most"))
+        assert 1 << 20 < broker.windows.size <= 2 << 20
+        few.send(0, id="few")
+        most.send(0, id=f"{11_999:016}")
+        most.send(0, id=f"{0:016}")
+        few.sync(timeout=PATIENCE)
+        most.sync(timeout=PATIENCE)
+        assert (accounts(broker, "few").duplicates, accounts(broker, "most").duplicates) == (1, 1)
+
+
 def test_the_memory_that_ids_take_is_counted(h, jobs, broker):
     jobs.send_many([b""] * 2)
     jobs.sync(PATIENCE)

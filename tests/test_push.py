@@ -268,7 +268,7 @@ def test_a_change_of_what_messages_share_ends_the_frame_and_nothing_else(link, s
         ({"priority": 1.0}, TypeError, "whole number"),
         ({"delay": -1}, ValueError, "delay is 0 ms or more"),
         ({"delay": float("nan")}, ValueError, "delay is 0 ms or more"),
-        ({"delay": "5"}, TypeError, "not supported"),
+        ({"delay": "5"}, TypeError, "a number of ms"),
         ({"ttl": 1 << 63}, ValueError, "63 bits"),
         ({"key": ""}, ValueError, "1 to 255 bytes"),
         ({"key": "é" * 128}, ValueError, "1 to 255 bytes"),
