@@ -72,6 +72,9 @@ class SendState(PushState):
             self.link.let_go(self)
             self.id = 0
             self.replay = None
+            if self._idle is not None:  # without a channel there is no credit to give back
+                self._idle.cancel()
+                self._idle = None
 
     def _wait(self, message: Any, timeout: float) -> None:
         self._check_alone()

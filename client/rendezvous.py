@@ -185,6 +185,9 @@ class RendezvousState(SendState):
             text = "the connection was lost before it was known whether the item was taken"
             self._settled(number, ConnectionLost(f"{self.link.url}: {text}: send on a {self.kind}"))
         self.batch.clear()
+        if self._unused is not None:  # what it was about to give back is gone
+            self._unused.cancel()
+            self._unused = None
         super().suspend()
 
     def _lose_sent(self, n: int) -> None:

@@ -1086,3 +1086,45 @@ def test_options_go_over_a_lost_connection_to_the_same_broker_and_to_another(h, 
         with done.recv(PATIENCE) as delivery:
             assert (delivery.item, delivery.id, delivery.priority) == (number, bytes([number]), 1)
     jobs.sync(PATIENCE)
+
+
+# -- what is left of the old connection
+
+
+@pytest.mark.parametrize("loss", ["cut", "deaf"])
+def test_a_timer_of_an_end_that_was_let_go_says_nothing_on_the_next_connection(
+    h, site, remote, other, loss, monkeypatch
+):
+    monkeypatch.setattr("vanilla.client.push.IDLE_MS", 20)
+    mine, theirs = remote.queue("items", 5), other.queue("items", 5)
+    mine.send(1)
+    mine.sender.sync(PATIENCE)
+    state = mine.sender._state
+    until(h, lambda: state._idle is not None)
+    getattr(site, loss)()
+    wait(h, remote, "lost")
+    assert state.id == 0
+    assert state._idle is None
+    if loss == "deaf":
+        site.hear()
+    wait(h, remote, "connected")
+    mine.send(2, timeout=PATIENCE)
+    until(h, lambda: theirs.recv(timeout=PATIENCE) == 2)
+
+
+def test_a_rendezvous_that_nobody_waited_for_any_more_goes_on(h, site, remote, other, monkeypatch):
+    monkeypatch.setattr("vanilla.client.rendezvous.UNUSED_MS", 20)
+    mine, theirs = remote.pipe("items"), other.pipe("items")
+    with pytest.raises(vanilla.Timeout):
+        mine.send(1, timeout=1)
+    state = mine.sender._state
+    assert state._unused is not None
+    site.deaf()
+    wait(h, remote, "lost")
+    assert state._unused is None
+    site.hear()
+    wait(h, remote, "connected")
+    wait(h, other, "connected")
+    task = h.spawn(theirs.recv)
+    mine.send(2, timeout=PATIENCE)
+    assert task.join(PATIENCE) == 2
