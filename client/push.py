@@ -563,6 +563,7 @@ class PushState(Channel):
             n = self._confirmed
             left[:0] = map(Frame._make, self.sent)
         self.sent.clear()
+        self.link.out.unsent += sum(frame.size for frame in left if frame.broker is None)
         self.replay = Replay(left, n)
         quota.limit_n, quota.limit_b, quota.b = n, 0, self.replay.size
         self._want = False

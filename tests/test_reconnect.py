@@ -1128,3 +1128,19 @@ def test_a_rendezvous_that_nobody_waited_for_any_more_goes_on(h, site, remote, o
     task = h.spawn(theirs.recv)
     mine.send(2, timeout=PATIENCE)
     assert task.join(PATIENCE) == 2
+
+
+def test_one_loss_after_the_other_takes_no_more_than_one(h, site, remote, monkeypatch):
+    site.end()
+    site.begin(capacity=1)
+    jobs = remote.push("jobs")
+    jobs.send(b"")
+    jobs.sync(PATIENCE)
+    for _ in range(3):
+        site.deaf()
+        wait(h, remote, "lost")
+        while not remote._link.full:
+            jobs.send(bytes(1_000), timeout=PATIENCE)
+        site.hear()
+        wait(h, remote, "connected")
+    assert jobs.unconfirmed * 1_000 < 1.5 * OUTPUT_BYTES
