@@ -257,6 +257,7 @@ class CallState(PushState):
                 reply.number = -1
                 self._again.append(again)
         super().suspend()
+        self._answered()
 
     def _lose_sent(self, n: int) -> None:
         self._confirmed = n  # each call was told

@@ -295,6 +295,8 @@ class Link:
         self.put(pack_control(kind, 0, number, fields))
         self.flush()
         self.check()
+        if self.down:  # to write has found the connection gone
+            raise self.loss()
         return self._request(1000 + number, deadline.left())
 
     def _wait_connected(self, deadline: Deadline) -> None:
@@ -578,7 +580,9 @@ class Link:
             for url in self._urls:
                 try:
                     self._attempt(url, ATTEMPT_MS)
-                except (ConnectionLost, Timeout, OSError) as error:
+                except Exception as error:  # whatever it is: to stop here would be to keep all who wait for ever
+                    if not isinstance(error, (ConnectionLost, Timeout, OSError)):
+                        log.exception("%s: to connect again failed", url)
                     self._fault = str(error)
                     if self._is_final(error):
                         self._give_up()

@@ -185,7 +185,7 @@ class RouterState(PullState):
             return  # this was its answer
         message = item if item.__class__ is bytes and len(item) < FEW_BYTES else self.pack(item)
         if self.link.full:
-            self._wait_room()
+            self._wait_room(number)
         if self.take_over(number):
             self._answer(number, message)
 
@@ -221,8 +221,9 @@ class RouterState(PullState):
             raise TypeError("an exception is no reply; see Request.fail")
         return make_message(item, self.link, "reply", extra)
 
-    def _wait_room(self) -> None:
-        while self.link.full:
+    def _wait_room(self, number: int) -> None:
+        """Wait until there is room for the answer to *number*, or none is wanted any more."""
+        while self.link.full and number in self.open:
             self._check()
             self.link.crowded = True
             self.hub.wait(self.writers, f"room for a reply: {self.kind}")

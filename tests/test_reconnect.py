@@ -15,7 +15,7 @@ from vanilla.client.link import OUTPUT_BYTES
 from vanilla.client.pull import PullState
 from vanilla.client.redial import Backoff
 from vanilla.deadline import Deadline
-from vanilla.protocol.frames import DATA, DATA_OPTIONS
+from vanilla.protocol.frames import DATA, DATA_OPTIONS, PING
 
 #: Not at once, so that there is a while without a connection; and not long.
 BACKOFF = (5, 20)
@@ -1130,6 +1130,16 @@ def test_a_rendezvous_that_nobody_waited_for_any_more_goes_on(h, site, remote, o
     assert task.join(PATIENCE) == 2
 
 
+def test_a_question_whose_writing_finds_the_loss_fails(h, site, remote, monkeypatch):
+    def write(sock):
+        remote._link.out.clear()
+        raise ConnectionResetError(104, "reset by peer")
+
+    monkeypatch.setattr(type(remote._link.out), "write", lambda self, sock: write(sock))
+    with pytest.raises(vanilla.ConnectionLost):
+        remote._link.ask(PING, {}, PATIENCE)
+
+
 def test_one_loss_after_the_other_takes_no_more_than_one(h, site, remote, monkeypatch):
     site.end()
     site.begin(capacity=1)
@@ -1144,3 +1154,40 @@ def test_one_loss_after_the_other_takes_no_more_than_one(h, site, remote, monkey
         site.hear()
         wait(h, remote, "connected")
     assert jobs.unconfirmed * 1_000 < 1.5 * OUTPUT_BYTES
+
+
+def test_an_answer_that_nobody_wants_any_more_waits_for_no_room(h, site, remote, other):
+    router = remote.router("sums")
+    other.dealer("sums").call(1)
+    request = router.recv(timeout=PATIENCE)
+    jobs = remote.push("jobs")
+    site.deaf()
+    wait(h, remote, "lost")
+    while not remote._link.full:
+        jobs.send(bytes(10_000), timeout=PATIENCE)
+    h.spawn(request.reply, 2).join(PATIENCE)
+
+
+def test_an_endpoint_of_which_only_calls_are_left_goes_with_them(h, site, remote):
+    reply = remote.dealer("sums").call(1, wait=True)
+    until(h, lambda: "sums" in site.broker.endpoints)
+    site.cut()
+    with pytest.raises(vanilla.ConnectionLost):
+        reply.recv(timeout=PATIENCE)
+    until(h, lambda: not remote._link.channels)
+
+
+def test_an_error_of_whatever_kind_does_not_end_the_attempts(h, site, remote, monkeypatch):
+    site.end()
+    wait(h, remote, "lost")
+    tried = []
+
+    def dial(*where):
+        tried.append(where)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vanilla.tcp.dial", dial)
+        until(h, lambda: len(tried) > 1)
+    site.begin()
+    wait(h, remote, "connected")
