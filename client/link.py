@@ -450,6 +450,11 @@ class Link:
         self.close_channel(state)
         return self.open(fields["kind"], fields["name"], state, first, fields)
 
+    def amend(self, state: ChannelState, fields: dict[str, Any]) -> None:
+        """Say *fields*, too, when the channel of *state* is opened on another connection."""
+        if state.id in self._maps:
+            self._maps[state.id].update(fields)
+
     def let_go(self, state: ChannelState) -> None:
         """The link is down, and there is no need to open the channel of *state* when it is up."""
         self.channels.pop(state.id, None)

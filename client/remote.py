@@ -131,6 +131,7 @@ class Remote:
         elif options.items() - state.options.items():
             self.declare(name, **options)  # the channel is there, and was not opened with these
             state.options = {**state.options, **options}
+            self._link.amend(state, {"options": state.options})
         self._link.check()
         return PushSender(state, self._linger)
 

@@ -1156,6 +1156,18 @@ def test_one_loss_after_the_other_takes_no_more_than_one(h, site, remote, monkey
     assert jobs.unconfirmed * 1_000 < 1.5 * OUTPUT_BYTES
 
 
+def test_options_that_were_settled_later_are_asked_of_the_next_broker_too(h, site, remote):
+    remote.declare("jobs", capacity=7)
+    jobs = remote.push("jobs")
+    remote.push("jobs", capacity=7)
+    site.end()
+    wait(h, remote, "lost")
+    site.begin()
+    jobs.send(1)
+    jobs.sync(PATIENCE)
+    assert site.accounts().terms.capacity == 7
+
+
 def test_an_answer_that_nobody_wants_any_more_waits_for_no_room(h, site, remote, other):
     router = remote.router("sums")
     other.dealer("sums").call(1)
