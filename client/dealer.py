@@ -267,7 +267,9 @@ class CallState(PushState):
             return
         while self._again:
             call = self._again[0]
-            if call.reply.halt is None:
+            if call.reply.halt is None and self._is_too_big(call.size + len(call.options)):
+                call.reply.fail_with(self._too_big(call.size))
+            elif call.reply.halt is None:
                 if not self._fits(call.size):
                     self._frame()
                     self._ask(call.size)

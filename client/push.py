@@ -49,7 +49,7 @@ from vanilla.protocol.frames import (
 
 from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message, make_message
 from .packing import LARGE_BYTES, pack_many, pack_run
-from .rejected import refusal
+from .rejected import TooBig, refusal
 from .replay import Frame, Replay
 from .said import OPTIONS, PLAIN, Shared, Termed, make_terms
 
@@ -608,7 +608,18 @@ class PushState(Channel):
         self.seal()
         self._frame()
         self.link.reopen(self, replay.n, self.keeps and replay.was_sent_to(self.link.broker))
+        for waiter in [waiter for waiter in self.senders if waiter.selection is None]:
+            if self._is_too_big(waiter.value.size):
+                self.senders.remove(waiter)
+                self.fail(waiter, self._too_big(waiter.value.size))
         self._serve()
+
+    def _is_too_big(self, size: int) -> bool:
+        """Was it packed for another broker, which took more than this one?"""
+        return size > self.link.frame_limit - COUNTED_BYTES
+
+    def _too_big(self, size: int) -> TooBig:
+        return TooBig(f"{size} bytes, which another broker would have taken, are too big for this one: {self.kind}")
 
     def opened(self, first: int) -> None:
         if self.replay is not None and first > self.replay.n:

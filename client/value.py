@@ -18,7 +18,7 @@ from vanilla.exception import Closed, Halt, Refused, Timeout
 from vanilla.message import Pair, Recver, Sender
 from vanilla.protocol.connection import Event
 from vanilla.protocol.errors import ProtocolError
-from vanilla.protocol.frames import ACK, CLEAR, DATA, pack_control, pack_head
+from vanilla.protocol.frames import ACK, CLEAR, COUNTED_BYTES, DATA, pack_control, pack_head
 from vanilla.selection import EMPTY
 
 from .batch import make_message
@@ -221,6 +221,10 @@ class ValueState(State):
 
     def reopen(self) -> None:
         self.link.reopen(self, self._next, resume=True)
+        size = len(self._unsent or b"")
+        if size > self.link.frame_limit - COUNTED_BYTES:
+            self.refused("TOO_BIG", f"a value of {size} bytes, which another broker took, is too big for this one")
+            return
         self.emit()
         self.link.dirty[self] = None
 

@@ -15,6 +15,7 @@ from vanilla.client.link import OUTPUT_BYTES
 from vanilla.client.pull import PullState
 from vanilla.client.redial import Backoff
 from vanilla.deadline import Deadline
+from vanilla.exception import Refused
 from vanilla.protocol.frames import DATA, DATA_OPTIONS, PING
 
 #: Not at once, so that there is a while without a connection; and not long.
@@ -1203,3 +1204,25 @@ def test_an_error_of_whatever_kind_does_not_end_the_attempts(h, site, remote, mo
         until(h, lambda: len(tried) > 1)
     site.begin()
     wait(h, remote, "connected")
+
+
+def test_what_is_too_big_for_the_next_broker_fails_alone(h, site, remote):
+    large, limit = bytes(500_000), 65_536
+    state, jobs, sums = remote.state("value"), remote.push("jobs", capacity=1), remote.dealer("sums")
+    reply = sums.call(large, wait=True, idempotent=True)
+    jobs.send(1)
+    task = h.spawn(jobs.send, large)
+    until(h, lambda: jobs._state.senders)
+    jobs.sync(PATIENCE)
+    site.end()
+    wait(h, remote, "lost")
+    state.send(large)
+    site.begin(frame_bytes=limit)
+    with pytest.raises(vanilla.Rejected, match="TOO_BIG"):
+        task.join(PATIENCE)
+    with pytest.raises(vanilla.Rejected, match="TOO_BIG"):
+        reply.recv(timeout=PATIENCE)
+    with pytest.raises(Refused, match="TOO_BIG"):
+        state.send(1)
+    jobs.send(2, timeout=PATIENCE)
+    jobs.sync(PATIENCE)
