@@ -27,13 +27,15 @@ class Lease:
     :param ms: how long each is.
     """
 
-    __slots__ = ("_lots", "_state", "_touched", "ms")
+    __slots__ = ("_lots", "_most", "_state", "_touched", "ms")
 
     def __init__(self, state: PullState, ms: int) -> None:
         self.ms = ms
         self._state = state
         #: Each with its first number, ascending.
         self._lots: deque[tuple[int, Lot]] = deque()
+        #: When there are more, those that are settled are looked for behind one that is not.
+        self._most = 2 * KEPT
         #: What is to be said at the tick's edge: numbers, by for how long they are touched.
         self._touched: dict[int | None, Ranges] = {}
 
@@ -43,6 +45,10 @@ class Lease:
         lots.append((first, lot))
         while len(lots) > KEPT and lots[0][1].is_settled:
             lots.popleft()
+        if len(lots) > self._most:
+            late = len(lots) - KEPT
+            self._lots = deque(entry for at, entry in enumerate(lots) if at >= late or not entry[1].is_settled)
+            self._most = 2 * max(len(self._lots), KEPT)
 
     def touch(self, number: int, ms: int | None) -> None:
         """Delivery *number* is to have *ms* from now on, or as long as the lease was."""

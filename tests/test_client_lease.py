@@ -260,3 +260,15 @@ def test_of_a_lot_that_is_over_each_byte_is_counted_once():
     lot.done += [1, 3]
     assert lot.take_done() == []
     assert lot.settle(1) == 0 and lot.is_settled
+
+
+def test_what_is_held_for_long_keeps_nothing_of_what_was_settled_since(h, near, far):
+    jobs = near.push("jobs")
+    done = far.pull("jobs", ack=True, prefetch=1, lease=60_000)
+    jobs.send(0)
+    held = done.recv(PATIENCE)
+    for number in range(1, 500):
+        jobs.send(number)
+        done.recv(PATIENCE).ack()
+    assert len(done._state.lease._lots) <= 3 * KEPT
+    held.ack()
