@@ -269,7 +269,9 @@ class PushState(Channel):
         terms, body = (message.terms, message.body) if isinstance(message, Termed) else (PLAIN, message.size)
         batch, shared = self.batch, self.shared
         more = terms.own if shared else terms.size + PLAIN.own * batch.count
-        most = min(self.quota.left_b, self.link.frame_limit - COUNTED_BYTES)
+        most = self.link.frame_limit - COUNTED_BYTES
+        if not self.link.down:  # then there is no credit, and what there will be cuts the frame
+            most = min(most, self.quota.left_b)
         if terms.shared != (shared.pairs if shared else PLAIN.shared) or batch.size + body + more > most:
             self._frame()
             shared = None

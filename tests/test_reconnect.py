@@ -1226,3 +1226,26 @@ def test_what_is_too_big_for_the_next_broker_fails_alone(h, site, remote):
         state.send(1)
     jobs.send(2, timeout=PATIENCE)
     jobs.sync(PATIENCE)
+
+
+def test_messages_with_options_share_frames_without_a_connection_too(h, site, remote, other, monkeypatch):
+    monkeypatch.setattr("vanilla.client.push.BATCH_AGE", 3_600)
+    jobs = remote.push("jobs")
+    jobs.send(-1)
+    jobs.sync(PATIENCE)
+    site.deaf()
+    wait(h, remote, "lost")
+    for number in range(1_000):
+        jobs.send(number, key=f"key {number}")
+    jobs._state.seal()
+    jobs._state._frame()
+    assert len(jobs._state.replay.frames) < 10
+    site.hear()
+    wait(h, remote, "connected")
+    wait(h, other, "connected")
+    done = other.pull("jobs", ack=True, prefetch=2_000)
+    assert done.recv(PATIENCE).item == -1
+    for number in range(1_000):
+        delivery = done.recv(PATIENCE)
+        assert (delivery.item, delivery.key) == (number, f"key {number}")
+        delivery.ack()
