@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Callable
 from vanilla.protocol.frames import CREDIT, DATA, NACK, Buffer, pack_control, pack_head
 from vanilla.protocol.scan import scan
 
-from .channels import FRAME_BYTES, Pusher
 from .endpoint import Endpoint
 from .memory import MESSAGE_BYTES
+from .puller import FRAME_BYTES
+from .pusher import Pusher
 from .unmetered import Unmetered
 
 if TYPE_CHECKING:

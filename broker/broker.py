@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from vanilla.core import Hub
 
-    from .channels import Pusher
+    from .pusher import Pusher
 
 log = logging.getLogger("vanilla.broker")
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Callable
 from vanilla.protocol.errors import FAILURES
 from vanilla.protocol.frames import CANCEL, CREDIT, DATA, DATA_OPTIONS, FAIL, WANT, Buffer, pack_control
 
-from .channels import Pusher, ascending, unwanted
 from .flight import EVERYTHING
+from .pusher import Pusher, ascending, unwanted
 from .service import Asked, Service
 
 if TYPE_CHECKING:

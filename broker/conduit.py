@@ -35,8 +35,9 @@ from vanilla.protocol.frames import (
 from vanilla.protocol.ranges import Ranges
 
 from .batch import Batch
-from .channels import Puller, Pusher, ascending, unwanted
 from .endpoint import Endpoint
+from .puller import Puller
+from .pusher import Pusher, ascending, unwanted
 
 if TYPE_CHECKING:
     from vanilla.protocol.connection import Event

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from vanilla.timers import Timer
 
     from .broker import Broker
-    from .channels import Puller, Pusher
+    from .puller import Puller
+    from .pusher import Pusher
 
 log = logging.getLogger("vanilla.broker")
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vanilla.timers import Timer
 
-    from .channels import Puller
+    from .puller import Puller
 
 #: Into so many pieces the deliveries of one lease are divided.
 PARTS = 32

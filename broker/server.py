@@ -30,8 +30,9 @@ from vanilla.protocol.ranges import pairs
 from vanilla.protocol.scan import check, scan
 
 from .batch import Batch
-from .channels import LITTLE_BYTES, Puller
 from .flight import EVERYTHING, Sent
+from .puller import Puller
+from .pusher import LITTLE_BYTES
 from .service import Asked, Run, Service, overlaps, runs
 from .stream import Stream
 

@@ -38,10 +38,11 @@ from vanilla.tlssocket import NotTLS, TLSError, TLSSocket
 from .access import check_subject
 from .broadcast import Broadcast, Publisher, Subscriber
 from .caller import Caller
-from .channels import Puller, Pusher
 from .conduit import Conduit, ConduitPuller, ConduitPusher
 from .endpoint import Endpoint
 from .orders import obey
+from .puller import Puller
+from .pusher import Pusher
 from .server import Server
 from .service import Service
 from .value import Holder, Value

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from vanilla.protocol.frames import MAX_SEQ
 
-from .channels import Pusher
 from .endpoint import Endpoint
+from .pusher import Pusher
 
 if TYPE_CHECKING:
     from .session import Session

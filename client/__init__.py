@@ -1,7 +1,7 @@
 """The client: remote endpoints as Senders and Recvers of your Hub."""
 
 from .delivery import Delivery
-from .pull import PullRecver
+from .recver import PullRecver
 from .remote import Event, Remote, Service
 from .sender import PushSender
 from .waiting import Letter, Waiting

@@ -12,8 +12,9 @@ from vanilla.protocol.errors import ProtocolError
 from vanilla.protocol.frames import ACK, DATA, MAX_SEQ, NACK
 from vanilla.protocol.ranges import pairs
 
-from .pull import PullRecver, PullState
+from .pull import PullState
 from .push import PushState
+from .recver import PullRecver
 from .sender import PushSender
 
 if TYPE_CHECKING:

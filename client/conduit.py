@@ -15,8 +15,9 @@ from vanilla.exception import Busy, Closed
 from vanilla.message import Recver
 from vanilla.protocol.credit import Parked
 
-from .pull import WINDOW_BYTES, PullRecver, PullState
+from .pull import WINDOW_BYTES, PullState
 from .push import PushState
+from .recver import PullRecver
 from .sender import Detached, PushSender
 
 if TYPE_CHECKING:

@@ -24,8 +24,9 @@ from .broadcast import RemoteBroadcast
 from .conduit import ConduitRecver, ConduitSender, RecvState, SendState, Shape
 from .dealer import CallState, Dealer
 from .link import Link
-from .pull import WINDOW_BYTES, PullRecver, PullState
+from .pull import WINDOW_BYTES, PullState
 from .push import PushState
+from .recver import PullRecver
 from .redial import BACKOFF, Backoff
 from .rendezvous import RendezvousState
 from .router import Router, RouterState

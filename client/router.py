@@ -34,8 +34,9 @@ from vanilla.protocol.ranges import pairs
 
 from .batch import BATCH_BYTES, Batch, Message, make_message
 from .packing import LARGE_BYTES, pack_run
-from .pull import PullRecver, PullState
+from .pull import PullState
 from .push import BIN_HEAD_BYTES
+from .recver import PullRecver
 from .request import Request, answer
 
 if TYPE_CHECKING:

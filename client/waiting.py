@@ -29,7 +29,7 @@ class Count(NamedTuple):
     reasons: dict[str, int]
 
 
-class Replay(NamedTuple):
+class Moved(NamedTuple):
     """What `Waiting.replay` did: how many ``moved``, how many were to move and are ``left``, and why ("" if none)."""
 
     moved: int
@@ -118,7 +118,7 @@ class Waiting:
 
     def replay(
         self, n: int | None = None, to: str | None = None, reason: str | None = None, timeout: float = ANSWER_MS
-    ) -> Replay:
+    ) -> Moved:
         """Move dead letters back to where they died, as far as there is room: there they are new, and have all their
         attempts before them. Here they count as acknowledged.
 
@@ -127,7 +127,7 @@ class Waiting:
         :param reason: move only dead letters that died for this.
         """
         done = self._order(timeout, {"do": "replay", "n": n, "to": to, "reason": reason})
-        return Replay(done["n"], done.get("left", 0), done.get("text", ""))
+        return Moved(done["n"], done.get("left", 0), done.get("text", ""))
 
 
 def _check(fields: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ from peers import PATIENCE, Peer, data, until
 
 import vanilla
 from vanilla import tcp
-from vanilla.broker.channels import FRAME_BYTES
 from vanilla.broker.flight import FRAGMENT_BYTES
+from vanilla.broker.puller import FRAME_BYTES
 from vanilla.broker.session import Session, describe_peer
 from vanilla.client.batch import BATCH_BYTES
 from vanilla.protocol.frames import (

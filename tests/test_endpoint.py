@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from vanilla.broker.broker import Broker
-from vanilla.broker.channels import Puller, Pusher
 from vanilla.broker.dedupe import ENTRY_BYTES
 from vanilla.broker.keys import named
 from vanilla.broker.memory import MESSAGE_BYTES, Memory
 from vanilla.broker.options import Options
 from vanilla.broker.priorities import priority_of
+from vanilla.broker.puller import Puller
+from vanilla.broker.pusher import Pusher
 from vanilla.broker.said import NAMES_BYTES
 from vanilla.protocol.connection import Event
 from vanilla.protocol.frames import ACK, DATA, DATA_OPTIONS, MORE, NACK, Keeper, pack_head

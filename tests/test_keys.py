@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from test_endpoint import Connection, Endpoints, has_deliveries
 
-from vanilla.broker.channels import Puller, Pusher
+from vanilla.broker.puller import Puller
+from vanilla.broker.pusher import Pusher
 from vanilla.protocol.connection import Event
 
 

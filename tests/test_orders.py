@@ -12,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from test_endpoint import Clock, Connection
 
 from vanilla.broker.broker import Broker
-from vanilla.broker.channels import Puller
 from vanilla.broker.options import Options
 from vanilla.broker.orders import obey
+from vanilla.broker.puller import Puller
 from vanilla.protocol.connection import Event
 from vanilla.protocol.errors import Refused
 from vanilla.protocol.frames import ACK, ADMIN, DATA, DATA_OPTIONS, MORE, NACK

@@ -6,7 +6,7 @@ import pytest
 from peers import PATIENCE, Peer, data, until
 
 import vanilla
-from vanilla.broker.channels import SPARE_PART
+from vanilla.broker.pusher import SPARE_PART
 from vanilla.exception import Refused
 from vanilla.protocol.errors import REJECTIONS
 from vanilla.protocol.frames import ACK, CREDIT, DATA, NACK, OPEN, PING, PONG, pack_control

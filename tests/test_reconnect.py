@@ -8,8 +8,8 @@ import pytest
 from peers import PATIENCE, Peer, until
 
 import vanilla
-from vanilla.broker.channels import Pusher
 from vanilla.broker.conduit import ConduitPusher
+from vanilla.broker.pusher import Pusher
 from vanilla.broker.tokens import line_of
 from vanilla.client.link import OUTPUT_BYTES
 from vanilla.client.pull import PullState
