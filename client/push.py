@@ -562,8 +562,9 @@ class PushState(Channel):
         left = list(replay.frames) if replay is not None else []
         n = replay.n if replay is not None else quota.n
         if self.keeps:
-            n = self._confirmed
             left[:0] = map(Frame._make, self.sent)
+            # Of the first a part may be confirmed: it comes whole, and the broker passes over what it has.
+            n = left[0].end - left[0].count if left else self._confirmed
         self.sent.clear()
         self.link.out.unsent += sum(frame.size for frame in left if frame.broker is None)
         self.replay = Replay(left, n)

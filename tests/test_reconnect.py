@@ -160,6 +160,43 @@ def test_link_and_events_tell_of_a_loss_and_of_the_next_connection(h, site, remo
     assert remote.ping(timeout=PATIENCE) > 0
 
 
+@pytest.mark.parametrize("kind", ["unix", "tls"])
+def test_over_any_transport_all_goes_on_with_the_next_connection(h, kind, tmp_path, certs):
+    url, files, options = f"unix://{tmp_path}/broker.sock", {}, {}
+    if kind == "tls":
+        url, files, options = "tls://127.0.0.1:0", {"ca": certs.ca}, {"tls_cert": certs.server}
+    broker = h.broker.listen(url, **options)
+    with h.client.connect(broker.urls[0], backoff=BACKOFF, linger=1_000, **files) as remote:
+        jobs, back = remote.push("jobs"), remote.pull("jobs")
+        jobs.send(1)
+        assert back.recv(timeout=PATIENCE) == 1
+        url = broker.urls[0]
+        broker.close()
+        until(h, lambda: remote._link.down)
+        jobs.send(2)
+        with h.broker.listen(url, **options):
+            assert back.recv(timeout=PATIENCE) == 2
+            jobs.sync(timeout=PATIENCE)
+            remote.close()
+
+
+def test_of_a_frame_that_was_confirmed_in_part_the_rest_arrives(h, site, remote):
+    jobs = remote.push("jobs")
+    jobs.send(0)
+    jobs.sync(timeout=PATIENCE)
+    site.silence()
+    jobs.send_many(["a", "b", "c"])
+    jobs.flush()
+    until(h, lambda: site.broker.endpoints["jobs"].accepted == 4)
+    jobs._state._confirm(2)
+    site.cut()
+    site.speak()
+    jobs.send("d")
+    jobs.sync(timeout=PATIENCE)
+    assert taken(remote.pull("jobs"), 5) == [0, "a", "b", "c", "d"]
+    assert site.accounts().accepted == 5
+
+
 def test_a_question_waits_for_a_connection_or_its_timeout(h, site, remote):
     site.deaf()
     wait(h, remote, "lost")
