@@ -219,7 +219,7 @@ class Broker:
         except Refused:
             return None
         found.grave = True
-        return None if found is endpoint else found
+        return found
 
     def touch(self, endpoint: Endpoint) -> None:
         """Something happened at *endpoint*: look after it at the tick's edge."""

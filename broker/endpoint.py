@@ -28,6 +28,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from vanilla.protocol.errors import Refused
 from vanilla.protocol.scan import scan
 from vanilla.protocol.terms import check_terms
 
@@ -164,6 +165,8 @@ class Endpoint:
         :raises Refused: it is not what they ask for, or they ask for what cannot be.
         """
         options = check_terms(fields.get("options") or {})
+        if options.get("dead") == name:  # they would come round again for ever
+            raise Refused("BAD_OPTION", f"the dead letters of {name!r} cannot go to {name!r} itself")
         is_new = name not in broker.endpoints
         endpoint = broker.endpoint(name, cls)
         if options:

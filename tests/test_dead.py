@@ -660,3 +660,9 @@ def test_what_is_left_of_a_delayed_frame_stays_delayed(h, broker, remote):
     assert remote.pull("other").recv(timeout=PATIENCE) == 1
     assert remote.waiting("jobs").replay(to="other").moved == 2
     assert (endpoint.delayed_n, endpoint.delayed_b, endpoint.balance) == (0, 0, 0)
+
+
+def test_dead_letters_do_not_go_to_where_they_died(broker, remote):
+    with pytest.raises(Refused, match=r"BAD_OPTION.*itself"):
+        remote.declare("round", dead="round")
+    assert "round" not in broker.endpoints

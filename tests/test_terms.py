@@ -231,12 +231,3 @@ def test_dead_letters_may_have_a_second_place_that_is_named(h, broker, peer):
     peer.nack(9, 0, 1, dead="NO_GOOD")
     until(h, lambda: "last" in broker.endpoints)
     assert broker.endpoints["last"].ready_n == 1
-
-
-def test_who_names_itself_for_its_dead_letters_keeps_them(h, broker, peer):
-    push_and_pull(peer, {"max_attempts": 1, "backoff": 1, "dead": "jobs"}, ["x"])
-    peer.expect(DATA)
-    peer.nack(2, 0, 1)
-    peer.expect(DATA_OPTIONS)  # it comes round again
-    assert set(broker.endpoints) == {"jobs"}
-    assert broker.endpoints["jobs"].balance == 0
