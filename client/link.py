@@ -24,7 +24,7 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla import __version__, tcp, tls, unix
 from vanilla.deadline import Deadline
@@ -63,6 +63,7 @@ from vanilla.protocol.frames import (
 from vanilla.protocol.scan import DEPTH
 from vanilla.protocol.urls import parse
 
+from .questions import GREETING, Questions
 from .redial import ATTEMPT_MS, FINAL, Backoff, Stock, is_final
 
 if TYPE_CHECKING:
@@ -72,45 +73,12 @@ if TYPE_CHECKING:
     from vanilla.tlssocket import TLSSocket
 
     from .arrival import Arrival
+    from .state import ChannelState, Speaker
 
 log = logging.getLogger("vanilla.client")
 
 #: Senders wait while more than this is unsent.
 OUTPUT_BYTES = 1 << 20
-
-
-class Speaker(Protocol):
-    """What a link asks of who has something to say."""
-
-    def emit(self) -> bool:
-        """Put what there is to say into the link's output. True: ask again at the next edge."""
-
-
-class ChannelState(Speaker, Protocol):
-    """What a link asks of the state behind a remote end."""
-
-    id: int
-
-    def close(self) -> None:
-        """Say that this channel is done with, and tell everybody who waits."""
-
-    def lose(self) -> None:
-        """The link has ended: tell everybody who waits."""
-
-    def suspend(self) -> None:
-        """The connection is lost, and there will be another one. Twice does no harm."""
-
-    def reopen(self) -> None:
-        """There is: `Link.reopen` the channel, and say what is to be said on it."""
-
-    def opened(self, first: int) -> None:
-        """The broker has opened the channel, and *first* is its first number."""
-
-    def drained(self) -> None:
-        """There is room in the output again."""
-
-    def refused(self, code: str, text: str) -> None:
-        """The broker has ended this channel."""
 
 
 class Link:
@@ -176,8 +144,7 @@ class Link:
         self._maps: dict[int, dict[str, Any]] = {}
         self.dirty: dict[Speaker, None] = {}
         self._last_channel = 0
-        self._requests: dict[int, Any] = {}
-        self._last_request = 0
+        self._questions = Questions(hub)
         self._ended: Callable[[], Exception] | None = None
         self._unhook: Callable[[], None] = _nothing
 
@@ -226,7 +193,7 @@ class Link:
             hello = Outbox()
             hello.put(self._pack_hello())
             hello.write(sock)
-            self._request(HELLO, deadline.left())
+            self._await(GREETING, deadline.left())
             if self.sock is None:  # lost, right behind the answer
                 raise self.loss()
         except OSError as error:
@@ -262,24 +229,11 @@ class Link:
             fields["token"] = self._token
         return pack_control(HELLO, 0, 0, fields)
 
-    def _request(self, key: int, timeout: float) -> Any:
-        """Wait for the answer that is filed under *key*."""
-        waiting: deque[Any] = deque()
-        self._requests[key] = waiting
+    def _await(self, number: int, timeout: float) -> Any:
         try:
-            return self.hub.wait(waiting, "an answer from the broker", timeout)
+            return self._questions.wait(number, timeout)
         except Timeout:
             raise Timeout(f"{self.url}: no answer from the broker in {timeout:.0f} ms") from None
-        finally:
-            self._requests.pop(key, None)
-
-    def _answer(self, key: int, value: Any, error: Exception | None = None) -> None:
-        waiting = self._requests.pop(key, ())
-        for waiter in waiting:
-            waiter.value, waiter.error = value, error
-            self.hub.ready.append(waiter)
-        if waiting:
-            waiting.clear()
 
     def ask(self, kind: int, fields: dict[str, Any], timeout: float) -> Any:
         """Send a STATUS, ADMIN or PING and wait for its answer's map.
@@ -290,14 +244,13 @@ class Link:
         """
         deadline = Deadline(timeout)
         self._wait_connected(deadline)
-        self._last_request += 1
-        number = self._last_request
+        number = self._questions.number()
         self.put(pack_control(kind, 0, number, fields))
         self.flush()
         self.check()
         if self.down:  # to write has found the connection gone
             raise self.loss()
-        return self._request(1000 + number, deadline.left())
+        return self._await(number, deadline.left())
 
     def _wait_connected(self, deadline: Deadline) -> None:
         """Wait while the link is down."""
@@ -369,7 +322,7 @@ class Link:
         self.broker = event.payload["id"]
         self.frame_limit = event.payload["frame"]
         self.depth = event.payload.get("depth", DEPTH)
-        self._answer(HELLO, event.payload)
+        self._questions.answer(GREETING, event.payload)
 
     def _error(self, event: Event) -> None:
         code, text = event.payload["code"], event.payload["text"]
@@ -379,7 +332,7 @@ class Link:
             if state is not None:
                 state.refused(code, text)
         elif "request" in event.payload:
-            self._answer(1000 + event.payload["request"], None, Refused(code, text))
+            self._questions.answer(event.payload["request"], None, Refused(code, text))
         else:
             self.lost(f"the broker ended the connection: {code}: {text}", final=code in FINAL)
 
@@ -388,7 +341,7 @@ class Link:
         self.notify("going_away", f"the broker ends in {event.payload['drain']} ms at the latest")
 
     def _reply(self, event: Event) -> None:
-        self._answer(1000 + event.seq, event.payload)
+        self._questions.answer(event.seq, event.payload)
 
     def _ping(self, event: Event) -> None:
         self.put(pack_control(PONG, 0, event.seq))
@@ -555,7 +508,7 @@ class Link:
         if self.down:  # in the middle of the handshake
             self._final |= final
             self._hang_up()
-            self._answer(HELLO, None, self.loss())
+            self._questions.answer(GREETING, None, self.loss())
         elif final or self.backoff is None or self.hub.stopping:
             self._give_up()
         else:
@@ -574,7 +527,7 @@ class Link:
             self.hub.guard(state.suspend)
         self.dirty.clear()
         self.notify("lost", self._fault)
-        self._fail_requests(self.loss)
+        self._questions.fail(self.loss)
 
     def _redial(self, backoff: Backoff) -> None:
         """Connect again: to one URL after the other, and after a pause all over again."""
@@ -644,16 +597,11 @@ class Link:
         self._maps.clear()
         for state in channels.values():
             state.lose()
-        self._fail_requests(error)
-
-    def _fail_requests(self, error: Callable[[], Exception]) -> None:
-        """Nobody will be answered; at the end, nobody will be connected either."""
-        requests, self._requests = self._requests, {}
-        for waiting in (*requests.values(), *([self._hopeful] if self._ended is not None else [])):
-            for waiter in waiting:
-                waiter.error = error()
-                self.hub.ready.append(waiter)
-            waiting.clear()
+        self._questions.fail(error)
+        for waiter in self._hopeful:
+            waiter.error = error()
+        self.hub.ready.extend(self._hopeful)
+        self._hopeful.clear()
 
     def detach(self) -> None:
         """Close every channel, each in its own words: what was handed out and what was not is then known."""
