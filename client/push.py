@@ -71,6 +71,8 @@ MOST_STEP = 1024
 BIN_HEAD_BYTES = 5
 #: Where a queue refuses what it has no room for, messages that are sent again ask anew after so many ms.
 FULL_MS = 100
+#: Frames that are confirmed stay up to so many bytes, for the sake of their memory: more than is on its way mostly.
+SPENT_BYTES = 2 << 20
 #: After so many ms without a send credit goes back.
 IDLE_MS = 1_000
 
@@ -96,6 +98,8 @@ class PushState(Channel):
         "_refusal",
         "_rest",
         "_since",
+        "_spent",
+        "_spent_b",
         "_step",
         "_want",
         "batch",
@@ -154,6 +158,10 @@ class PushState(Channel):
         self._refusal: tuple[str, str] | Rejected | None = None
         #: Frames that are not confirmed, as tuples of what `Frame` has.
         self.sent: deque[Any] = deque()
+        #: The last that were confirmed, and their bytes. They are of no use; but were the memory of many frames free at
+        #: once, glibc would give it back, and fault it in again for the next ones. So one goes when one comes.
+        self._spent: deque[Any] = deque()
+        self._spent_b = 0
         self.replay: Replay | None = None
         #: What is to be told to who syncs next.
         self._owed: Exception | None = None
@@ -482,8 +490,12 @@ class PushState(Channel):
     def _confirm(self, confirmed: int) -> None:
         """The broker has all numbers below *confirmed*."""
         sent = self.sent
+        spent = self._spent
         while sent and sent[0][0] <= confirmed:
-            sent.popleft()
+            spent.append(sent.popleft())
+            self._spent_b += spent[-1][2]
+        while self._spent_b > SPENT_BYTES:
+            self._spent_b -= spent.popleft()[2]
         self._confirmed = max(self._confirmed, confirmed)
         while self.syncs and self.syncs[0].value <= self._confirmed:
             self.hub.ready.append(self.syncs.popleft())
@@ -526,9 +538,14 @@ class PushState(Channel):
             self._idle = self.hub.after(IDLE_MS, self._look_idle)
             return
         self.seal()
+        self._forget_spent()
         self._epoch += 1
         self.link.put(pack_control(WANT, self.id, 0, {"limit": [quota.n, quota.b], "epoch": self._epoch}))
         quota.lower_to(quota.n, quota.b)
+
+    def _forget_spent(self) -> None:
+        self._spent.clear()
+        self._spent_b = 0
 
     # -- confirms
 
@@ -722,6 +739,7 @@ class PushState(Channel):
         self.pending.clear()
         self.batch.clear()
         self.sent.clear()
+        self._forget_spent()
         self.replay = None
         self.shared = None
         if self._idle is not None:
