@@ -384,6 +384,8 @@ class Endpoint:
                 kept.append(batch.part(count, batch.count))
             lack_n -= count
             lack_b -= dropped[-1].size
+        if not gone:
+            return  # to touch the endpoint for nothing would be to come back here at each edge
         self.take_out(gone)
         self.put_back(kept)
         for batch in dropped:
