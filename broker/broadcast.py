@@ -99,6 +99,9 @@ class Subscriber:
         self.next = self.told = first
         endpoint.pullers.add(self)  # type: ignore[arg-type]  # its endpoint asks it for `offer` alone
 
+    def resume(self, first: int) -> None:
+        """See `Puller.resume`."""
+
     def credit(self, event: Event) -> None:
         """It takes more."""
         self.limit_n = max(self.limit_n, event.payload["n"])

@@ -9,7 +9,18 @@ import math
 from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.protocol.errors import FAILURES
-from vanilla.protocol.frames import CANCEL, CREDIT, DATA, DATA_OPTIONS, FAIL, WANT, Buffer, pack_control
+from vanilla.protocol.frames import (
+    CANCEL,
+    CREDIT,
+    DATA,
+    DATA_OPTIONS,
+    FAIL,
+    REPLY,
+    WANT,
+    Buffer,
+    pack_control,
+    pack_head,
+)
 
 from .flight import EVERYTHING
 from .pusher import Pusher, ascending, unwanted
@@ -80,6 +91,13 @@ class Caller(Pusher):
     def fail(self, seq: int, count: int, code: str, text: str, more: dict[str, Any]) -> None:
         """Tell it that *count* requests failed, *seq* being the first."""
         self.session.put(pack_control(FAIL, self.id, seq, {"count": count, "code": code, "text": text, **more}))
+
+    def answer(self, seq: int, count: int, body: Buffer) -> None:
+        """Tell it the answers to *count* requests, *seq* being the first; but if it does not read, only that."""
+        if self.deaf:
+            self.fail_unread(seq, count)
+        else:
+            self.session.put(pack_head(REPLY, self.id, seq, count, len(body)), body)
 
     @property
     def deaf(self) -> bool:

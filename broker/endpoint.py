@@ -29,6 +29,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vanilla.protocol.errors import Refused
+from vanilla.protocol.ranges import Ranges
 from vanilla.protocol.scan import scan
 from vanilla.protocol.terms import check_terms
 
@@ -261,7 +262,11 @@ class Endpoint:
             self.seen = Seen(self)
         fresh = self.seen.fresh(ids, self.terms.dedupe_entries, self.terms.dedupe / 1000)
         self.duplicates += batch.count - len(fresh)
-        return [batch.part(low, high) for low, high in runs(fresh)]
+        if not fresh:
+            return []
+        found = Ranges()
+        found.add_each(fresh)
+        return [batch.part(first, first + count) for first, count in found]
 
     def _stand(self, batch: Batch, said: Said | None) -> None:
         """*batch* is ready, behind all of its priority."""
@@ -270,10 +275,14 @@ class Endpoint:
             self._note(batch)
         if self.priorities is None and not priority_of(batch):
             self.ready.append(batch)
-            return
+        else:
+            self._lines().add(batch)
+
+    def _lines(self) -> Priorities:
+        """A line for each priority."""
         if self.priorities is None:
             self.priorities = Priorities(self)
-        self.priorities.add(batch)
+        return self.priorities
 
     def _note(self, batch: Batch) -> None:
         """*batch* is here, of which something is said: see that there is what that needs."""
@@ -306,10 +315,8 @@ class Endpoint:
         back.sort(key=number_of)
         if self.priorities is None and not any(map(priority_of, back)):
             self.ready = merged(self.ready, back)
-            return
-        if self.priorities is None:
-            self.priorities = Priorities(self)
-        self.priorities.merge(back)
+        else:
+            self._lines().merge(back)
 
     # -- messages go out
 
@@ -704,14 +711,3 @@ class Endpoint:
             times.append(self.ready[0].time)
         times += [batch.time for batch in (*(self.priorities or ()), *(self.keys or ()))]
         return min(times) if times else None
-
-
-def runs(numbers: list[int]) -> list[tuple[int, int]]:
-    """Ascending *numbers* as (first, behind the last)."""
-    found: list[tuple[int, int]] = []
-    for number in numbers:
-        if found and found[-1][1] == number:
-            found[-1] = found[-1][0], number + 1
-        else:
-            found.append((number, number + 1))
-    return found

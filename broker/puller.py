@@ -57,6 +57,9 @@ class Puller:
         self.sent_n, self.sent_b = first, 0
         endpoint.pullers.add(self)
 
+    def resume(self, first: int) -> None:
+        """It comes back: its numbers go on, and nothing else is known of it."""
+
     # -- frames
 
     def credit(self, event: Event) -> None:

@@ -32,7 +32,6 @@ from vanilla.protocol.scan import check, scan
 from .batch import Batch
 from .flight import EVERYTHING, Sent
 from .puller import Puller
-from .pusher import LITTLE_BYTES
 from .service import Asked, Run, Service, overlaps, runs
 from .stream import Stream
 
@@ -80,35 +79,16 @@ class Server(Puller):
                 at = scan(array, at, run.seq - number, _FAR)[1]
             number = run.seq + run.count
             end = len(array) if number == event.seq + count else scan(array, at, run.count, _FAR)[1]
-            caller = run.caller
-            if caller.deaf:
-                caller.fail_unread(run.first, run.count)
-            else:
-                head = pack_head(REPLY, caller.id, run.first, run.count, end - at)
-                caller.session.put(head, Batch.kept(array[at:end]))
+            run.caller.answer(run.first, run.count, Batch.kept(array[at:end]))
             at = end
 
     def _answer_one(self, seq: int, batch: Batch, array: Buffer) -> None:
         """`reply` to one request that came alone."""
-        endpoint = self.endpoint
-        endpoint.flight_n -= 1
-        endpoint.flight_b -= batch.size
-        self._weigh()
-        self.session.settled()
-        endpoint.settle(1)
-        if self not in endpoint.hungry:
-            self.line_up()
+        self._landed(1, batch.size)
+        self.endpoint.settle(1)
+        self.line_up()
         asked: Asked = batch.origin
-        caller, number = asked.caller, batch.number + asked.base
-        if caller.deaf:
-            caller.fail_unread(number, 1)
-            return
-        size = len(array) - ARRAY_HEAD_BYTES
-        head = pack_head(REPLY, caller.id, number, 1, size)
-        if size < LITTLE_BYTES:
-            caller.session.put(head + array[ARRAY_HEAD_BYTES:])
-        else:
-            caller.session.put(head, memoryview(array)[ARRAY_HEAD_BYTES:])
+        asked.caller.answer(batch.number + asked.base, 1, Batch.kept(memoryview(array)[ARRAY_HEAD_BYTES:]))
 
     def part(self, event: Event) -> None:
         """Items of a streamed reply."""

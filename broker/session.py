@@ -272,7 +272,7 @@ class Session:
         channel = made(self, event.channel, of.at(self.broker, name, event.payload), first)
         if made is Pusher:
             producers.opened(self, name)
-        if resume and hasattr(channel, "resume"):
+        if resume:
             channel.resume(event.seq)
         return channel, first
 

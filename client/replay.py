@@ -83,7 +83,7 @@ class Replay:
         if frame.broker not in (None, broker):
             frame = _marked(frame, channel)._replace(broker=broker)
             self._replace_first(frame)
-        room_b = min(limit_b - self.b, limit - _around(frame))
+        room_b = min(limit_b - self.b, limit - COUNTED_BYTES)
         if frame.count > limit_n - self.n or frame.size > room_b:
             pieces = _cut(frame, limit_n - self.n, room_b, channel)
             if pieces is None:
@@ -125,7 +125,7 @@ class Replay:
 
     def never_fits(self, limit: int, channel: int) -> bool:
         """Is the first message too large for any frame that the broker takes, of up to *limit* bytes?"""
-        return self.first_size(channel) + _around(self.frames[0]) > limit
+        return self.first_size(channel) + COUNTED_BYTES > limit
 
     def drop_sent(self) -> int:
         """Forget what has left once: how many messages that was. They are all in front."""
@@ -138,11 +138,6 @@ class Replay:
     def readdress(self, channel: int) -> None:
         """The channel has another number."""
         self.frames = deque(_packed(frame, *_opened(frame), channel) for frame in self.frames)
-
-
-def _around(frame: Frame) -> int:
-    """What of it, beside its messages, counts for the limit of a frame."""
-    return sum(map(len, frame.parts)) - frame.size - HEAD_BYTES + COUNTED_BYTES
 
 
 def _opened(frame: Frame) -> tuple[dict[str, Any], memoryview]:

@@ -132,6 +132,16 @@ def connect(h, broker):
 
 
 @pytest.fixture
+def peer(h, broker):
+    """Speaks the wire to the test's own broker, frame by frame."""
+    from peers import Peer
+
+    peer = Peer(h, broker.urls[0])
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
 def near(connect):
     """A caller's connection..."""
     return connect()

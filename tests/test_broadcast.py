@@ -25,13 +25,6 @@ def broker(h):
         yield broker
 
 
-@pytest.fixture
-def peer(h, broker):
-    peer = Peer(h, broker.urls[0])
-    yield peer
-    peer.close()
-
-
 def told(peer):
     """What a subscriber is told of what was sent so far: items, and ranges that it missed."""
     found = []

@@ -40,13 +40,6 @@ def broker(h):
         yield broker
 
 
-@pytest.fixture
-def peer(h, broker):
-    peer = Peer(h, broker.urls[0])
-    yield peer
-    peer.close()
-
-
 def pushing(peer, name="jobs", channel=1):
     """A push channel with its first credit."""
     peer.open(channel, "push", name)

@@ -273,13 +273,6 @@ def broker(h):
             assert endpoint.balance == 0
 
 
-@pytest.fixture
-def peer(h, broker):
-    peer = Peer(h, broker.urls[0])
-    yield peer
-    peer.close()
-
-
 def opened(peer, channel, kind, **fields):
     peer.send(pack_control(OPEN, channel, 0, {"kind": kind, "name": "a", **fields}))
 

@@ -222,13 +222,6 @@ def broker(h):
         yield broker
 
 
-@pytest.fixture
-def peer(h, broker):
-    peer = Peer(h, broker.urls[0])
-    yield peer
-    peer.close()
-
-
 def accounts(broker, name="jobs"):
     endpoint = broker.endpoints[name]
     assert endpoint.balance == 0

@@ -19,13 +19,6 @@ def broker(h):
 
 
 @pytest.fixture
-def peer(h, broker):
-    peer = Peer(h, broker.urls[0])
-    yield peer
-    peer.close()
-
-
-@pytest.fixture
 def remote(connect):
     return connect()
 

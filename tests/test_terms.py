@@ -20,13 +20,6 @@ def broker(h):
         yield broker
 
 
-@pytest.fixture
-def peer(h, broker):
-    peer = Peer(h, broker.urls[0])
-    yield peer
-    peer.close()
-
-
 def opening(peer, channel, options, kind="push", name="jobs"):
     """Open with options: the code of the answer, "" if it is open."""
     peer.send(pack_control(OPEN, channel, 0, {"kind": kind, "name": name, "options": options}))
