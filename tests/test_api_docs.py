@@ -34,7 +34,9 @@ def pages():
 
 def examples(page):
     """The Python programs of a page that show what they give."""
-    return [block for block in re.findall(r"^```python\n(.*?)^```", (API / page).read_text(), re.M | re.S) if ">>>" in block]
+    return [
+        block for block in re.findall(r"^```python\n(.*?)^```", (API / page).read_text(), re.M | re.S) if ">>>" in block
+    ]
 
 
 def headings():

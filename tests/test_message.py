@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vanilla import Abandoned, Busy, Cancelled, Closed, Halt, Hub, Timeout
+from vanilla import Abandoned, Busy, Cancelled, Closed, Halt, Hub, Recver, Timeout
+from vanilla.channel import Channel
 
 KINDS = ["pipe", "queue", "dealer", "router", "channel", "buffered"]
 FALSY = [0, None, "", False, [], 0.0]
@@ -27,6 +28,14 @@ def run(h):
     """Let every task run until it waits."""
     h.sleep(0)
     h.sleep(0)
+
+
+def run_ready(h):
+    """Let those run who are ready, without a turn of the loop."""
+    for _ in range(2):
+        turn = h.pipe()
+        h.spawn(turn.send, None)
+        turn.recv()
 
 
 # -- one message
@@ -797,6 +806,7 @@ def test_a_select_that_times_out_leaves_nothing_behind(h, ms):
     a, b = h.pipe(), h.pipe()
     with pytest.raises(Timeout, match="select"):
         h.select([a.recver, b.sender], timeout=ms)
+    run(h)
     assert not a.recver._state.recvers
     assert not b.sender._state.senders
     assert len(h.timers) == 0
@@ -859,6 +869,247 @@ def test_a_cancelled_select_is_withdrawn_everywhere(h):
         a.send(1, timeout=0)
     with pytest.raises(Timeout):
         b.send(1, timeout=0)
+
+
+# -- a select that comes again, see `vanilla.selection`
+
+
+def count_watches(monkeypatch):
+    """The ends that selects have gone to stand with, or looked at, from now on."""
+    seen = []
+    for name in "watch_recv", "take_nowait":
+        method = getattr(Channel, name)
+
+        def counted(self, *args, method=method):
+            seen.append(self)
+            return method(self, *args)
+
+        monkeypatch.setattr(Channel, name, counted)
+    return seen
+
+
+def test_a_select_that_comes_again_looks_only_at_ends_that_have_something_to_tell(h, monkeypatch):
+    chs = [h.channel() for _ in range(100)]
+    seen = count_watches(monkeypatch)
+
+    def consume():
+        return [h.select([*chs])[1] for _ in range(50)]
+
+    task = h.spawn(consume)
+    run(h)
+    before = len(seen)
+    for i in range(50):
+        chs[i * 37 % 100].send(i)
+        run_ready(h)
+    assert task.join() == list(range(50))
+    assert before >= 100
+    assert len(seen) - before < 50 * 4
+
+
+def test_a_select_over_many_ends_of_which_one_is_always_ready_looks_at_few(h, monkeypatch):
+    chs = [h.queue(1) for _ in range(100)]
+    for i in range(10):
+        chs[i * 37 % 100].send(i)
+        assert h.select(chs)[1] == i
+    seen = count_watches(monkeypatch)
+    for i in range(50):
+        chs[i * 37 % 100].send(i)
+        assert h.select(chs)[1] == i
+    assert len(seen) < 50 * 4
+
+
+@pytest.mark.parametrize("capacity", [0, 1])
+def test_a_select_that_may_come_again_takes_nothing_meanwhile(h, capacity):
+    a, b = h.channel(capacity), h.channel()
+    h.spawn(b.send, 1)
+    assert h.select([a, b]) == (b, 1)
+    assert a.recver._state.recvers  # it stands there still
+    if capacity:
+        a.send("kept", timeout=0)
+    else:
+        with pytest.raises(Timeout):
+            a.send("lost", timeout=0)
+        with pytest.raises(Timeout):
+            h.select([a.sender], timeout=0)
+        sent = h.spawn(a.send, "kept")
+        run(h)
+        assert not sent.done
+    assert h.select([a, b]) == (a, "kept")
+
+
+def test_a_select_on_a_sender_that_may_come_again_leaves_the_turn_to_others(h):
+    a, b = h.channel(), h.queue(1)
+    task = h.spawn(h.select, [a.sender, b.recver])
+    run_ready(h)
+    b.send(1)
+    assert task.join() == (b.recver, 1)
+    other = h.spawn(h.select, [a.sender])
+    run_ready(h)
+    received = h.spawn(a.recv)
+    assert other.join() == (a.sender, None)
+    a.send("met", timeout=0)
+    assert received.join() == "met"
+
+
+def test_a_select_on_a_sender_hears_of_a_select_that_waits_again(h):
+    a, b = h.channel(), h.channel()
+    receiver = h.spawn(lambda: [h.select([a, b])[1] for _ in range(2)])
+    run_ready(h)
+    sender = h.spawn(h.select, [a.sender])  # the receiver's select waits on a: ready at once
+    assert sender.join() == (a.sender, None)
+    b.send(1)
+    again = h.spawn(lambda: h.select([a.sender]) and a.send(2, timeout=0))
+    assert receiver.join() == [1, 2]
+    again.join()
+
+
+def test_an_end_that_is_dropped_after_a_select_is_noticed_by_the_edge(h):
+    b = h.queue(1)
+    sender, recver = h.pipe()
+    h.spawn(b.send, 1)
+    h.select([recver, b])  # not in an assert, which would keep the list
+    task = h.spawn(sender.send, 1)
+    run_ready(h)
+    assert not task.done
+    del recver
+    run(h)
+    gc.collect()
+    with pytest.raises(Abandoned):
+        task.join()
+
+
+def test_a_select_may_change_its_ends_each_time(h):
+    chs = [h.channel() for _ in range(20)]
+    for i in range(20):
+        h.spawn(chs[i].send, i)
+        assert h.select(chs[i:]) == (chs[i], i)
+    run(h)
+    assert not any(ch.recver._state.recvers for ch in chs)
+
+
+def test_a_list_of_ends_that_is_changed_in_place_is_another_select(h):
+    a, b, ends = h.channel(), h.channel(), []
+    h.spawn(a.send, 1)
+    ends.append(a)
+    assert h.select(ends) == (a, 1)
+    ends[0] = b
+    h.spawn(a.send, 2)
+    h.spawn(b.send, 3)
+    assert h.select(ends) == (b, 3)
+    assert a.recv() == 2
+
+
+def test_a_select_on_a_sender_that_waits_already_hears_of_one_that_comes_again(h):
+    a, b, gate = h.channel(), h.channel(), h.pipe()
+
+    def receive():
+        first = h.select([a, b])
+        gate.recv()
+        return first, h.select([a, b])
+
+    receiver = h.spawn(receive)
+    run_ready(h)
+    a.send(1)
+    run_ready(h)
+    sender = h.spawn(lambda: h.select([a.sender]) and a.send(2, timeout=0))
+    run_ready(h)
+    gate.send(None)
+    assert receiver.join() == ((a, 1), (a, 2))
+    sender.join()
+
+
+def test_in_a_select_that_comes_again_ends_of_all_kinds_have_their_turn(h):
+    state, queues = h.state("last"), [h.queue(100) for _ in range(9)]
+    for queue in queues:
+        queue.send_many(range(100))
+    ends = [state, *queues]
+    heard = [h.select(ends)[0] for _ in range(100)]
+    assert heard.count(state) > 5
+    assert min(map(heard.count, queues)) > 2
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_an_end_that_ends_while_another_is_asked_is_told_of_each_time(h, start):
+    a, b, state = h.channel(), h.channel(), h.state()
+
+    class Closes(Recver):
+        """Has other tasks run when it is asked, as a stream does."""
+
+        def _try(self):
+            if closes[0]:
+                a.close()
+            return super()._try()
+
+    closes, ends = [False], [a, b, Closes(state.sender._state)]
+    h.spawn(b.send, 1)
+    assert h.select(ends) == (b, 1)
+    closes[0], h._selects = True, start
+    for _ in range(3):
+        with pytest.raises(Closed) as raised:
+            h.select(ends)
+        assert raised.value.end is a
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    capacities=st.lists(st.integers(0, 2), min_size=2, max_size=12),
+    ops=st.lists(
+        st.tuples(st.sampled_from(["send", "take", "both", "poll", "run", "edge"]), st.integers(0, 11)), max_size=60
+    ),
+)
+def test_selects_that_come_again_deliver_each_item_once_and_in_order(capacities, ops):
+    with Hub() as h:
+        chs = [h.channel(capacity) for capacity in capacities]
+        sent: dict = {ch: [] for ch in chs}
+        received: dict = {ch: [] for ch in chs}
+        orders = [h.queue(1000) for _ in range(3)]
+
+        def take(order):
+            """A task that selects over all, when told."""
+            for timeout, ends in order.recver:
+                try:
+                    end, item = h.select(ends, timeout)
+                except Timeout:
+                    continue
+                ch = next(ch for ch in chs if end in (ch, ch.sender))
+                if end is ch:
+                    received[ch].append(item)
+                else:
+                    try:
+                        ch.send(len(sent[ch]), timeout=0)
+                    except Timeout:  # the receiver whom this select was told of has gone, or taken something else
+                        continue
+                    sent[ch].append(len(sent[ch]))
+
+        def send(ch):
+            serial = len(sent[ch])
+            sent[ch].append(serial)
+            ch.send(serial)
+
+        for order in orders:
+            h.spawn(take, order)
+        run(h)
+        for op, n in ops:
+            ch = chs[n % len(chs)]
+            if op == "send":
+                h.spawn(send, ch)
+            elif op == "run":
+                run_ready(h)
+            elif op == "edge":
+                run(h)
+            else:
+                senders = [ch.sender for ch in chs] if op == "both" else []
+                orders[n % 3].send((0 if op == "poll" else -1, [*chs, *senders]))
+        run(h)
+        for ch in chs:
+            while ch.sender._state.senders or ch.sender._state.buffer:
+                try:
+                    received[ch].append(ch.recv(timeout=0))
+                except Timeout:
+                    break
+                run(h)
+            assert sorted(received[ch]) == sent[ch], (received[ch], sent[ch])
+            assert not (ch.recver._state.recvers and ch.recver._state.buffer)
 
 
 # -- any sequence of operations

@@ -33,6 +33,8 @@ class Subscription(Recver):
 class _Feed(Channel):
     """The channel to one subscriber."""
 
+    keeps_cases = True
+
     __slots__ = ("missed",)
 
     def __init__(self, hub: Hub, size: int) -> None:

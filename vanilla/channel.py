@@ -10,7 +10,8 @@ puts the item into the waiter's slot and the waiter into ``ready``; nobody is sw
 Invariants of a Channel:
 1. Who stands in ``recvers`` or ``senders`` is parked, or a `Case` of a parked select, and stands there once. Whoever
    wakes a waiter takes it out first, so "was it still in there?" is the whole answer to "did the timeout come too
-   late?".
+   late?". Besides, there may be cases of selects that are to come again (*dormant*, see `selection`): who meets one
+   takes it out, and goes on.
 2. If ``recvers`` is not empty, then ``buffer`` is empty and no task is parked in ``senders`` (only selects may be).
 3. Tasks are parked in ``senders`` only while ``buffer`` holds ``capacity`` items.
 4. Once ``halt`` is set, ``capacity`` is -1 and nobody is parked: the fast paths need not ask whether the channel is
@@ -44,6 +45,9 @@ class Channel:
     :param one_recver: likewise for receiving.
     """
 
+    #: May a `Case` stay in the queues while its select does not wait? Not in those of subclasses, unless they say so.
+    keeps_cases = True
+
     __slots__ = (
         "__weakref__",
         "buffer",
@@ -58,6 +62,10 @@ class Channel:
         "runner",
         "senders",
     )
+
+    def __init_subclass__(cls) -> None:
+        if "keeps_cases" not in cls.__dict__:
+            cls.keeps_cases = False
 
     def __init__(
         self, hub: Hub, capacity: int = 0, kind: str = "channel", one_sender: bool = False, one_recver: bool = False
@@ -179,11 +187,11 @@ class Channel:
         Just one, or those behind would wait in a send that was to go through at once. *inviter*, a select on both
         ends of this channel, does not invite itself.
         """
-        for case in self.senders:
+        for case in list(self.senders):
             if case.selection is not inviter:
                 self.senders.remove(case)
-                case.selection.fire(case, None)
-                return
+                if case.selection.fire(case, None):
+                    return
 
     # -- sending
 
@@ -192,9 +200,9 @@ class Channel:
 
         :raises Halt: the channel has ended.
         """
-        if self.recvers:
-            self.hand(self.recvers.popleft(), item)
-            return True
+        while self.recvers:
+            if self.hand(self.recvers.popleft(), item):
+                return True
         if len(self.buffer) < self.capacity:
             self.buffer.append(item)
             return True
@@ -220,15 +228,26 @@ class Channel:
         """
         if self.halt is not None:
             raise self.halt(self._ended("send"))
-        return bool(self.recvers) or len(self.buffer) < self.capacity
+        return len(self.buffer) < self.capacity or (bool(self.recvers) and self._awaited(None))
 
     def watch_send(self, case: Case) -> None:
         """A select waits for room; or has it at once, if it has come since this end was tried."""
-        others = any(recver.selection is not case.selection for recver in self.recvers)
-        if self.has_room() and (others or len(self.buffer) < self.capacity):
+        if self.has_room() and (len(self.buffer) < self.capacity or self._awaited(case.selection)):
             case.selection.fire(case, None)
         else:
             self.senders.append(case)
+
+    def _awaited(self, selection: Selection | None) -> bool:
+        """Does anybody but *selection* wait to receive? Takes out dormant cases until that is known."""
+        for recver in list(self.recvers):
+            if recver.selection is None:
+                return True
+            if not recver.selection.live:
+                self.recvers.remove(recver)
+                recver.selection.fire(recver, None)
+            elif recver.selection is not selection:
+                return True
+        return False
 
     # -- the end
 
@@ -271,13 +290,14 @@ class Channel:
         else:
             closer()
 
-    def hand(self, waiter: Waiter, item: Any) -> None:
-        """Give *item* to a waiter that was taken out of its queue."""
+    def hand(self, waiter: Waiter, item: Any) -> bool:
+        """Give *item* to a waiter that was taken out of its queue. False: it was dormant, and takes nothing."""
         if waiter.selection is None:
             waiter.value = item
             self.hub.ready.append(waiter)
-        else:
-            waiter.selection.fire(waiter, item)
+            return True
+        taken: bool = waiter.selection.fire(waiter, item)
+        return taken
 
     def fail(self, waiter: Waiter, error: Exception) -> None:
         """Raise *error* at a waiter that was taken out of its queue."""

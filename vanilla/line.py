@@ -192,6 +192,7 @@ class _Half:
 
     capacity = -1
     kind = "stream"
+    keeps_cases = False
 
     def __init__(self, line: Line) -> None:
         self.hub = line.hub

@@ -45,6 +45,12 @@ class End:
         """Has the channel ended? A Recver may still hold buffered items."""
         return self._state.halt is not None
 
+    @property
+    def _keeps(self) -> bool:
+        """Of a `Case` for this end."""
+        keeps: bool = self._state.keeps_cases
+        return keeps
+
     def close(self) -> None:
         """End the channel. The other end can still receive what is buffered. Twice does nothing."""
         self.hub.check_thread()
@@ -88,8 +94,9 @@ class Sender(End):
             if recver.selection is None:
                 recver.value = item
                 self._ready.append(recver)
-            else:
-                recver.selection.fire(recver, item)
+            elif not recver.selection.fire(recver, item):  # dormant
+                del recver  # it refers to the other end, which may be dropped while this one waits
+                self.send(item, timeout)
         elif len(self._buffer) < self._state.capacity:
             self._buffer.append(item)
         else:
@@ -141,10 +148,8 @@ class Sender(End):
     def _try(self) -> Any:
         return None if self._state.has_room() else EMPTY
 
-    def _watch(self, selection: Selection, end: Any) -> Case:
-        case = Case(selection, end, self._state)
-        self._state.watch_send(case)
-        return case
+    def _case(self, selection: Selection, end: Any) -> Case:
+        return Case(selection, end, self._state, True)
 
     def __del__(self) -> None:
         try:
@@ -265,10 +270,8 @@ class Recver(End):
     def _try(self) -> Any:
         return self._state.take_nowait()
 
-    def _watch(self, selection: Selection, end: Any) -> Case:
-        case = Case(selection, end, self._state)
-        self._state.watch_recv(case)
-        return case
+    def _case(self, selection: Selection, end: Any) -> Case:
+        return Case(selection, end, self._state, False)
 
     def __del__(self) -> None:
         try:
@@ -349,8 +352,12 @@ class Pair:
     def _try(self) -> Any:
         return self.recver._try()
 
-    def _watch(self, selection: Selection, end: Any) -> Case:
-        return self.recver._watch(selection, end)
+    def _case(self, selection: Selection, end: Any) -> Case:
+        return self.recver._case(selection, end)
+
+    @property
+    def _keeps(self) -> bool:
+        return self.recver._keeps
 
 
 def forward(upstream: Recver, downstream: Sender) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .core import Hub
+    from .selection import Selection
     from .timers import Timers
 
 log = logging.getLogger("vanilla")
@@ -330,13 +331,27 @@ class Runner:
     ``spare``, so that who parks need ask for nothing but the budget.
     """
 
-    __slots__ = ("budget", "fresh", "hub", "idle", "loop", "outside", "outsider", "ready", "spare", "timers")
+    __slots__ = (
+        "budget",
+        "fresh",
+        "hub",
+        "idle",
+        "loop",
+        "outside",
+        "outsider",
+        "ready",
+        "selections",
+        "spare",
+        "timers",
+    )
 
     def __init__(self, hub: Hub, loop: greenlet, timers: Timers) -> None:
         self.hub = hub
         self.loop = loop
         self.timers = timers
         self.ready: deque[Any] = deque()
+        #: By waiter, the selects that may come again in this tick.
+        self.selections: dict[Any, Selection] = {}
         #: Direct switches that are left before the loop's turn.
         self.budget = 0
         self.spare = 0
