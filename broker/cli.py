@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         prog="vanilla-broker",
         description=DESCRIPTION,
         epilog="SIGTERM and SIGINT end it in good order (see --drain); a second one ends it at once. SIGHUP has it "
-        "read certificates, tokens and permissions anew.\n`vanilla-broker token --help` tells how to make tokens.",
+        "read certificates, tokens and permissions anew; SIGUSR1 has it log what its tasks are doing.\n`vanilla-broker token --help` tells how to make tokens.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--version", action="version", version=f"vanilla-broker {vanilla.__version__} ({KIND} scanner)")
@@ -138,6 +138,7 @@ def serve(hub: Hub, broker: Broker, urls: list[str], passed: list[systemd.Passed
     for signum in signal.SIGTERM, signal.SIGINT:
         subscribe(hub, signum, lambda signum=signum: end(signum))  # type: ignore[misc]
     subscribe(hub, signal.SIGHUP, lambda: reload(broker, manager))
+    subscribe(hub, signal.SIGUSR1, lambda: log.critical("SIGUSR1: %s", hub.dump()))  # a level that is always on
     with broker:
         for sock, address in passed:
             announce(broker.adopt(sock, address))

@@ -89,7 +89,7 @@ def test_help_names_every_setting_in_its_group_with_its_default():
     for setting in SETTINGS.values():
         default = setting.default[0] if setting.kind is URLS else setting.default
         assert setting.kind.name in ("true or false", "a path") or f"(default {default})" in words
-    assert "SIGHUP" in words and "token --help" in words
+    assert "SIGHUP" in words and "SIGUSR1" in words and "token --help" in words
 
 
 def test_version_says_which_scanner_is_in_use():
@@ -133,6 +133,15 @@ def test_the_log_level_can_be_set(h, start):
     program = start("--listen", "tcp://127.0.0.1:0", "--log-level", "debug")
     h.client.connect(program.url()).close()
     until(h, lambda: "closed by the peer" in program.log.read_text())
+
+
+def test_sigusr1_has_it_log_what_its_tasks_are_doing_and_go_on(h, start):
+    program = start("--listen", "tcp://127.0.0.1:0", "--log-level", "error")
+    url = program.url()
+    program.process.send_signal(signal.SIGUSR1)
+    until(h, lambda: "the main task waits for recv on a state; for " in program.log.read_text())
+    assert re.search(r"broker/cli\.py:\d+ in serve", program.log.read_text())
+    h.client.connect(url).close()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import gc
-import importlib.util
 import os
 import re
 import signal
@@ -16,7 +15,6 @@ import time
 import traceback
 import weakref
 from collections import deque
-from types import ModuleType
 from unittest import mock
 
 import pytest
@@ -1123,49 +1121,6 @@ def test_dropping_an_end_in_a_forked_child_closes_nothing_of_the_parents(h):
 
     assert forked(child) == 0
     assert not ends[0].halted
-
-
-# -- services
-
-
-def plug(monkeypatch, name, source):
-    """Install a module vanilla.NAME."""
-
-    class Finder:
-        @staticmethod
-        def find_spec(fullname, path=None, target=None):
-            if fullname == f"vanilla.{name}":
-                return importlib.util.spec_from_loader(fullname, Loader())
-            return None
-
-    class Loader:
-        def create_module(self, spec):
-            return ModuleType(spec.name)
-
-        def exec_module(self, module):
-            exec(source, module.__dict__)
-
-    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
-    monkeypatch.delitem(sys.modules, f"vanilla.{name}", raising=False)
-
-
-def test_a_service_is_found_by_name_and_made_once(h, monkeypatch):
-    plug(monkeypatch, "fancy", "class Service:\n    def __init__(self, hub): self.hub = hub")
-    assert h.fancy.hub is h
-    assert h.fancy is h.fancy
-
-
-def test_a_services_own_import_error_comes_through(h, monkeypatch):
-    plug(monkeypatch, "fancy", "import not_installed_anywhere")
-    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
-        _ = h.fancy
-
-
-@pytest.mark.parametrize("unknown", ["no_such_service", "exception", "_private"])
-def test_an_unknown_name_is_an_attribute_error(h, unknown):
-    with pytest.raises(AttributeError, match=unknown):
-        getattr(h, unknown)
-    assert not hasattr(h, unknown)
 
 
 def test_closed_is_what_a_task_sees_of_a_channel_closed_by_another(h):

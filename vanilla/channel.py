@@ -404,6 +404,27 @@ class State(Channel):
         return "recv on a state"
 
 
+class Value(State):
+    """A slot that is set once: to set it ends the sending, and what was set stays to be read."""
+
+    __slots__ = ()
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(hub)
+        self.kind = "value"
+
+    def give_nowait(self, item: Any) -> bool:
+        super().give_nowait(item)
+        self.close()
+        return True
+
+    def _ended(self, verb: str) -> str:
+        return super()._ended(verb) if self.value is EMPTY else f"cannot {verb}: this value is set already"
+
+    def describe(self, waiter: Waiter) -> str:
+        return "recv on a value"
+
+
 def _a_task_waits(queue: deque[Waiter]) -> bool:
     """Does a task stand in *queue*, and not only selects?"""
     for waiter in queue:  # noqa: SIM110 (a generator would cost more than all the rest)

@@ -25,30 +25,35 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Callable
 
 from greenlet import getcurrent, greenlet
 
+from . import services
 from .broadcast import Broadcast
-from .channel import Channel, State
+from .channel import Channel, State, Value
+from .dump import dump
 from .exception import Forked, Halt, Stop
 from .loop import Loop
-from .message import Pair, Recver, Sender
-from .poll import Poll
+from .message import Pair, Recver, Sender, raise_at
+from .poll import POLLIN, Poll
+from .readiness import Registration
 from .selection import select
 from .task import Fiber, Outsider, Runner, Task, lost, throw_from
 from .timers import Timer, Timers, seconds
+from .trigger import Trigger, make_trigger
 
 if TYPE_CHECKING:
     from vanilla.broker.broker import Service as BrokerService
     from vanilla.client.remote import Service as ClientService
 
+    from .signal import Service as SignalService
     from .tcp import Service as TCPService
     from .thread import Service as ThreadService
     from .tls import Service as TLSService
@@ -60,6 +65,9 @@ log = logging.getLogger("vanilla")
 ROUNDS = 100
 
 monotonic = time.monotonic
+
+#: Called with what raised, a Task or a callable, and the error.
+Hook = Callable[[Any, BaseException], object]
 
 
 class _Entry:
@@ -92,7 +100,8 @@ class Hub:
     'Hello World'
     """
 
-    # Services are modules found by name at first use (`__getattr__`); those that come with vanilla:
+    # Services are made at first use (`__getattr__`); those that come with vanilla:
+    signal: SignalService
     tcp: TCPService
     unix: UnixService
     thread: ThreadService
@@ -122,6 +131,9 @@ class Hub:
         self._numbers = itertools.count(1)
         self._selects = 0
         self._closers: dict[Callable[[], object], None] = {}
+        self._hooks: dict[object, Hook] = {}
+        #: By descriptor, what `register` made.
+        self.registered: dict[int, Registration] = {}
         self._outsiders: weakref.WeakKeyDictionary[greenlet, Outsider] = weakref.WeakKeyDictionary()
         # Started here, where it is safe: PyPy cannot start a greenlet again whose start a ctrl-C has hit.
         self._come_back(self.me())
@@ -194,6 +206,13 @@ class Hub:
             (state.value,) = value
         return _pair(state)
 
+    def value(self) -> Pair:
+        """A slot that is set once, by the first `send`; all read it, none takes it out.
+
+        A second send raises `Closed`. Closed before it is set, it raises `Closed` at who reads.
+        """
+        return _pair(Value(self))
+
     def broadcast(self) -> Broadcast:
         """What is sent goes to everybody who subscribes, and waits for nobody."""
         return Broadcast(self)
@@ -201,7 +220,8 @@ class Hub:
     def producer(self, f: Callable[[Sender], object]) -> Recver:
         """Run ``f(sender)`` in a task of its own.
 
-        :return: the Recver of what it sends; it ends when *f* does.
+        :return: the Recver of what it sends; it ends when *f* does. What *f* raises is raised there, behind all that it
+            has sent.
 
         >>> with Hub() as h:
         ...     def count(sender):
@@ -213,6 +233,29 @@ class Hub:
         sender, recver = self.pipe()
         self.spawn(_produce, f, sender)
         return recver
+
+    def consumer(self, f: Callable[[Any], object]) -> Sender:
+        """Call ``f(item)`` for each item that is sent, one at a time, in a task of its own.
+
+        What *f* raises is logged, and the next item goes on.
+
+        >>> with Hub() as h:
+        ...     sender = h.consumer(print)
+        ...     sender.send("one")
+        ...     h.sleep()
+        one
+        """
+        sender, recver = self.pipe()
+        recver.consume(f)
+        return sender
+
+    def trigger(self, f: Callable[[], object]) -> Trigger:
+        """A Sender with a method ``trigger()`` that has ``f()`` run soon, in a task of its own, and never waits.
+
+        Triggers that come before *f* has begun count as one, those that come while it runs have it run once more. What
+        *f* raises is logged. To close or drop the Sender ends the task, once *f* has run for what was triggered.
+        """
+        return make_trigger(self, f)
 
     def pulse(self, ms: float, item: Any = True) -> Recver:
         """A Recver on which *item* comes every *ms* milliseconds. A pulse that nobody waits for waits itself."""
@@ -235,6 +278,27 @@ class Hub:
         """
         self._selects += 1
         return select(self, ends, timeout, self._selects)
+
+    # -- descriptors
+
+    def register(self, fd: int, *masks: int) -> Recver | list[Recver]:
+        """Hear when *fd* is ready, for a library that has a descriptor of its own.
+
+        :param masks: `poll.POLLIN` and `poll.POLLOUT`; none means POLLIN.
+        :return: a Recver for each of *masks*, in a list if there are several. It gives its mask each time that the
+            descriptor is ready and somebody receives; POLLERR and POLLHUP count as ready.
+        :raises FileExistsError: *fd* is registered already.
+        :raises OSError: it is no descriptor, or the kernel cannot wait for it: a regular file is always ready.
+        """
+        self._check()
+        recvers = Registration(self, fd, masks or (POLLIN,)).recvers()
+        return recvers[0] if len(recvers) == 1 else recvers
+
+    def unregister(self, fd: int) -> None:
+        """Forget *fd*, before it is closed: its Recvers end. Twice does nothing. To close them all does the same."""
+        registration = self.registered.get(fd)
+        if registration is not None:
+            registration.close()
 
     # -- waiting, for those who build channels and transports
 
@@ -295,12 +359,42 @@ class Hub:
         except (KeyboardInterrupt, SystemExit, Exception) as error:
             self.failed(f, error)
 
-    def failed(self, f: Callable[..., object], error: BaseException) -> None:
-        """What `guard` does about *error*, which *f* has raised."""
+    def failed(self, what: Any, error: BaseException, then: str = "") -> None:
+        """What `guard` does about *error*: it is logged, and told to `onerror`.
+
+        :param what: what has raised it, a Task or a callable.
+        :param then: what comes of it, for the log.
+        """
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.interrupt_main(error)
-        else:
-            log.error("%s raised", getattr(f, "__qualname__", f), exc_info=error)
+            return
+        log.error("%s raised%s", getattr(what, "__qualname__", what), then, exc_info=error)
+        for hook in list(self._hooks.values()):
+            try:
+                hook(what, error)
+            except Exception:
+                log.exception("%s raised, a hook for errors", getattr(hook, "__qualname__", hook))
+
+    def onerror(self, hook: Hook) -> Callable[[], None]:
+        """Call ``hook(what, error)`` for each exception that would otherwise only be logged.
+
+        *what* is the `Task`, or the callable that a consumer, a timer, a schedule or a handler has called. The log gets
+        its line all the same.
+
+        :param hook: must not wait. What it raises is logged.
+        :return: takes it back when called; twice does nothing.
+        """
+        key = object()
+        self._hooks[key] = hook
+
+        def remove() -> None:
+            self._hooks.pop(key, None)
+
+        return remove
+
+    def dump(self) -> str:
+        """What every task is doing, for people: on what it waits, since when, for how long still, and where."""
+        return dump(self)
 
     def at_edge(self, f: Callable[[], object]) -> None:
         """Call *f* once at the edge of this tick, before descriptors are polled. It must not wait."""
@@ -410,23 +504,24 @@ class Hub:
     def __exit__(self, *exc: object) -> None:
         self.stop()
 
+    def stop_on_term(self) -> None:
+        """Wait for SIGINT or SIGTERM, then `stop`. The last line of many a program; in the main thread only."""
+        with self.signal.subscribe(signal.SIGINT, signal.SIGTERM) as told:
+            told.recv()
+        self.stop()
+
     # -- services
 
     def __getattr__(self, name: str) -> Any:
-        """The service *name*: the ``Service`` class of module ``vanilla.name``, made for this hub at first use."""
+        """The service or plug-in *name* (see `services`), made for this hub at first use."""
         if name.startswith("_"):
             raise AttributeError(name)
-        path = f"vanilla.{name}"
-        try:
-            module = import_module(path)
-        except ModuleNotFoundError as error:
-            if error.name != path:
-                raise  # the service is there, something that it imports is not
-            raise AttributeError(f"a Hub has no attribute or service {name!r}") from None
-        service = getattr(module, "Service", None)
-        if service is None:
-            raise AttributeError(f"a Hub has no attribute or service {name!r}")
-        made = service(self)
+        factory = services.find(name)
+        if factory is None:
+            raise AttributeError(
+                f"a Hub has no attribute or service {name!r}, and no plug-in of that name is installed"
+            )
+        made = factory(self)
         setattr(self, name, made)
         return made
 
@@ -442,6 +537,8 @@ def _produce(f: Callable[[Sender], object], sender: Sender) -> None:
             f(sender)
         except Halt:
             pass
+        except Exception as error:
+            raise_at(sender, f, error)
 
 
 _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()

@@ -4,8 +4,8 @@ One round of it is a *tick*: fire timers, run who is ready, call what asked for 
 poll descriptors. So whom a timer or a descriptor has woken runs before the next poll.
 
 It is no part of the Hub for the sake of speed: Python looks up an attribute of a class with a ``__getattr__`` several
-times slower, and a message that comes alone costs each process a tick. For the same reason a tick is one function, and
-reads the clock only if there are timers. Its locals are gone when it returns: nothing of the last handler stays alive.
+times slower, and a message that comes alone costs each process a tick. For the same reason a tick is one function. Its
+locals are gone when it returns: nothing of the last handler stays alive.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from greenlet import GreenletExit
 
+from .dump import who_waits
 from .exception import Stop
 from .poll import Poll
 from .task import BUDGET, Outsider
@@ -68,7 +69,8 @@ class Loop:
 
     def _tick(self) -> None:
         timers, ready = self.timers, self.ready
-        if timers.soonest < INFINITY and timers.soonest <= monotonic():
+        now = self.runner.clock = monotonic()
+        if timers.soonest <= now:
             self._run_timers()
         if ready:
             self._run_ready()
@@ -135,10 +137,8 @@ class Loop:
         gc.collect()  # an end that only a cycle (or PyPy) keeps may be all that is waited for
         if self.ready or self.edges:
             return
-        parked = [waiter for waiter in self.hub.waiters() if waiter.on is not None]
-        lines = [f"{waiter} waits for {waiter.on.describe(waiter)}" for waiter in parked]
-        text = "deadlock: every task waits and nothing can wake one: " + "; ".join(lines)
-        stopped: list[Any] = [waiter for waiter in parked if isinstance(waiter, Outsider)]
+        text = f"deadlock: every task waits and nothing can wake one: {who_waits(self.hub)}"
+        stopped: list[Any] = [waiter for waiter in self.hub.waiters() if isinstance(waiter, Outsider) and waiter.on]
         for waiter in stopped:
             self.hub.interrupt(waiter, Stop(text))
         if not stopped:

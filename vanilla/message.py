@@ -5,7 +5,7 @@ An end holds no state of its own, see `channel`.
 
 from __future__ import annotations
 
-import logging
+import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from operator import index
@@ -18,8 +18,6 @@ from .selection import EMPTY, Case, Selection
 
 if TYPE_CHECKING:
     from .core import Hub, Task
-
-log = logging.getLogger("vanilla")
 
 
 class End:
@@ -377,15 +375,30 @@ def forward(upstream: Recver, downstream: Sender) -> None:
 
 
 def run_stage(f: Callable[[Recver, Sender], object], upstream: Recver, downstream: Sender) -> None:
-    """One callable between two channels. When it is done, or a side ends, both sides end."""
+    """One callable between two channels. When it is done, or a side ends, both sides end.
+
+    What it raises is raised at who receives from it: an iteration would otherwise end as if all had come.
+    """
     downstream.onclose(upstream.close)
     try:
         f(upstream, downstream)
     except Halt:
         pass
+    except Exception as error:
+        raise_at(downstream, f, error)
     finally:
         downstream.close()
         upstream.close()
+
+
+def raise_at(sender: Sender, f: Callable[..., object], error: Exception) -> None:
+    """Send *error*, which *f* has raised; if nobody is left to receive it, log it. To be called where it is caught."""
+    # without its frames' locals: an end in there would not count as dropped as long as the error is kept
+    traceback.clear_frames(error.__traceback__)
+    try:
+        sender.send(error)
+    except Halt:
+        sender.hub.failed(f, error)
 
 
 class _Map:
@@ -412,16 +425,18 @@ def drain(upstream: Recver, f: Callable[[Any], object]) -> None:
     """`Recver.consume`."""
     try:
         while True:
-            _consume(f, upstream._take())  # no name for the item here: it would live until the next one comes
+            _consume(
+                upstream.hub, f, upstream._take()
+            )  # no name for the item here: it would live until the next one comes
     except Halt:
         pass
 
 
-def _consume(f: Callable[[Any], object], item: Any) -> None:
+def _consume(hub: Hub, f: Callable[[Any], object], item: Any) -> None:
     if isinstance(item, BaseException):
-        log.error("consume: an exception came through the channel", exc_info=item)
+        hub.failed(f, item, ", or was sent, the exception that came through its channel")
         return
     try:
         f(item)
-    except Exception:
-        log.exception("consume: %s raised; the next item goes on", getattr(f, "__qualname__", f))
+    except Exception as error:
+        hub.failed(f, error, "; the next item goes on")

@@ -15,6 +15,8 @@ from typing import Callable, Protocol
 
 IN = select.EPOLLIN
 OUT = select.EPOLLOUT
+#: The same, by the names that `Hub.register` is called with.
+POLLIN, POLLOUT = IN, OUT
 #: Reported whether asked for or not; both say "read or write, and you will see".
 GONE = select.EPOLLHUP | select.EPOLLERR
 

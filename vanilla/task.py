@@ -7,7 +7,6 @@ slower. The invariants that are cited stand in `core`.
 from __future__ import annotations
 
 import contextvars
-import logging
 import time
 import traceback
 import weakref
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from .core import Hub
     from .selection import Selection
     from .timers import Timers
-
-log = logging.getLogger("vanilla")
 
 #: Direct switches between tasks before the loop gets its turn. With 1,000 a timer of 50 ms fired 0.7 ms late behind
 #: two tasks at ping-pong, without a limit 3 s late.
@@ -58,6 +55,8 @@ class Waiter:
     pending: BaseException | None
     #: What the waiter is parked on (has ``forget`` and ``describe``), or None.
     on: Any
+    #: Seconds of the monotonic clock, when the tick began in which it has parked.
+    since: float
     #: ms; valid while it is parked with a timeout, as are the next three, which are for `timers`.
     timeout: float
     due: float
@@ -74,6 +73,7 @@ def stand_by(waiter: Any, hub: Hub) -> None:
     waiter.hub = hub
     waiter.runner = hub.runner
     waiter.selection = waiter.value = waiter.error = waiter.pending = waiter.on = waiter.home = None
+    waiter.since = hub.runner.clock
 
 
 class Sleep:
@@ -111,6 +111,7 @@ class Fiber(greenlet, Waiter):  # type: ignore[misc]  # greenlet.error, a class,
         "runner",
         "selection",
         "serial",
+        "since",
         "task",
         "timeout",
         "value",
@@ -139,6 +140,10 @@ class Fiber(greenlet, Waiter):  # type: ignore[misc]  # greenlet.error, a class,
     def runs(self) -> bool:
         """Is it the running greenlet?"""
         return self is getcurrent()
+
+    def greenlet(self) -> greenlet:
+        """The greenlet that waits."""
+        return self
 
     def __str__(self) -> str:
         return str(self.task)
@@ -253,7 +258,7 @@ class Task:
             raise
         except BaseException as error:
             if not (isinstance(error, Stop) and self.hub.stopping):
-                log.error("%s raised", self, exc_info=error)
+                self.hub.failed(self, error)
             self._fail(error)
         finally:
             self._done = True
@@ -304,7 +309,8 @@ class Outsider(Waiter):
     def __init__(self, hub: Hub, current: greenlet) -> None:
         stand_by(self, hub)
         self.name = "the main task" if current.parent is None else f"greenlet {id(current):#x}"
-        self._greenlet = weakref.ref(current)
+        #: None if nobody has it any more.
+        self.greenlet = weakref.ref(current)
 
     @property
     def waiter(self) -> Outsider:
@@ -312,12 +318,12 @@ class Outsider(Waiter):
         return self
 
     def switch(self) -> None:
-        current = self._greenlet()
+        current = self.greenlet()
         if current is not None:
             current.switch()
 
     def runs(self) -> bool:
-        return self._greenlet() is getcurrent()
+        return self.greenlet() is getcurrent()
 
     def __str__(self) -> str:
         return self.name
@@ -333,6 +339,7 @@ class Runner:
 
     __slots__ = (
         "budget",
+        "clock",
         "fresh",
         "hub",
         "idle",
@@ -352,6 +359,8 @@ class Runner:
         self.ready: deque[Any] = deque()
         #: By waiter, the selects that may come again in this tick.
         self.selections: dict[Any, Selection] = {}
+        #: Seconds of the monotonic clock, at the beginning of this tick.
+        self.clock = 0.0
         #: Direct switches that are left before the loop's turn.
         self.budget = 0
         self.spare = 0
@@ -407,6 +416,7 @@ class Runner:
         if timeout != -1 or me.pending is not None:
             return self.park(me, on, timeout)
         me.on = on
+        me.since = self.clock
         if self.ready and self.budget:
             self.budget -= 1
             self.ready.popleft().switch()
@@ -492,6 +502,7 @@ class Runner:
 
     def _park(self, me: Any, on: Any) -> Any:
         me.on = on
+        me.since = self.clock
         if self.ready and self.budget:
             self.budget -= 1
             self.ready.popleft().switch()
