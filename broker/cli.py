@@ -43,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
         prog="vanilla-broker",
         description=DESCRIPTION,
         epilog="SIGTERM and SIGINT end it in good order (see --drain); a second one ends it at once. SIGHUP has it "
-        "read certificates, tokens and permissions anew; SIGUSR1 has it log what its tasks are doing.\n`vanilla-broker token --help` tells how to make tokens.",
+        "read certificates, tokens and permissions anew; SIGUSR1 has it log what its tasks are doing.\n"
+        "`vanilla-broker token --help` tells how to make tokens.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--version", action="version", version=f"vanilla-broker {vanilla.__version__} ({KIND} scanner)")
