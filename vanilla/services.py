@@ -6,8 +6,11 @@ comes out as it is: only a name that nobody has is "no attribute".
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
-from typing import Any, Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Callable
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 #: The group of entry points: the name is the attribute, the object is called with the hub.
 GROUP = "vanilla.plugins"
@@ -32,7 +35,9 @@ def find(name: str) -> Factory | None:
     return None
 
 
-def _entry_points() -> list[metadata.EntryPoint]:
+def _entry_points() -> list[EntryPoint]:
+    from importlib import metadata  # here, for it takes as long to import as all of vanilla
+
     try:
         return list(metadata.entry_points(group=GROUP))
     except TypeError:  # Python 3.9 gives them all, by group
