@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -14,8 +13,6 @@ from .pull import PullState
 
 if TYPE_CHECKING:
     from vanilla.core import Task
-
-log = logging.getLogger("vanilla.client")
 
 
 class PullRecver(Recver):
@@ -75,9 +72,9 @@ def _consume(recver: PullRecver, f: Callable[[Any], object]) -> None:
             try:
                 with delivery:
                     f(delivery.item)
-            except Exception:
+            except Exception as error:
                 if recver.halted:
                     raise
-                log.exception("consume: %s raised; the item is delivered again", getattr(f, "__qualname__", f))
+                recver.hub.failed(f, error, "; the item is delivered again")
     except Halt:
         pass

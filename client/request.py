@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.exception import Closed, ConnectionLost, Halt
@@ -17,7 +17,6 @@ from .stream import StreamSender, StreamState
 if TYPE_CHECKING:
     from .router import RouterState
 
-log = logging.getLogger("vanilla.client")
 
 monotonic = time.monotonic
 
@@ -122,18 +121,20 @@ class Request:
             state.hub.at_edge(lambda: state.forsake(number, "the server has dropped this request"))
 
 
-def answer(request: Request, f: Callable[[], Any]) -> None:
-    """Answer *request* with what *f* returns: a stream of items if that is an iterator. What it raises is logged, and
-    raised at the caller as a `RemoteError` with code RAISED."""
+def answer(request: Request, call: partial[Any]) -> None:
+    """Answer *request* with what *call* returns: a stream of items if that is an iterator.
+
+    What it raises is logged, and raised at the caller as a `RemoteError` with code RAISED.
+    """
     try:
-        result = f()
+        result = call()
         if isinstance(result, Iterator):
             _stream(request, result)
         else:
             request.reply(result)
     except Exception as error:
         if not (request.settled and isinstance(error, (ConnectionLost, Halt))):  # else nobody wants it any more
-            log.exception("%s: a request raised", request._state.kind)
+            request._state.hub.failed(call.func, error, f"; its caller at {request._state.kind} is told")
         _refuse(request, error)
     except BaseException as error:  # the task was cancelled, by whomever, or the program ends
         _refuse(request, error)

@@ -15,6 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.exception import Halt
@@ -358,7 +359,7 @@ def _answer_all(router: Router, f: Callable[[Any], object]) -> None:
 
 def _answer_one(request: Request, f: Callable[[Any], object]) -> None:
     if not request.cancelled:
-        answer(request, lambda: f(request.item))
+        answer(request, partial(f, request.item))
 
 
 def _clipped(text: str, most: int, last: bool = False) -> str:

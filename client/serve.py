@@ -106,7 +106,7 @@ class Served:
         finally:
             self._free.send(None)
 
-    def _find(self, request: Request) -> Callable[[], Any] | None:
+    def _find(self, request: Request) -> functools.partial[Any] | None:
         """What *request* asks for. None: that cannot be, and the caller has been told."""
         item = request.item
         if not (
@@ -119,12 +119,12 @@ class Served:
             return None
         name, args, kwargs = item
         if name == METHODS:
-            return lambda: describe(self.methods)
+            return functools.partial(describe, self.methods)
         method = self.methods.get(name)
         if method is None:
             request.fail("NO_METHOD", f"there is no method {name[:100]!r}")
             return None
-        return lambda: method(*args, **kwargs)
+        return functools.partial(method, *args, **kwargs)
 
 
 class Wrapped:

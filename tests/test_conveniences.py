@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from vanilla import Abandoned, Closed, Hub, Timeout
+from vanilla import Abandoned, Closed, Hub, RemoteError, Timeout
 
 
 def run(h):
@@ -266,3 +266,18 @@ def test_a_task_that_the_hub_stops_is_no_error(caplog):
         run(h)
     assert heard == []
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_hook_hears_of_what_remote_consumers_and_servers_raise(h):
+    heard = []
+    h.onerror(lambda what, error: heard.append((what, str(error))))
+    with h.broker.listen("tcp://127.0.0.1:0") as broker, h.client.connect(broker.urls[0]) as remote:
+        remote.push("jobs").send("job")
+        task = remote.pull("jobs").consume(boom)
+        while not heard:
+            h.sleep(1)
+        task.cancel()
+        remote.router("service").consume(boom)
+        with pytest.raises(RemoteError):
+            remote.dealer("service").call("request", wait=True).recv()
+    assert heard == [(boom, "job"), (boom, "request")]

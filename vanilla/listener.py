@@ -138,8 +138,8 @@ class Listener:
             try:
                 conn.setblocking(False)
                 self.on_accept(conn, peer)
-            except Exception:
-                log.exception("the connection from %s is closed: %r raised", peer, self.on_accept)
+            except Exception as error:
+                self.hub.failed(self.on_accept, error, f"; the connection from {peer} is closed")
                 conn.close()
 
     def _out_of(self, error: OSError) -> None:
