@@ -37,11 +37,11 @@ from greenlet import getcurrent, greenlet
 
 from . import services
 from .broadcast import Broadcast
-from .channel import Channel, State, Value
+from .channel import Channel, Value
 from .dump import dump
 from .exception import Forked, Halt, Stop
 from .loop import Loop
-from .message import Pair, Recver, Sender, raise_at
+from .message import Dealer, Pair, Pipe, Queue, Recver, Router, Sender, State, pair, raise_at
 from .poll import POLLIN, Poll
 from .readiness import Registration
 from .selection import select
@@ -176,42 +176,37 @@ class Hub:
         ...     recver.recv()
         1
         """
-        return _pair(Channel(self, 0, "pipe", one_sender=True, one_recver=True))
+        return Pipe(self)
 
     def queue(self, size: int) -> Pair:
         """A pipe that holds up to *size* items while nobody receives.
 
         :raises ValueError: *size* is less than 1.
         """
-        if size < 1:
-            raise ValueError("a queue holds at least 1 item; for a rendezvous use pipe or channel")
-        return _pair(Channel(self, size, "queue", one_sender=True, one_recver=True))
+        return Queue(self, size)
 
     def dealer(self) -> Pair:
         """Fan out: one sender, any number of receivers, each item to the one that waits longest."""
-        return _pair(Channel(self, 0, "dealer", one_sender=True))
+        return Dealer(self)
 
     def router(self) -> Pair:
         """Fan in: any number of senders, one receiver."""
-        return _pair(Channel(self, 0, "router", one_recver=True))
+        return Router(self)
 
     def channel(self, size: int = 0) -> Pair:
         """Any number of senders and receivers; holds up to *size* items while nobody receives (0, or -1: none)."""
-        return _pair(Channel(self, max(size, 0), "channel"))
+        return pair(Channel(self, max(size, 0), "channel"))
 
     def state(self, *value: Any) -> Pair:
         """A slot that holds the last value sent: all read it, none takes it out. *value*, if given, is the first."""
-        state = State(self)
-        if value:
-            (state.value,) = value
-        return _pair(state)
+        return State(self, *value)
 
     def value(self) -> Pair:
         """A slot that is set once, by the first `send`; all read it, none takes it out.
 
         A second send raises `Closed`. Closed before it is set, it raises `Closed` at who reads.
         """
-        return _pair(Value(self))
+        return pair(Value(self))
 
     def broadcast(self) -> Broadcast:
         """What is sent goes to everybody who subscribes, and waits for nobody."""
@@ -524,10 +519,6 @@ class Hub:
         made = factory(self)
         setattr(self, name, made)
         return made
-
-
-def _pair(state: Channel | State) -> Pair:
-    return Pair(Sender(state), Recver(state))
 
 
 def _produce(f: Callable[[Sender], object], sender: Sender) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import index
 from typing import TYPE_CHECKING, Any, Callable
 
-from .channel import State, Waiter
+from .channel import Channel, Waiter
+from .channel import State as Slot
 from .deadline import Deadline
 from .exception import Halt
 from .selection import EMPTY, Case, Selection
@@ -139,7 +140,7 @@ class Sender(End):
 
         :raises TypeError: this channel is not a state.
         """
-        if not isinstance(self._state, State):
+        if not isinstance(self._state, Slot):
             raise TypeError(f"only a state can be cleared, this is a {self._state.kind}")
         self._state.clear()
 
@@ -440,3 +441,41 @@ def _consume(hub: Hub, f: Callable[[Any], object], item: Any) -> None:
         f(item)
     except Exception as error:
         hub.failed(f, error, "; the next item goes on")
+
+
+# -- what makes channels, by the names that Vanilla's documentation has; the Hub's methods call these
+
+
+def Pipe(hub: Hub) -> Pair:
+    """`Hub.pipe`."""
+    return pair(Channel(hub, 0, "pipe", one_sender=True, one_recver=True))
+
+
+def Dealer(hub: Hub) -> Pair:
+    """`Hub.dealer`."""
+    return pair(Channel(hub, 0, "dealer", one_sender=True))
+
+
+def Router(hub: Hub) -> Pair:
+    """`Hub.router`."""
+    return pair(Channel(hub, 0, "router", one_recver=True))
+
+
+def Queue(hub: Hub, size: int) -> Pair:
+    """`Hub.queue`."""
+    if size < 1:
+        raise ValueError("a queue holds at least 1 item; for a rendezvous use pipe or channel")
+    return pair(Channel(hub, size, "queue", one_sender=True, one_recver=True))
+
+
+def State(hub: Hub, *value: Any) -> Pair:
+    """`Hub.state`."""
+    slot = Slot(hub)
+    if value:
+        (slot.value,) = value
+    return pair(slot)
+
+
+def pair(state: Channel) -> Pair:
+    """Both ends of a channel."""
+    return Pair(Sender(state), Recver(state))
