@@ -569,11 +569,11 @@ class Link:
     def call_closers(self, state: Any) -> None:
         """*state* has ended. In the middle of a read its closers wait for the edge: what they do might read again."""
         closers, state.closers = state.closers, []
-        for closer in closers:
+        for f, args in closers:
             if self._reading:
-                self.hub.at_edge(partial(self.hub.guard, closer))
+                self.hub.at_edge(partial(self.hub.guard, f, *args))
             else:
-                self.hub.guard(closer)
+                self.hub.guard(f, *args)
 
     def faulted(self, error: ProtocolError) -> None:
         """The broker broke the protocol."""

@@ -64,7 +64,7 @@ class ReplyState(Channel):
         self.buffer: deque[Any] = deque()
         self.senders = self.recvers = _NOBODY
         self.halt: type[Halt] | None = None
-        self.closers: list[Callable[[], object]] = []
+        self.closers: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         self.calls = calls
         #: What `dealer.Call` asks it again, if that may be.
         self.again: Call

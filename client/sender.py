@@ -38,8 +38,8 @@ class Detached:
     def close(self) -> None:
         """It is."""
 
-    def onclose(self, closer: Callable[[], object]) -> None:
-        closer()
+    def onclose(self, f: Callable[..., object], *args: Any) -> None:
+        f(*args)
 
 
 class PushSender(Sender):

@@ -96,7 +96,7 @@ class ValueState(State):
         if self.value is not EMPTY:
             follower.give_nowait(self.value)
         self._followers.add(follower)
-        follower.onclose(lambda: self.hub.at_edge(self._drop))
+        follower.onclose(self.hub.at_edge, self._drop)
         return Recver(follower)
 
     def _look(self) -> None:

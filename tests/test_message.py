@@ -420,6 +420,17 @@ def test_onclose_is_called_once_and_at_once_if_it_is_too_late(h):
     assert called == ["waited", "late"]
 
 
+def test_onclose_passes_arguments_on(h):
+    called = []
+    for end in h.pipe(), h.pipe().recver, h.queue(1).sender, h.state(1).sender, h.broadcast().subscribe():
+        end.onclose(called.append, end)
+        end.onclose(lambda *args: called.append(args), 1, 2)
+        end.close()
+        end.onclose(called.append, "late")
+        assert called == [end, (1, 2), "late"]
+        called.clear()
+
+
 def test_onclose_is_called_when_an_end_is_dropped(h):
     called = []
     sender, recver = h.pipe()

@@ -538,14 +538,14 @@ def test_a_reader_at_its_end_holds_no_descriptor(h, peer):
 
 def test_onclose_is_called_at_the_end(h, conn, peer):
     ended = []
-    conn.onclose(lambda: ended.append("input"))
-    conn.sender.onclose(lambda: ended.append("output"))
+    conn.onclose(ended.append, "input")
+    conn.sender.onclose(ended.append, "output")
     peer[0].shutdown(socket.SHUT_WR)
     assert list(conn.recver) == []
     assert ended == ["input"]
     conn.close()
     assert ended == ["input", "output"]
-    conn.onclose(lambda: ended.append("late"))
+    conn.onclose(ended.append, "late")
     assert ended[-1] == "late"
 
 

@@ -87,7 +87,7 @@ class Broadcast:
         self._fan = _Fan(hub)
         #: The Sender behind `send`, for `Recver.pipe` and select.
         self.sender = Sender(self._fan)
-        self._onempty: list[Callable[[], object]] = []
+        self._onempty: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
 
     def send(self, item: Any, timeout: float = -1) -> None:
         """Send *item* to all who subscribe. It never waits.
@@ -112,18 +112,18 @@ class Broadcast:
         self._fan.has_room()
         feed = _Feed(self._fan.hub, size)
         self._fan.feeds[feed] = None
-        feed.onclose(lambda: self._gone(feed))
+        feed.onclose(self._gone, feed)
         return Subscription(feed)
 
     def _gone(self, feed: _Feed) -> None:
         self._fan.feeds.pop(feed, None)
         if not self._fan.feeds and self._fan.halt is None:
-            for f in list(self._onempty):
-                self._fan.hub.guard(f)
+            for f, args in list(self._onempty):
+                self._fan.hub.guard(f, *args)
 
-    def onempty(self, f: Callable[[], object]) -> None:
-        """Call *f*, without arguments, each time the last subscriber has gone."""
-        self._onempty.append(f)
+    def onempty(self, f: Callable[..., object], *args: Any) -> None:
+        """Call ``f(*args)`` each time the last subscriber has gone. It must not wait."""
+        self._onempty.append((f, args))
 
     def connect(self, recver: Recver) -> None:
         """Send all that comes from *recver*. Its end is not this one's."""

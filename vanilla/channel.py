@@ -80,7 +80,8 @@ class Channel:
         self.senders: deque[Waiter] = deque()
         self.recvers: deque[Waiter] = deque()
         self.halt: type[Halt] | None = None
-        self.closers: list[Callable[[], object]] = []
+        #: What to call when it ends, with its arguments.
+        self.closers: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
 
     # -- receiving
 
@@ -259,8 +260,8 @@ class Channel:
         self.capacity = -1
         self._fail_all()
         closers, self.closers = self.closers, []
-        for closer in closers:
-            self.hub.guard(closer)
+        for f, args in closers:
+            self.hub.guard(f, *args)
 
     def _fail_all(self) -> None:
         """Wake everybody who waits: the channel has ended."""
@@ -283,12 +284,12 @@ class Channel:
         # A collection may strike between a task's last look at ``halt`` and its parking, and run us there.
         self.hub.at_edge(self._fail_all)
 
-    def onclose(self, closer: Callable[[], object]) -> None:
-        """Call *closer* when the channel ends; at once if it has."""
+    def onclose(self, f: Callable[..., object], *args: Any) -> None:
+        """Call ``f(*args)`` when the channel ends; at once if it has."""
         if self.halt is None:
-            self.closers.append(closer)
+            self.closers.append((f, args))
         else:
-            closer()
+            f(*args)
 
     def hand(self, waiter: Waiter, item: Any) -> bool:
         """Give *item* to a waiter that was taken out of its queue. False: it was dormant, and takes nothing."""

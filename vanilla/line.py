@@ -203,7 +203,8 @@ class _Half:
         self.halt: type[Halt] | None = None
         #: The failure that set ``halt``, if it was one.
         self.error: str | None = None
-        self.closers: list[Callable[[], object]] = []
+        #: What to call when it ends.
+        self.closers: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
 
     def ended(self, verb: str) -> Exception:
         """What to raise at who comes, or waits, after the end."""
@@ -211,20 +212,20 @@ class _Half:
             return ConnectionLost(self.error)
         return Closed(f"cannot {verb}: the stream {self.line.name} was closed")
 
-    def onclose(self, closer: Callable[[], object]) -> None:
-        """Call *closer* when this direction ends; at once if it has. The end of an input is known once it is
+    def onclose(self, f: Callable[..., object], *args: Any) -> None:
+        """Call ``f(*args)`` when this direction ends; at once if it has. The end of an input is known once it is
         received."""
         if self.halt is None:
-            self.closers.append(closer)
+            self.closers.append((f, args))
         else:
-            closer()
+            f(*args)
 
     def halted(self, error: ConnectionLost | None) -> None:
         self.halt = Closed
         self.error = None if error is None else str(error)
         closers, self.closers = self.closers, []
-        for closer in closers:
-            self.hub.guard(closer)
+        for f, args in closers:
+            self.hub.guard(f, *args)
 
     def fail(self, waiter: Any, error: Exception) -> None:
         if waiter.selection is None:

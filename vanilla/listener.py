@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 from .channel import Channel
@@ -180,7 +179,7 @@ class Server(Recver):
         listener = _Queue(channel, sock, wrap, meet).listener
         channel.onclose(listener.close)
         hub.onstop(channel.close)
-        channel.onclose(partial(hub.offstop, channel.close))
+        channel.onclose(hub.offstop, channel.close)
 
     def consume(self, f: Callable[[Any], object]) -> Task:
         """Call ``f(connection)`` for each connection, each in a task of its own.

@@ -55,9 +55,9 @@ class End:
         self.hub.check_thread()
         self._state.close()
 
-    def onclose(self, closer: Callable[[], object]) -> None:
-        """Call *closer*, without arguments, when the channel ends; at once if it has ended."""
-        self._state.onclose(closer)
+    def onclose(self, f: Callable[..., object], *args: Any) -> None:
+        """Call ``f(*args)`` when the channel ends; at once if it has ended. It must not wait."""
+        self._state.onclose(f, *args)
 
     def __enter__(self) -> Any:
         return self
@@ -329,9 +329,9 @@ class Pair:
         """`Recver.consume`."""
         return self.recver.consume(f)
 
-    def onclose(self, closer: Callable[[], object]) -> None:
+    def onclose(self, f: Callable[..., object], *args: Any) -> None:
         """`End.onclose` of the Recver."""
-        self.recver.onclose(closer)
+        self.recver.onclose(f, *args)
 
     def close(self) -> None:
         """Close both ends."""

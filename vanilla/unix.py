@@ -211,7 +211,7 @@ class Service:
         sock = bind(path, mode)
         server = Server(self._hub, sock, partial(_accepted, self._hub, path))
         server.path = path
-        server.onclose(partial(unlink, sock))
+        server.onclose(unlink, sock)
         return server
 
     def connect(self, path: str, timeout: float = -1) -> Connection:

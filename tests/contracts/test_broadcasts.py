@@ -210,7 +210,7 @@ def test_closing_a_local_broadcast_ends_its_subscribers_once_drained(h):
 def test_onempty_is_called_when_the_last_local_subscriber_has_gone(h):
     news = h.broadcast()
     called = []
-    news.onempty(lambda: called.append(True))
+    news.onempty(called.append, True)
     one, two = news.subscribe(), news.subscribe()
     one.close()
     assert not called

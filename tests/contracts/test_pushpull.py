@@ -463,14 +463,14 @@ def test_closing_wakes_who_waits(h, place):
 
 
 def test_onclose_is_called_once_and_at_once_if_closed(h, place):
-    _, recver = place()
-    called = []
-    recver.onclose(lambda: called.append(1))
-    recver.close()
-    recver.close()
-    assert called == [1]
-    recver.onclose(lambda: called.append(2))
-    assert called == [1, 2]
+    for end in place():
+        called = []
+        end.onclose(called.append, 1)
+        end.close()
+        end.close()
+        assert called == [1]
+        end.onclose(called.append, 2)
+        assert called == [1, 2]
 
 
 def test_with_closes(h, place):
