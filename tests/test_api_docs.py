@@ -20,7 +20,7 @@ OWNERS = {
     ("messages.md", "sender"): "vanilla.message:Sender",
     ("messages.md", "recver"): "vanilla.message:Recver",
     ("messages.md", "end"): "vanilla.message:End",
-    ("messages.md", "stream"): "vanilla.stream:Stream",
+    ("messages.md", "stream"): "vanilla.message:Stream",
     ("messages.md", "vanilla.message"): "vanilla.message:",
     ("signal.md", "h.signal"): "vanilla.signal:Service",
 }

@@ -17,7 +17,7 @@ import pytest
 import tlspeers
 
 import vanilla
-from vanilla import line
+from vanilla import input, line, outbox
 from vanilla.stream import Descriptor, TooLong, open_connection, reader, writer
 
 by_reference_count = pytest.mark.skipif(platform.python_implementation() == "PyPy", reason="ends are dropped at once")
@@ -117,9 +117,9 @@ def test_nothing_is_read_while_nobody_receives(h, conn, peer):
 def test_a_read_is_bounded(conn, peer):
     peer[0].setblocking(False)
     sent = peer[0].send(BIG)
-    assert sent > line.CHUNK
-    assert len(conn.recv()) == line.CHUNK
-    assert unread(peer[1]) == sent - line.CHUNK
+    assert sent > input.CHUNK
+    assert len(conn.recv()) == input.CHUNK
+    assert unread(peer[1]) == sent - input.CHUNK
 
 
 def test_recv_n_gathers_pieces(h, conn, peer):
@@ -363,7 +363,7 @@ def test_send_refuses_what_is_no_bytes(conn, peer, item):
 
 
 def test_more_parts_than_the_system_takes_at_once(h, conn, peer):
-    parts = [b"%d," % i for i in range(3 * line.IOV_MAX)]
+    parts = [b"%d," % i for i in range(3 * outbox.IOV_MAX)]
     conn.send(parts)
     conn.close()
     assert read_all(peer[0]) == b"".join(parts)

@@ -1,4 +1,4 @@
-"""The two kinds of end, and what runs between channels: `pipe`, `map`, `consume`.
+"""The kinds of end, and what runs between channels: `pipe`, `map`, `consume`.
 
 An end holds no state of its own, see `channel`.
 """
@@ -8,14 +8,17 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, Any, Callable
 
 from .channel import Channel, Waiter
 from .channel import State as Slot
+from .cutter import LIMIT, Cutter
 from .deadline import Deadline
 from .exception import Halt
 from .selection import EMPTY, Case, Selection
+from .tap import Tap
 
 if TYPE_CHECKING:
     from .core import Hub, Task
@@ -278,6 +281,93 @@ class Recver(End):
                 self._state.abandon_by_recver()
         except AttributeError:
             pass
+
+
+class Stream(Recver):
+    """The Recver of a byte stream: receives pieces as they come, or cuts them out by length or separator.
+
+    Reads on demand: while nobody receives, what the peer sends waits where it is. One task at a time may receive
+    (`Busy`). At its end `Closed` is raised once all was received; bytes that are too few for `recv_n` or an unfinished
+    line are left for `recv`. A connection that broke raises `ConnectionLost`, which does not end an iteration in
+    silence.
+
+    >>> import vanilla
+    >>> with vanilla.Hub() as h:
+    ...     sender, recver = h.queue(10)
+    ...     stream = Stream(recver)
+    ...     sender.send(b"one\\ntw")
+    ...     sender.send("o\\n...")
+    ...     stream.recv_line(), stream.recv_line(), stream.recv_n(2), stream.recv()
+    (b'one', b'two', b'..', b'.')
+    """
+
+    __slots__ = ("limit", "sep")
+
+    _state: Cutter
+
+    def __init__(self, recver: Recver | Cutter, sep: bytes | str = b"\n") -> None:
+        """
+        :param recver: whose items are cut: bytes, and str as UTF-8. An exception among them is raised where it comes.
+            It belongs to this Stream from now on, and ends with it. (What builds transports gives a `Cutter` of its
+            own.)
+        :param sep: what ends a line.
+        :raises TypeError: *recver* is no Recver, or one that gives its last item again and again (`Hub.state`).
+        """
+        if not isinstance(recver, Cutter):
+            if not isinstance(recver, Recver) or isinstance(recver._state, Slot):
+                raise TypeError(f"a Stream is made of a Recver that gives each item once, not of {recver!r}")
+            recver = Tap(recver)
+        super().__init__(recver)
+        #: What ends a line for `recv_line`.
+        self.sep = sep
+        #: Bytes of a line at most, without its separator.
+        self.limit = LIMIT
+
+    def recv_n(self, n: int, timeout: float = -1) -> bytes:
+        """Exactly *n* bytes.
+
+        :param timeout: ms, -1 for ever, 0: only if they are there.
+        :raises Timeout: there are fewer yet. They are kept for the next call, whichever that is.
+        :raises Closed: the stream has ended with fewer.
+        :raises ConnectionLost: the connection broke.
+        """
+        if n < 0:
+            raise ValueError(f"cannot receive {n} bytes")
+        if n == 0:
+            return b""
+        got = self._state.receive(partial(self._state.exactly, n), timeout)
+        return got if got.__class__ is bytes else _raise(got)
+
+    def recv_partition(self, sep: bytes | str, timeout: float = -1) -> bytes:
+        """What comes before the next *sep*, which is taken and left out.
+
+        :param sep: bytes, or str in UTF-8; not empty.
+        :param timeout: ms, -1 for ever, 0: only if it is there.
+        :raises Timeout: no *sep* yet. What came is kept for the next call, whichever that is.
+        :raises TooLong: no *sep* within ``limit`` bytes. Nothing is lost.
+        :raises Closed: the stream has ended without.
+        :raises ConnectionLost: the connection broke.
+        """
+        sep = sep.encode() if isinstance(sep, str) else bytes(sep)
+        if not sep:
+            raise ValueError("the separator is empty")
+        got = self._state.receive(partial(self._state.line_by, sep, self.limit), timeout)
+        return got if got.__class__ is bytes else _raise(got)
+
+    def recv_line(self, timeout: float = -1) -> bytes:
+        """`recv_partition` by ``sep``, which is a newline unless set."""
+        return self.recv_partition(self.sep, timeout)
+
+    def _try(self) -> Any:
+        self._state.breathe()  # a select is a wait, though this end may be ready each time
+        return super()._try()
+
+
+def _raise(error: BaseException) -> Any:
+    try:
+        raise error
+    finally:
+        del error  # as in `Recver.recv`
 
 
 class Pair:

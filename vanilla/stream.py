@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .line import LIMIT, Input, Line, Output, TooLong, Transport
-from .message import Pair, Recver, Sender
+from .cutter import TooLong
+from .input import Input
+from .line import Line, Transport
+from .message import Pair, Sender, Stream
+from .output import Output
 
 if TYPE_CHECKING:
     from .core import Hub
@@ -50,62 +52,6 @@ class Descriptor:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-
-class Stream(Recver):
-    """The Recver of a byte stream: receives pieces as they come, or cuts them out by length or separator.
-
-    Reads on demand: while nobody receives, what the peer sends waits in the kernel, and then at the peer. One task at a
-    time may receive (`Busy`). At its end `Closed` is raised once all was received; bytes that are too few for `recv_n`
-    or an unfinished line are left for `recv`. A connection that broke raises `ConnectionLost`, which does not end an
-    iteration in silence.
-    """
-
-    __slots__ = ("limit", "sep")
-
-    _state: Input
-
-    def __init__(self, state: Input) -> None:
-        super().__init__(state)
-        #: What ends a line for `recv_line`.
-        self.sep: bytes | str = b"\n"
-        #: Bytes of a line at most, without its separator.
-        self.limit = LIMIT
-
-    def recv_n(self, n: int, timeout: float = -1) -> bytes:
-        """Exactly *n* bytes.
-
-        :param timeout: ms, -1 for ever, 0: only if they are there.
-        :raises Timeout: there are fewer yet. They are kept for the next call, whichever that is.
-        :raises Closed: the stream has ended with fewer.
-        :raises ConnectionLost: the connection broke.
-        """
-        if n < 0:
-            raise ValueError(f"cannot receive {n} bytes")
-        return self._state.receive(partial(self._state.exactly, n), timeout) if n else b""
-
-    def recv_partition(self, sep: bytes | str, timeout: float = -1) -> bytes:
-        """What comes before the next *sep*, which is taken and left out.
-
-        :param sep: bytes, or str in UTF-8; not empty.
-        :param timeout: ms, -1 for ever, 0: only if it is there.
-        :raises Timeout: no *sep* yet. What came is kept for the next call, whichever that is.
-        :raises TooLong: no *sep* within ``limit`` bytes. Nothing is lost.
-        :raises Closed: the stream has ended without.
-        :raises ConnectionLost: the connection broke.
-        """
-        sep = sep.encode() if isinstance(sep, str) else bytes(sep)
-        if not sep:
-            raise ValueError("the separator is empty")
-        return self._state.receive(partial(self._state.line_by, sep, self.limit), timeout)
-
-    def recv_line(self, timeout: float = -1) -> bytes:
-        """`recv_partition` by ``sep``, which is a newline unless set."""
-        return self.recv_partition(self.sep, timeout)
-
-    def _try(self) -> Any:
-        self._state.line.breathe()  # a select is a wait, though this end may be ready each time
-        return super()._try()
 
 
 class Connection(Pair):

@@ -1,0 +1,105 @@
+"""What the Stream of a descriptor refers to: reads when somebody receives, and cuts what it has read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .cutter import Cut, Cutter
+from .exception import Abandoned, Closed, ConnectionLost, Halt
+from .line import Half, Line
+from .poll import IN
+from .selection import EMPTY
+
+#: Bytes read at once at most.
+CHUNK = 65536
+
+
+class Input(Half, Cutter):
+    """The incoming direction of a `Line`."""
+
+    __slots__ = ("closers", "error", "halt", "line")
+
+    def __init__(self, line: Line) -> None:
+        Cutter.__init__(self, line.hub, line.name, line.breathe)
+        self.bind(line)
+        line.input = self
+
+    # -- receiving
+
+    def more(self, cut: Cut, timeout: float) -> Any:
+        chunk = self._read() if self.halt is None else None
+        if chunk is None:
+            if self.halt is not None:
+                raise self.ended("receive")
+            return EMPTY
+        if cut == self.whole:
+            return chunk
+        self.data += chunk
+        return cut()
+
+    def want(self) -> None:
+        if self.halt is None:
+            self.line.want(IN)
+        else:
+            self._end_all()
+
+    def relax(self) -> None:
+        self.line.relax()
+
+    def readable(self) -> None:
+        """The descriptor may have something."""
+        if not self.recvers or self.halt is not None:
+            return
+        chunk = self._read()
+        if chunk is not None:
+            self.feed(chunk)
+        elif self.halt is not None:
+            self._end_all()
+
+    def _read(self) -> bytes | None:
+        """What is there, or None; then the stream may have ended."""
+        try:
+            chunk: bytes = self.line.transport.recv(CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            self._lost(self.line.lose(error))
+            return None
+        if chunk:
+            self.line.streak += 1
+            return chunk
+        output = self.line.output
+        if output is not None and output.error is not None:
+            self._lost(ConnectionLost(output.error))  # the kernel tells of a reset once, and it has told the sender
+        else:
+            self._end(None)
+        return None
+
+    def _lost(self, error: ConnectionLost) -> None:
+        output = self.line.output
+        if output is not None:
+            output.lost(error)
+        self._end(error)
+
+    # -- the end
+
+    def _end(self, error: ConnectionLost | None) -> None:
+        self.halted(error)
+        self.line.settle()
+
+    def _end_all(self) -> None:
+        """Nothing more will come: those who wait get what there is, if they are content with it."""
+        self.serve()
+        while self.recvers:
+            self.refuse(self.ended("receive"))
+
+    def close(self, halt: type[Halt] = Closed) -> None:
+        """Nothing more is read. What was can still be received."""
+        if self.halt is None:
+            self.halted(None)
+            self._end_all()
+            self.line.settle()
+            self.line.relax()
+
+    def abandon_by_recver(self) -> None:
+        self.close(Abandoned)
