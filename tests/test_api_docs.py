@@ -23,6 +23,10 @@ OWNERS = {
     ("messages.md", "stream"): "vanilla.message:Stream",
     ("messages.md", "vanilla.message"): "vanilla.message:",
     ("signal.md", "h.signal"): "vanilla.signal:Service",
+    ("streams.md", "h.io"): "vanilla.io:Service",
+    ("streams.md", "h.tcp"): "vanilla.tcp:Service",
+    ("streams.md", "h.tls"): "vanilla.tls:Service",
+    ("streams.md", "h.unix"): "vanilla.unix:Service",
 }
 
 HEADING = re.compile(r"^##+ `(?P<owner>[\w.]+)\.(?P<name>\w+)\((?P<parameters>.*)\)`$", re.M)

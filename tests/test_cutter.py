@@ -7,6 +7,7 @@ import os
 import pytest
 
 import vanilla
+from vanilla.line import Half
 from vanilla.message import Stream
 from vanilla.stream import writer
 
@@ -130,3 +131,10 @@ def test_what_is_half_written_is_not_copied_for_each_write(h):
     sender.close()
     os.close(read)
     os.close(write)
+
+
+def test_the_halves_of_a_line_have_no_dict(h):
+    with h.io.pipe() as pipe:
+        for end in pipe:
+            assert isinstance(end._state, Half)
+            assert not hasattr(end._state, "__dict__")

@@ -21,7 +21,7 @@ by_reference_count = pytest.mark.skipif(platform.python_implementation() == "PyP
 PATIENCE = 10_000
 
 
-@pytest.fixture(params=["pipe", "queue", "channel", "mapped", "remote"])
+@pytest.fixture(params=["pipe", "queue", "channel", "mapped", "remote", "stream"])
 def pair(request, h, tmp_path):
     """A Sender, and the Recver that is to be cut."""
     if request.param == "remote":
@@ -33,6 +33,7 @@ def pair(request, h, tmp_path):
         "queue": lambda: h.queue(3),
         "channel": h.channel,
         "mapped": lambda: h.channel().map(lambda item: item),
+        "stream": h.io.pipe,
     }[request.param]()
     with pair:
         yield pair.sender, pair.recver

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from vanilla.broker.broker import Service as BrokerService
     from vanilla.client.remote import Service as ClientService
 
+    from .io import Service as IOService
     from .signal import Service as SignalService
     from .tcp import Service as TCPService
     from .thread import Service as ThreadService
@@ -101,6 +102,7 @@ class Hub:
     """
 
     # Services are made at first use (`__getattr__`); those that come with vanilla:
+    io: IOService
     signal: SignalService
     tcp: TCPService
     unix: UnixService

@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 from .exception import Closed, ConnectionLost, Forked, Halt, Stop
-from .poll import GONE, IN, OUT
+from .poll import GONE, IN, OUT, Unpolled
 
 if TYPE_CHECKING:
     from .core import Hub
@@ -42,10 +42,12 @@ Transport = Any  # a socket.socket, a stream.Descriptor, or what else has its me
 class Line:
     """A descriptor, what its two directions want of it, and its end."""
 
-    __slots__ = ("events", "fd", "hub", "input", "live", "name", "output", "streak", "timer", "transport")
+    __slots__ = ("events", "fd", "hub", "input", "live", "name", "output", "poll", "streak", "timer", "transport")
 
     def __init__(self, hub: Hub, transport: Transport, name: str) -> None:
         self.hub = hub
+        #: Who tells when the descriptor is ready.
+        self.poll: Any = hub.poll
         self.transport = transport
         #: For people.
         self.name = name
@@ -100,11 +102,18 @@ class Line:
         if self.hub.forked or events == before:
             pass  # a forked child shares the parent's epoll, and must not touch it
         elif not before:
-            self.hub.poll.register(self.fd, self._ready, events, background=True)
+            self._register(events)
         elif not events:
-            self.hub.poll.unregister(self.fd)
+            self.poll.unregister(self.fd)
         else:
-            self.hub.poll.modify(self.fd, events)
+            self.poll.modify(self.fd, events)
+
+    def _register(self, events: int) -> None:
+        try:
+            self.poll.register(self.fd, self._ready, events, background=True)
+        except PermissionError:  # epoll_ctl(2): what never has to wait, such as a regular file, cannot be waited for
+            self.poll = Unpolled(self.hub)
+            self.poll.register(self.fd, self._ready, events, background=True)
 
     def _ready(self, events: int) -> None:
         self.streak = 0

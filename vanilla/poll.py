@@ -11,7 +11,11 @@ does not notice: a handler is still called as long as there is something to do.
 from __future__ import annotations
 
 import select
-from typing import Callable, Protocol
+from typing import TYPE_CHECKING, Callable, Protocol
+
+if TYPE_CHECKING:
+    from .core import Hub
+    from .timers import Timer
 
 IN = select.EPOLLIN
 OUT = select.EPOLLOUT
@@ -101,3 +105,37 @@ class Poll:
         self.layers.clear()
         self.live = 0
         self._epoll.close()
+
+
+class Unpolled:
+    """In place of `Poll` for one descriptor that never has to wait, so that epoll refuses it: a regular file, or a
+    device such as /dev/null. It is ready whenever asked, once a tick."""
+
+    __slots__ = ("_events", "_handler", "_hub", "_timer")
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._handler: Handler | None = None
+        self._events = 0
+        self._timer: Timer | None = None
+
+    def register(self, fd: int, handler: Handler, events: int = IN, background: bool = False) -> None:
+        self._handler = handler
+        self.modify(fd, events)
+
+    def modify(self, fd: int, events: int) -> None:
+        self._events = events
+        if self._timer is None:
+            self._timer = self._hub.after(0, self._tell)
+
+    def unregister(self, fd: int) -> None:
+        self._handler = None
+        self._events = 0
+
+    def _tell(self) -> None:
+        """A timer and no errand of the tick's edge: a long file must not keep the others from their turn."""
+        self._timer = None
+        if self._handler is not None:
+            self._handler(self._events)
+        if self._events and self._timer is None:
+            self._timer = self._hub.after(0, self._tell)
