@@ -26,6 +26,7 @@ OWNERS = {
     ("streams.md", "h.io"): "vanilla.io:Service",
     ("streams.md", "h.tcp"): "vanilla.tcp:Service",
     ("streams.md", "h.tls"): "vanilla.tls:Service",
+    ("streams.md", "h.udp"): "vanilla.udp:Service",
     ("streams.md", "h.unix"): "vanilla.unix:Service",
 }
 

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .tcp import Service as TCPService
     from .thread import Service as ThreadService
     from .tls import Service as TLSService
+    from .udp import Service as UDPService
     from .unix import Service as UnixService
 
 log = logging.getLogger("vanilla")
@@ -105,6 +106,7 @@ class Hub:
     io: IOService
     signal: SignalService
     tcp: TCPService
+    udp: UDPService
     unix: UnixService
     thread: ThreadService
     tls: TLSService
