@@ -22,6 +22,8 @@ OWNERS = {
     ("messages.md", "end"): "vanilla.message:End",
     ("messages.md", "stream"): "vanilla.message:Stream",
     ("messages.md", "vanilla.message"): "vanilla.message:",
+    ("process.md", "h.process"): "vanilla.process:Service",
+    ("process.md", "child"): "vanilla.process:Child",
     ("signal.md", "h.signal"): "vanilla.signal:Service",
     ("streams.md", "h.io"): "vanilla.io:Service",
     ("streams.md", "h.tcp"): "vanilla.tcp:Service",

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from vanilla.client.remote import Service as ClientService
 
     from .io import Service as IOService
+    from .process import Service as ProcessService
     from .signal import Service as SignalService
     from .tcp import Service as TCPService
     from .thread import Service as ThreadService
@@ -109,6 +110,7 @@ class Hub:
     udp: UDPService
     unix: UnixService
     thread: ThreadService
+    process: ProcessService
     tls: TLSService
     client: ClientService
     broker: BrokerService
