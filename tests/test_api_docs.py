@@ -30,6 +30,8 @@ OWNERS = {
     ("streams.md", "h.tls"): "vanilla.tls:Service",
     ("streams.md", "h.udp"): "vanilla.udp:Service",
     ("streams.md", "h.unix"): "vanilla.unix:Service",
+    ("thread.md", "h.thread"): "vanilla.thread:Service",
+    ("thread.md", "pool"): "vanilla.workers:Workers",
 }
 
 HEADING = re.compile(r"^##+ `(?P<owner>[\w.]+)\.(?P<name>\w+)\((?P<parameters>.*)\)`$", re.M)

@@ -114,6 +114,8 @@ class Hub:
     tls: TLSService
     client: ClientService
     broker: BrokerService
+    #: In a thread that `h.thread.spawn` made: the way to the hub that did.
+    parent: Pair
 
     def __init__(self) -> None:
         self.timers = Timers()
@@ -144,6 +146,7 @@ class Hub:
         # Started here, where it is safe: PyPy cannot start a greenlet again whose start a ctrl-C has hit.
         self._come_back(self.me())
         _hubs.add(self)
+        _here.hubs.append(weakref.ref(self, _here.hubs.remove))
 
     # -- tasks
 
@@ -539,6 +542,28 @@ def _produce(f: Callable[[Sender], object], sender: Sender) -> None:
 
 
 _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
+
+
+class _Here(threading.local):
+    """The hubs of this thread, the newest last."""
+
+    def __init__(self) -> None:
+        self.hubs: list[weakref.ref[Hub]] = []
+
+
+_here = _Here()
+
+
+def hub_here() -> Hub | None:
+    """The hub in which the running greenlet would wait: its task's, else the newest of this thread, if there is one."""
+    current = getcurrent()
+    if isinstance(current, Fiber):
+        return current.hub
+    for known in reversed(_here.hubs):
+        hub = known()
+        if hub is not None and not hub.stopping and not hub.forked:
+            return hub
+    return None
 
 
 def _disown() -> None:

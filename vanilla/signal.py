@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from .channel import Channel
 from .message import Recver
-from .thread import Waker
+from .waker import Waker
 
 if TYPE_CHECKING:
     from .core import Hub
