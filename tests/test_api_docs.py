@@ -32,6 +32,7 @@ OWNERS = {
     ("streams.md", "h.unix"): "vanilla.unix:Service",
     ("thread.md", "h.thread"): "vanilla.thread:Service",
     ("thread.md", "pool"): "vanilla.workers:Workers",
+    ("console.md", "h.console"): "vanilla.console:Service",
 }
 
 HEADING = re.compile(r"^##+ `(?P<owner>[\w.]+)\.(?P<name>\w+)\((?P<parameters>.*)\)`$", re.M)

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from .io import Service as IOService
     from .process import Service as ProcessService
+    from .console import Service as ConsoleService
     from .signal import Service as SignalService
     from .tcp import Service as TCPService
     from .thread import Service as ThreadService
@@ -111,6 +112,7 @@ class Hub:
     unix: UnixService
     thread: ThreadService
     process: ProcessService
+    console: ConsoleService
     tls: TLSService
     client: ClientService
     broker: BrokerService

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 GROUP = "vanilla.plugins"
 #: Ours: ``vanilla.NAME.Service`` each. They go before plug-ins.
 BUILT_IN = frozenset(("broker", "client", "io", "process", "signal", "tcp", "thread", "tls", "udp", "unix"))
+BUILT_IN = frozenset(("broker", "client", "console", "signal", "tcp", "thread", "tls", "unix"))
 
 Factory = Callable[[Any], Any]
 
