@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
         log.warning("%s", stray)
     keep_freed_memory()
     with Hub() as hub:
-        serve(hub, make(hub, config.options), config["listen"], passed)
+        serve(hub, make(hub, config.options), config["listen"], passed, config["console"])
 
 
 def make(hub: Hub, options: Options) -> Broker:
@@ -122,8 +122,8 @@ def make(hub: Hub, options: Options) -> Broker:
         give_up(error.strerror or str(error))
 
 
-def serve(hub: Hub, broker: Broker, urls: list[str], passed: list[systemd.Passed]) -> None:
-    """Listen at the sockets that were *passed*, else at *urls*, until a signal comes."""
+def serve(hub: Hub, broker: Broker, urls: list[str], passed: list[systemd.Passed], console: str) -> None:
+    """Listen at the sockets that were *passed*, else at *urls*, and for people at *console*, until a signal comes."""
     manager = systemd.Manager()
     ended = hub.state()
     signals: list[int] = []
@@ -141,6 +141,8 @@ def serve(hub: Hub, broker: Broker, urls: list[str], passed: list[systemd.Passed
     subscribe(hub, signal.SIGHUP, lambda: reload(broker, manager))
     subscribe(hub, signal.SIGUSR1, lambda: log.critical("SIGUSR1: %s", hub.dump()))  # a level that is always on
     with broker:
+        if console:
+            open_console(hub, broker, console)
         for sock, address in passed:
             announce(broker.adopt(sock, address))
         for url in [] if passed else urls:
@@ -170,6 +172,15 @@ def listen(broker: Broker, url: str) -> str:
         give_up(str(error))
     except OSError as error:
         give_up(error.strerror or str(error))
+
+
+def open_console(hub: Hub, broker: Broker, path: str) -> None:
+    """A console in which ``broker`` is the broker, or the program's end with one line that says why."""
+    try:
+        hub.console.listen(path, {"broker": broker})
+    except OSError as error:
+        give_up(f"console: {error.strerror or error}")
+    log.info("console at %s", path)
 
 
 def announce(url: str) -> None:

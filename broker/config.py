@@ -212,6 +212,12 @@ def _check_authorities(config: Config) -> None:
         check_authorities(config["tls-client-ca"])
 
 
+def _check_console(config: Config) -> None:
+    folder = os.path.dirname(config["console"])
+    if folder and not os.path.isdir(folder):
+        raise ValueError(f"there is no folder {folder}")
+
+
 #: What looks at a value, by key. A fault is raised as ValueError or OSError.
 CHECKS: dict[str, Callable[[Config], object]] = {
     "listen": _check_listen,
@@ -219,6 +225,7 @@ CHECKS: dict[str, Callable[[Config], object]] = {
     "tls-client-ca": _check_authorities,
     "token-file": lambda config: config["token-file"] and read_tokens(config["token-file"]),
     "permissions": lambda config: config["permissions"] and read_permissions(config["permissions"]),
+    "console": _check_console,
 }
 
 

@@ -194,6 +194,13 @@ GROUPS = {
     "the program": (
         Setting("drain", INTEGER, "MS", "ms that SIGTERM leaves consumers to take what is there", "drain_ms"),
         Setting("log-level", LEVEL, "LEVEL", "what is logged on stderr", own_default="info"),
+        Setting(
+            "console",
+            FILE,
+            "PATH",
+            "a Unix socket, for this user only, with an interactive Python inside; who connects can do all it can do",
+            own_default="",
+        ),
     ),
 }
 

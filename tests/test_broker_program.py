@@ -292,3 +292,32 @@ def test_peers_are_told_how_long_it_waits(h, start):
     assert peer.gone()
     peer.close()
     assert exit_status(h, program) == 0
+
+
+def test_a_console_is_there_if_it_is_asked_for_and_knows_the_broker(h, start, tmp_path):
+    path = f"{tmp_path}/console"
+    program = start("--listen", "tcp://127.0.0.1:0", "--console", path)
+    url = program.url()
+    with h.unix.connect(path) as conn:
+        conn.recv_partition(">>> ", PATIENCE * 1000)
+        conn.send("broker.urls\n")
+        assert conn.recv_line(PATIENCE * 1000).decode() == repr([url])
+        program.process.terminate()
+        assert exit_status(h, program) == 0
+    assert not os.path.exists(path)
+
+
+def test_no_console_is_there_unless_it_is_asked_for(h, start):
+    program = start("--listen", "tcp://127.0.0.1:0")
+    program.url()
+    assert "console" not in program.log.read_text()
+
+
+def test_a_console_that_cannot_be_is_one_line_and_status_1(tmp_path):
+    path = tmp_path / "console"
+    path.write_text("mine")
+    status, said = failure("--listen", "tcp://127.0.0.1:0", "--console", str(path))
+    assert (status, said.count("\n")) == (1, 1)
+    assert str(path) in said and path.read_text() == "mine"
+    status, said = failure("--console", f"{tmp_path}/no/such")
+    assert (status, said) == (1, f"vanilla-broker: --console: there is no folder {tmp_path}/no\n")

@@ -134,7 +134,7 @@ def test_a_wrong_value_in_the_file_is_no_better_when_a_flag_overrides_it(write):
 @pytest.mark.parametrize("key", SETTINGS)
 def test_a_wrong_variable_fails_with_its_name(key):
     setting = SETTINGS[key]
-    (fault,) = faults({}, None, {setting.variable: "no such thing"})
+    (fault,) = faults({}, None, {setting.variable: "no such/thing"})
     assert fault.startswith(setting.variable)
 
 
