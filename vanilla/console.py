@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from greenlet import GreenletExit, getcurrent
 
+from .cutter import TooLong
 from .exception import Closed, ConnectionLost, Halt
-from .line import TooLong
 
 if TYPE_CHECKING:
     from .core import Hub, Task

@@ -53,9 +53,9 @@ if TYPE_CHECKING:
     from vanilla.broker.broker import Service as BrokerService
     from vanilla.client.remote import Service as ClientService
 
+    from .console import Service as ConsoleService
     from .io import Service as IOService
     from .process import Service as ProcessService
-    from .console import Service as ConsoleService
     from .signal import Service as SignalService
     from .tcp import Service as TCPService
     from .thread import Service as ThreadService

@@ -81,7 +81,7 @@ class Crossing(Channel):
         #: Do we count in ``poll.live``? While somebody waits: another thread may send.
         self.live = False
         #: What a Sender's `onclose` was given, and the bell of the hub that is to call it, if there was one.
-        self.outer: list[tuple[Callable[[], object], Bell | None]] = []
+        self.outer: list[tuple[partial[Any], Bell | None]] = []
         bell.crossings.add(self)
 
     # -- receiving
@@ -191,11 +191,11 @@ class Crossing(Channel):
         else:
             self.bell.ring(self._end)
 
-    def _call(self, closer: Callable[[], object]) -> None:
+    def _call(self, closer: partial[Any]) -> None:
         try:
             closer()
         except Exception as error:
-            self.bell.ring(partial(self.hub.failed, closer, error))
+            self.bell.ring(partial(self.hub.failed, closer.func, error))
 
     def _end(self) -> None:
         """What only the hub's thread may do about the end."""
@@ -203,8 +203,8 @@ class Crossing(Channel):
         self.arrive()
         self._fail_all()
         closers, self.closers = self.closers, []
-        for closer in closers:
-            self.hub.guard(closer)
+        for f, args in closers:
+            self.hub.guard(f, *args)
 
     def _fail_all(self) -> None:
         assert self.halt is not None
@@ -357,7 +357,8 @@ class Entrance:
                 self._ring()
         self.close()
 
-    def onclose(self, closer: Callable[[], object]) -> None:
+    def onclose(self, f: Callable[..., object], *args: Any) -> None:
+        closer = partial(f, *args)
         hub = hub_here()
         bell = None if hub is None else hub.thread.bell
         with LOCK:

@@ -24,7 +24,7 @@ import threading
 from typing import TYPE_CHECKING, Callable
 
 from . import libc
-from .thread import Waker
+from .waker import Waker
 
 if TYPE_CHECKING:
     from .core import Hub

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 #: The group of entry points: the name is the attribute, the object is called with the hub.
 GROUP = "vanilla.plugins"
 #: Ours: ``vanilla.NAME.Service`` each. They go before plug-ins.
-BUILT_IN = frozenset(("broker", "client", "io", "process", "signal", "tcp", "thread", "tls", "udp", "unix"))
-BUILT_IN = frozenset(("broker", "client", "console", "signal", "tcp", "thread", "tls", "unix"))
+BUILT_IN = frozenset(("broker", "client", "console", "io", "process", "signal", "tcp", "thread", "tls", "udp", "unix"))
 
 Factory = Callable[[Any], Any]
 
