@@ -33,6 +33,11 @@ OWNERS = {
     ("thread.md", "h.thread"): "vanilla.thread:Service",
     ("thread.md", "pool"): "vanilla.workers:Workers",
     ("console.md", "h.console"): "vanilla.console:Service",
+    ("tasks.md", "h"): "vanilla.core:Hub",
+    ("tasks.md", "event"): "vanilla.event:Event",
+    ("tasks.md", "lock"): "vanilla.lock:RLock",
+    ("tasks.md", "condition"): "vanilla.condition:Condition",
+    ("tasks.md", "semaphore"): "vanilla.semaphore:Semaphore",
 }
 
 HEADING = re.compile(r"^##+ `(?P<owner>[\w.]+)\.(?P<name>\w+)\((?P<parameters>.*)\)`$", re.M)

@@ -38,13 +38,17 @@ from greenlet import getcurrent, greenlet
 from . import services
 from .broadcast import Broadcast
 from .channel import Channel, Value
+from .condition import Condition
 from .dump import dump
+from .event import Event
 from .exception import Forked, Halt, Stop
+from .lock import Lock, RLock
 from .loop import Loop
 from .message import Dealer, Pair, Pipe, Queue, Recver, Router, Sender, State, pair, raise_at
 from .poll import POLLIN, Poll
 from .readiness import Registration
 from .selection import select
+from .semaphore import Semaphore
 from .task import Fiber, Outsider, Runner, Task, lost, throw_from
 from .timers import Timer, Timers, seconds
 from .trigger import Trigger, make_trigger
@@ -305,6 +309,36 @@ class Hub:
         registration = self.registered.get(fd)
         if registration is not None:
             registration.close()
+
+    # -- tasks together
+
+    def event(self) -> Event:
+        """Something that any number of tasks wait for, until it is set."""
+        return Event(self)
+
+    def lock(self) -> Lock:
+        """One task at a time, whoever waits longest first."""
+        return Lock(self)
+
+    def rlock(self) -> RLock:
+        """A lock that the task which has it may acquire again."""
+        return RLock(self)
+
+    def condition(self, lock: Lock | None = None) -> Condition:
+        """Wait, under *lock* (a new `rlock` unless given), until another task has changed something.
+
+        :raises TypeError, ValueError: *lock* is none of this hub's.
+        """
+        return Condition(self, self.rlock() if lock is None else lock)
+
+    def semaphore(self, value: int = 1, bound: int | None = None) -> Semaphore:
+        """So many tasks at a time, whoever waits longest first.
+
+        :param value: how many permits are free at first.
+        :param bound: how many there may ever be; None is any number.
+        :raises ValueError: *value* is less than 0, or more than *bound*.
+        """
+        return Semaphore(self, value, bound)
 
     # -- waiting, for those who build channels and transports
 

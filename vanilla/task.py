@@ -403,6 +403,13 @@ class Runner:
             return self.outsider
         return self.hub._welcome(current)
 
+    def current(self) -> Any:
+        """The running `Task`, or the `Outsider` that stands for one. To ask, unlike `me`, is no sign of waiting."""
+        current = getcurrent()
+        if current.__class__ is Fiber and current.runner is self:
+            return current.task
+        return self.me()
+
     def line_up(self, queue: MutableSequence[Any], on: Any, timeout: float = -1, item: Any = None) -> Any:
         """Park the running task in *queue*, with *item* in its slot; see `park`.
 
@@ -531,6 +538,15 @@ class Runner:
 def lost(waiter: Any) -> bool:
     """Does a parked task stand nowhere? So it is if ctrl-C hit its waker between taking it out and making it ready."""
     return waiter not in waiter.hub.ready and not waiter.runs()
+
+
+def leave(line: MutableSequence[Any], waiter: Any) -> bool:
+    """Take *waiter* out of *line*. Was it in there?"""
+    try:
+        line.remove(waiter)
+    except ValueError:
+        return False
+    return True
 
 
 def throw_from(waiter: Any) -> None:
