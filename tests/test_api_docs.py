@@ -34,6 +34,7 @@ OWNERS = {
     ("thread.md", "pool"): "vanilla.workers:Workers",
     ("console.md", "h.console"): "vanilla.console:Service",
     ("tasks.md", "h"): "vanilla.core:Hub",
+    ("tasks.md", "pool"): "vanilla.taskpool:TaskPool",
     ("tasks.md", "event"): "vanilla.event:Event",
     ("tasks.md", "lock"): "vanilla.lock:RLock",
     ("tasks.md", "condition"): "vanilla.condition:Condition",

@@ -50,6 +50,7 @@ from .readiness import Registration
 from .selection import select
 from .semaphore import Semaphore
 from .task import Fiber, Outsider, Runner, Task, lost, throw_from
+from .taskpool import TaskPool
 from .timers import Timer, Timers, seconds
 from .trigger import Trigger, make_trigger
 
@@ -311,6 +312,13 @@ class Hub:
             registration.close()
 
     # -- tasks together
+
+    def pool(self, size: int) -> TaskPool:
+        """At most *size* tasks that work for whoever asks.
+
+        :raises ValueError: *size* is less than 1.
+        """
+        return TaskPool(self, size)
 
     def event(self) -> Event:
         """Something that any number of tasks wait for, until it is set."""
