@@ -39,6 +39,8 @@ OWNERS = {
     ("tasks.md", "lock"): "vanilla.lock:RLock",
     ("tasks.md", "condition"): "vanilla.condition:Condition",
     ("tasks.md", "semaphore"): "vanilla.semaphore:Semaphore",
+    ("tasks.md", "timer"): "vanilla.schedule:TaskTimer",
+    ("tasks.md", "schedule"): "vanilla.schedule:Schedule",
 }
 
 HEADING = re.compile(r"^##+ `(?P<owner>[\w.]+)\.(?P<name>\w+)\((?P<parameters>.*)\)`$", re.M)

@@ -47,6 +47,7 @@ from .loop import Loop
 from .message import Dealer, Pair, Pipe, Queue, Recver, Router, Sender, State, pair, raise_at
 from .poll import POLLIN, Poll
 from .readiness import Registration
+from .schedule import Schedule, TaskTimer
 from .selection import select
 from .semaphore import Semaphore
 from .task import Fiber, Outsider, Runner, Task, lost, throw_from
@@ -347,6 +348,19 @@ class Hub:
         :raises ValueError: *value* is less than 0, or more than *bound*.
         """
         return Semaphore(self, value, bound)
+
+    def timer(self, ms: float, f: Callable[..., Any], *args: Any, **kwargs: Any) -> TaskTimer:
+        """Run ``f(*args, **kwargs)`` in a task of its own in *ms* milliseconds. It can be cancelled and reset."""
+        return TaskTimer(self, ms, f, args, kwargs)
+
+    def every(self, ms: float, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Schedule:
+        """Run ``f(*args, **kwargs)`` every *ms* milliseconds, the first time in *ms*, in one task.
+
+        What it raises is logged, and the next run comes.
+
+        :raises ValueError: *ms* is not more than 0.
+        """
+        return Schedule(self, ms, f, args, kwargs)
 
     # -- waiting, for those who build channels and transports
 
