@@ -281,3 +281,45 @@ def test_a_hook_hears_of_what_remote_consumers_and_servers_raise(h):
         with pytest.raises(RemoteError):
             remote.dealer("service").call("request", wait=True).recv()
     assert heard == [(boom, "job"), (boom, "request")]
+
+
+# -- serialize
+
+
+def test_serialized_calls_run_one_at_a_time_in_their_order_and_each_gets_its_own(h):
+    running, order = [], []
+
+    @h.serialize
+    def double(n, *, fail=False):
+        """Doubles."""
+        running.append(n)
+        order.append(n)
+        assert len(running) == 1
+        h.sleep(0)
+        running.remove(n)
+        if fail:
+            boom(n)
+        return 2 * n
+
+    tasks = [h.spawn(double, n, fail=n == 2) for n in range(5)]
+    assert [task.join() for task in tasks if task is not tasks[2]] == [0, 2, 6, 8]
+    with pytest.raises(Boom):
+        tasks[2].join()
+    assert order == [0, 1, 2, 3, 4]
+    assert (double.__name__, double.__doc__) == ("double", "Doubles.")
+
+
+def test_a_serialized_call_that_is_cancelled_while_it_waits_is_never_made(h):
+    made = []
+
+    @h.serialize
+    def work(n):
+        made.append(n)
+        h.sleep(1)
+
+    first, second, third = (h.spawn(work, n) for n in range(3))
+    run(h)
+    second.cancel()
+    third.join()
+    assert made == [0, 2]
+    assert first.done

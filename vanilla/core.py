@@ -22,6 +22,7 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -268,6 +269,31 @@ class Hub:
         *f* raises is logged. To close or drop the Sender ends the task, once *f* has run for what was triggered.
         """
         return make_trigger(self, f)
+
+    def serialize(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that calls *f* for one caller at a time, in the order of the calls.
+
+        Each gets what its call has returned, or raised; *f* runs in its caller's task.
+
+        >>> with Hub() as h:
+        ...     @h.serialize
+        ...     def both(word):
+        ...         print(word, end=" ")
+        ...         h.sleep()
+        ...         print(word)
+        ...     a, b = h.spawn(both, "one"), h.spawn(both, "two")
+        ...     b.join()
+        one one
+        two two
+        """
+        lock = self.lock()
+
+        @functools.wraps(f)
+        def serialized(*args: Any, **kwargs: Any) -> Any:
+            with lock:
+                return f(*args, **kwargs)
+
+        return serialized
 
     def pulse(self, ms: float, item: Any = True) -> Recver:
         """A Recver on which *item* comes every *ms* milliseconds. A pulse that nobody waits for waits itself."""
