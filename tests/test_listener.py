@@ -122,6 +122,7 @@ def test_between_two_batches_other_descriptors_have_their_turn(h, sock, dial, ac
     assert {*range(listener.BATCH, 3 * listener.BATCH, listener.BATCH)} <= {*seen}
 
 
+@pytest.mark.trap("a closed listener accepts")
 def test_a_closed_listener_refuses_connections_at_once(h, sock, dial, accepted):
     address = sock.getsockname()
     listening = Listener(h, sock, accepted)
@@ -177,6 +178,7 @@ def test_a_connection_that_was_aborted_is_passed_over(h, sock, dial, accepted, c
     assert not caplog.records
 
 
+@pytest.mark.trap("EMFILE kills the listener")
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 def test_running_out_makes_a_pause_and_one_warning(h, sock, dial, accepted, caplog, monkeypatch, code):
     monkeypatch.setattr(listener, "PAUSE", 1)
@@ -264,6 +266,7 @@ OUT_OF_DESCRIPTORS = """
 """
 
 
+@pytest.mark.trap("EMFILE kills the listener")
 def test_a_process_without_descriptors_serves_again_once_it_has_some():
     code = "import vanilla.stream\n" + textwrap.dedent(OUT_OF_DESCRIPTORS)
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

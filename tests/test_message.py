@@ -110,6 +110,7 @@ def test_a_channel_of_minus_one_is_unbuffered(h):
         h.channel(-1).send(1, timeout=0)
 
 
+@pytest.mark.trap("waiters out of order")
 def test_a_dealer_serves_who_waits_longest(h):
     ch = h.dealer()
     tasks = [h.spawn(ch.recv) for _ in range(3)]
@@ -119,6 +120,7 @@ def test_a_dealer_serves_who_waits_longest(h):
     assert [task.join() for task in tasks] == [0, 1, 2]
 
 
+@pytest.mark.trap("waiters out of order")
 def test_a_router_takes_from_who_waits_longest(h):
     ch = h.router()
     for i in range(3):
@@ -127,6 +129,7 @@ def test_a_router_takes_from_who_waits_longest(h):
     assert [ch.recv() for _ in range(3)] == [0, 1, 2]
 
 
+@pytest.mark.trap("a second waiter")
 @pytest.mark.parametrize("kind", ["pipe", "queue", "router"])
 def test_a_second_waiting_receiver_is_an_error_where_there_is_one(h, kind):
     ch = make(h, kind)
@@ -138,6 +141,7 @@ def test_a_second_waiting_receiver_is_an_error_where_there_is_one(h, kind):
     assert first.join() == "for the first"
 
 
+@pytest.mark.trap("a second waiter")
 @pytest.mark.parametrize("kind", ["pipe", "dealer"])
 def test_a_second_waiting_sender_is_an_error_where_there_is_one(h, kind):
     ch = make(h, kind)
@@ -243,6 +247,7 @@ def test_close_is_idempotent_and_ends_both_sides(h, kind, end):
     assert ch.sender.halted
 
 
+@pytest.mark.trap("closing with parked waiters")
 @pytest.mark.parametrize("kind", ["dealer", "channel", "buffered"])
 def test_close_wakes_all_who_wait_to_receive(h, kind):
     ch = make(h, kind)
@@ -254,6 +259,7 @@ def test_close_wakes_all_who_wait_to_receive(h, kind):
             task.join()
 
 
+@pytest.mark.trap("closing with parked waiters")
 @pytest.mark.parametrize("kind", ["router", "channel", "buffered"])
 def test_close_wakes_all_who_wait_to_send(h, kind):
     ch = make(h, kind)
@@ -461,6 +467,7 @@ def test_an_end_says_what_it_is(h):
 # -- exceptions as items
 
 
+@pytest.mark.trap("an exception kills a queue")
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_exception_that_is_sent_is_raised_at_the_receiver(h, kind):
     ch = make(h, kind)
@@ -588,6 +595,7 @@ def test_map_applies_and_raises_at_the_receiver_and_goes_on(h):
     assert out.recv() == 1
 
 
+@pytest.mark.trap("a raising consume hangs senders")
 def test_consume_logs_what_raises_and_goes_on(h, caplog):
     ch, seen = h.queue(5), []
 
@@ -655,6 +663,7 @@ def test_a_state_may_hold_what_is_false(h, item):
     assert h.state(item).recv() == item
 
 
+@pytest.mark.trap("a state with two waiters")
 def test_everybody_who_waits_for_a_state_gets_it(h):
     state = h.state()
     tasks = [h.spawn(state.recv), h.spawn(state.recv), h.spawn(lambda: h.select([state])[1])]
@@ -706,6 +715,7 @@ def test_an_exception_in_a_state_is_raised_at_each_reader_with_a_traceback_of_it
 # -- select
 
 
+@pytest.mark.trap("select of a false item")
 @pytest.mark.parametrize("item", FALSY)
 def test_select_returns_the_end_and_an_item_that_may_be_false(h, item):
     a, b = h.pipe(), h.queue(1)
@@ -723,6 +733,7 @@ def test_select_of_a_pair_returns_the_pair(h):
     assert h.select([a]) == (a, 1)
 
 
+@pytest.mark.trap("select starves later ends")
 def test_select_does_not_starve_the_later_ends(h):
     ends = [h.queue(100) for _ in range(3)]
     for end in ends:

@@ -130,6 +130,7 @@ def test_a_signal_is_prompt_while_tasks_are_busy(h, got):
     assert got == ["got"]
 
 
+@pytest.mark.trap("handlers restored to the default")
 def test_the_previous_handler_and_wakeup_fd_come_back(h, got):
     read, write = socket.socketpair()
     write.setblocking(False)

@@ -103,6 +103,7 @@ def test_a_numeric_address_needs_no_look_up(h, slow_look_up):
     assert tcp.resolve(h, "::1", 80) == [(socket.AF_INET6, ("::1", 80, 0, 0))]
 
 
+@pytest.mark.trap("blocking look-up")
 def test_a_slow_look_up_does_not_block_the_hub(h, slow_look_up):
     task = h.spawn(tcp.resolve, h, "slow.test", 80)
     ticks(h)
@@ -143,6 +144,7 @@ def test_nobody_listens(h, closed_port):
     assert open_descriptors() == before
 
 
+@pytest.mark.trap("blocking connect")
 def test_a_slow_connect_does_not_block_the_hub_and_times_out(h, full):
     before = open_descriptors()
     task = h.spawn(tcp.dial, h, "127.0.0.1", full, 100)
@@ -230,6 +232,7 @@ def test_every_address():
         assert sock.getsockname()[0] in ("0.0.0.0", "::")
 
 
+@pytest.mark.trap("a peer's address lost")
 def test_the_addresses_of_both_sides_are_kept(h):
     server = h.tcp.listen()
     near = h.tcp.connect(server.port)
@@ -241,6 +244,7 @@ def test_the_addresses_of_both_sides_are_kept(h):
     far.close()
 
 
+@pytest.mark.trap("IPv4 only")
 @needs_ipv6
 def test_ipv6(h):
     server = h.tcp.listen(host="::1")
@@ -299,6 +303,7 @@ def test_a_function_that_raises_serves_the_next(h, caplog):
     assert "ValueError: this one" in caplog.text
 
 
+@pytest.mark.trap("a closed listener accepts")
 @pytest.mark.parametrize("parked", [False, True])
 def test_a_closed_server_refuses_connections(h, parked):
     server = h.tcp.listen()
@@ -333,6 +338,7 @@ def test_connections_ahead_of_their_receiver_are_bounded(h, monkeypatch):
         each.close()
 
 
+@pytest.mark.trap("leaked descriptors")
 def test_no_descriptor_is_left(h):
     before = open_descriptors()
     server = h.tcp.listen()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 
 import pytest
 from peers import PATIENCE, until
@@ -94,6 +95,28 @@ def test_a_server_that_says_nothing_costs_the_timeout_and_no_descriptor(h):
         with pytest.raises(vanilla.Timeout, match="TLS handshake with tls://"):
             h.tls.connect(server.port, timeout=20)
         assert set(h.poll.layers) == before
+
+
+@pytest.mark.trap("blocking TLS handshake")
+def test_a_handshake_that_the_peer_does_not_answer_does_not_block_the_hub(h):
+    heard = threading.Event()
+
+    def say_nothing(listening):
+        conn, _ = listening.accept()
+        with conn:
+            heard.wait(10)  # a connect that blocks is to end, too
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        silent = threading.Thread(target=say_nothing, args=(listening,))
+        silent.start()
+        task = h.spawn(h.tls.connect, listening.getsockname()[1])
+        for _ in range(5):
+            h.sleep(1)
+        assert not task.done
+        heard.set()
+        with pytest.raises(vanilla.ConnectionLost):
+            task.join(PATIENCE)
+        silent.join()
 
 
 def test_nobody_there_is_a_lost_connection_that_names_the_url(h):

@@ -57,6 +57,7 @@ def test_it_runs_in_another_thread_and_the_hub_goes_on(h):
     assert recver.recv() is not threading.current_thread()
 
 
+@pytest.mark.trap("an exception kills a pooled thread")
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt, BaseException, StopIteration])
 def test_what_a_call_raises_is_raised_at_its_caller_and_the_thread_goes_on(h, kind):
     workers = Workers(h.thread.bell, size=1)

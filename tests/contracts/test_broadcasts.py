@@ -106,6 +106,7 @@ def test_what_was_sent_before_one_subscribed_is_not_received(h, place):
     assert recver.missed == 0
 
 
+@pytest.mark.trap("a slow subscriber blocks all")
 def test_who_is_too_far_behind_misses_items_and_is_told_how_many(h, place):
     news, far = place()
     slow, fast = far.subscribe(size=10), far.subscribe()
@@ -151,6 +152,21 @@ def test_a_subscriber_that_is_dropped_is_gone(h, place):
     gc.collect()
     until(h, lambda: place.subscribers() == 1)
     assert not two.halted
+
+
+@pytest.mark.trap("an abandoned subscriber ends the fan-out")
+def test_a_subscriber_that_is_dropped_ends_nothing_for_the_others(h, place):
+    news, far = place()
+    one, two, three = (far.subscribe() for _ in range(3))
+    place.settle()
+    waiting = [h.spawn(recver.recv) for recver in (one, three)]
+    h.sleep(0)
+    del two
+    gc.collect()
+    for item in "a", "b":
+        news.send(item)
+    assert [task.join(timeout=PATIENCE) for task in waiting] == ["a", "a"]
+    assert receive(one, 1) + receive(three, 1) == ["b", "b"]
 
 
 def test_connect_sends_what_comes_from_a_recver(h, place):
