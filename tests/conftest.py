@@ -27,6 +27,9 @@ HUSHED = (signal.SIGINT, signal.SIGHUP)
 #: How long a child that was told to end may take before it counts as left behind, in seconds.
 GRACE = 5.0
 
+#: How long a test with the marker `trap` may take, in seconds.
+TRAP = 60.0
+
 
 def second_copies() -> list[str]:
     """The mapped folders that were imported by their bare names."""
@@ -99,6 +102,23 @@ def _no_process_outlives_its_test(_no_process_outlives_the_session):
     yield
     left = left_behind(before)
     assert not left, f"this test leaves child processes behind: {', '.join(left)}"
+
+
+@pytest.fixture(autouse=True)
+def _a_trap_that_is_back_fails(request):
+    """Most of those mistakes were a wait without end: what holds that they do not come back is to fail, not to hang."""
+    if request.node.get_closest_marker("trap") is None:
+        yield
+        return
+
+    def give_up(signum, frame):
+        raise TimeoutError(f"it has taken {TRAP:g} s: is the trap back?")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, TRAP, TRAP)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,9 @@ CONFTEST = Path(__file__).with_name("conftest.py")
 
 def run_pytest(folder: Path, source: str, *before: str) -> subprocess.CompletedProcess[str]:
     """Run one test file under our conftest.py, in a pytest of its own; *before* is a command that starts it."""
-    (folder / "conftest.py").write_text(CONFTEST.read_text().replace("GRACE = 5.0", "GRACE = 0.2"))
+    (folder / "conftest.py").write_text(
+        CONFTEST.read_text().replace("GRACE = 5.0", "GRACE = 0.2").replace("TRAP = 60.0", "TRAP = 0.2")
+    )
     (folder / "test_it.py").write_text(textwrap.dedent(source))
     pytest_alone = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist"]
     return subprocess.run([*before, *pytest_alone, str(folder)], cwd=folder, capture_output=True, text=True)
@@ -70,6 +72,25 @@ def test_a_test_that_cleans_up_passes(tmp_path):
         """,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_a_trap_that_is_back_fails_and_does_not_hang(tmp_path):
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = trap(name): ...")
+    ran = run_pytest(
+        tmp_path,
+        """
+        import time, pytest, vanilla
+        @pytest.mark.trap("an endless wait")
+        def test_it(h):
+            h.poll.live += 1  # so that it is no deadlock
+            h.pipe().recv()
+        def test_another():
+            time.sleep(0.5)
+        """,
+    )
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert "TimeoutError: it has taken 0.2 s: is the trap back?" in ran.stdout
+    assert "1 failed, 1 passed" in ran.stdout
 
 
 def test_a_run_in_the_background_starts_processes_that_signals_end(tmp_path):
