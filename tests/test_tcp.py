@@ -227,9 +227,19 @@ def test_a_name_is_looked_up_without_blocking_the_hub(h, slow_look_up):
     server.close()
 
 
-def test_every_address():
+@pytest.mark.trap("IPv4 only")
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
+def test_every_address_is_one_of_ipv4_or_of_ipv6(h, host):
+    with h.tcp.listen(host="") as server, h.tcp.connect(server.port, host) as near:
+        with server.recv() as far:
+            assert far.peer == near.local and far.peer[0] == host
+            assert far.local[:2] == near.peer == (host, server.port)
+
+
+def test_every_address_without_ipv6_is_that_of_ipv4(monkeypatch):
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
     with tcp.bind("", 0) as sock:
-        assert sock.getsockname()[0] in ("0.0.0.0", "::")
+        assert sock.getsockname()[0] == "0.0.0.0"
 
 
 @pytest.mark.trap("a peer's address lost")

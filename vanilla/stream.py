@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "Descriptor", "Stream", "TooLong", "open_connection", "reader", "writer"]
 
+#: What an IPv4 address begins with on a socket for both families.
+MAPPED = "::ffff:"
+
 
 class Descriptor:
     """A pipe or terminal as a stream wants it: with the methods of a socket.
@@ -106,4 +109,11 @@ def writer(hub: Hub, transport: Transport, name: str) -> Sender:
 def open_connection(hub: Hub, transport: Transport, name: str, peer: Any = None) -> Connection:
     """The two ends of a connected, non-blocking socket, which is closed when both are."""
     line = Line(hub, transport, name)
-    return Connection(Sender(Output(line)), Stream(Input(line)), peer or None, transport.getsockname() or None)
+    return Connection(Sender(Output(line)), Stream(Input(line)), _shown(peer), _shown(transport.getsockname()))
+
+
+def _shown(address: Any) -> Any:
+    """On a socket for both families an IPv4 address is written as one of IPv6: as everybody else knows it."""
+    if isinstance(address, tuple) and address[0].startswith(MAPPED):
+        return address[0][len(MAPPED) :], address[1]
+    return address or None

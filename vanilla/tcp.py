@@ -172,8 +172,8 @@ def wait_ready(hub: Hub, fd: int, events: int, timeout: float, what: str) -> int
 def bind(host: str, port: int, backlog: int = 1024) -> socket.socket:
     """A non-blocking listening socket.
 
-    :param host: an IPv4 or IPv6 address; "" is every address. A name is looked up, which may block: `resolve` it
-        before.
+    :param host: an IPv4 or IPv6 address; "" is every address of both. A name is looked up, which may block: `resolve`
+        it before.
     :param port: 0 lets the system choose.
     :param backlog: connections that the kernel keeps until they are accepted.
     :raises OSError: with the address in its text.
@@ -181,8 +181,9 @@ def bind(host: str, port: int, backlog: int = 1024) -> socket.socket:
     """
     _check_port(port)
     try:
+        wanted = 0 if host else socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
         family, kind, proto, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host or None, port, wanted, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         sock = socket.socket(family, kind, proto)
     except OSError as error:
@@ -190,6 +191,8 @@ def bind(host: str, port: int, backlog: int = 1024) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if wanted == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         tune(sock)
         sock.bind(address)
         sock.listen(backlog)
