@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import gc
+import itertools
 import os
 import re
 import signal
@@ -720,6 +721,28 @@ def test_an_edge_a_timer_or_a_handler_that_raises_does_not_drop_the_others(h, ca
     for a, b in pairs:
         a.close()
         b.close()
+
+
+@pytest.mark.trap("a raising poll handler drops the batch")
+def test_a_handler_that_raises_delays_none_of_those_that_are_ready_with_it(h, monkeypatch, caplog):
+    rounds, called, wait = [], [], h.poll.wait
+    monkeypatch.setattr(h.poll, "wait", lambda timeout: rounds.append(wait(timeout)) or rounds[-1])
+
+    def broken(events, a):
+        h.poll.unregister(a.fileno())
+        called.append(len(rounds))
+        raise ValueError("broken")
+
+    pairs = [socket.socketpair() for _ in range(3)]
+    for a, b in pairs:
+        b.send(b"x")
+        h.poll.register(a.fileno(), lambda events, a=a: broken(events, a))
+    while len(called) < 3:
+        h.sleep(0)
+    assert called == [called[0]] * 3
+    assert caplog.text.count("ValueError: broken") == 3
+    for each in itertools.chain(*pairs):
+        each.close()
 
 
 def test_after_calls_once_unless_cancelled(h):

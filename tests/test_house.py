@@ -15,7 +15,7 @@ CONFTEST = Path(__file__).with_name("conftest.py")
 def run_pytest(folder: Path, source: str, *before: str) -> subprocess.CompletedProcess[str]:
     """Run one test file under our conftest.py, in a pytest of its own; *before* is a command that starts it."""
     (folder / "conftest.py").write_text(
-        CONFTEST.read_text().replace("GRACE = 5.0", "GRACE = 0.2").replace("TRAP = 60.0", "TRAP = 0.2")
+        CONFTEST.read_text().replace("GRACE = 5.0", "GRACE = 0.2").replace("TRAP = 60.0", "TRAP = 1.0")
     )
     (folder / "test_it.py").write_text(textwrap.dedent(source))
     pytest_alone = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist"]
@@ -79,17 +79,18 @@ def test_a_trap_that_is_back_fails_and_does_not_hang(tmp_path):
     ran = run_pytest(
         tmp_path,
         """
-        import time, pytest, vanilla
-        @pytest.mark.trap("an endless wait")
+        import time, vanilla
+        from pytest import mark
+        @mark.trap("an endless wait")
         def test_it(h):
             h.poll.live += 1  # so that it is no deadlock
             h.pipe().recv()
         def test_another():
-            time.sleep(0.5)
+            time.sleep(1.5)
         """,
     )
     assert ran.returncode == 1, ran.stdout + ran.stderr
-    assert "TimeoutError: it has taken 0.2 s: is the trap back?" in ran.stdout
+    assert "TimeoutError: it has taken 1 s: is the trap back?" in ran.stdout
     assert "1 failed, 1 passed" in ran.stdout
 
 
