@@ -58,6 +58,7 @@ def work_of(size, cut, piece=PIECE):
     return work
 
 
+@pytest.mark.trap("quadratic buffers")
 @pytest.mark.parametrize(
     "cut",
     [lambda stream, size: stream.recv_line(), lambda stream, size: stream.recv_n(size)],
@@ -119,6 +120,7 @@ class Slow:
         pass
 
 
+@pytest.mark.trap("quadratic buffers")
 def test_what_is_half_written_is_not_copied_for_each_write(h):
     read, write = os.pipe()
     slow = Slow(write, 4096)

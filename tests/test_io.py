@@ -48,6 +48,7 @@ def test_what_one_end_of_a_pipe_sends_a_blocking_program_reads(h):
     os.close(read)
 
 
+@pytest.mark.trap("send ignores its timeout")
 def test_the_timeout_of_send_holds_on_a_descriptor(h):
     read, write = os.pipe()
     sender = h.io.fd_out(write)
@@ -63,6 +64,7 @@ def test_the_timeout_of_send_holds_on_a_descriptor(h):
     recver.close()
 
 
+@pytest.mark.trap("a timeout loses what was read")
 def test_a_timeout_of_recv_line_loses_nothing_on_a_pipe(h):
     with h.io.pipe() as pipe:
         pipe.send(b"ab")

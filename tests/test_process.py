@@ -269,6 +269,7 @@ def odd(tmp_path):
     return tmp_path
 
 
+@pytest.mark.trap("exec errors run the parent")
 @pytest.mark.parametrize(
     ("name", "code", "why"),
     [
@@ -362,6 +363,7 @@ PARENT = """
 """
 
 
+@pytest.mark.trap("exec errors run the parent")
 def test_nothing_of_the_parents_program_runs_in_a_child(tmp_path):
     journal = tmp_path / "journal"
     journal.touch()
@@ -381,6 +383,7 @@ def test_it_has_our_environment_unless_given_one(h, monkeypatch):
     assert output(h.process.execv(["env"], env={"A": "b", b"C": b"\xff"})) == b"A=b\nC=\xff\n"
 
 
+@pytest.mark.trap("an empty env is ignored")
 def test_an_empty_environment_is_empty(h):
     assert output(h.process.execv(["env"], env={})) == b""
     assert output(h.process.execv(["/usr/bin/env"], env={})) == b""
@@ -407,6 +410,7 @@ def list_descriptors():
     print(*sorted(os.listdir("/proc/self/fd")))
 
 
+@pytest.mark.trap("leaked descriptors")
 def test_it_has_three_descriptors_and_none_of_ours(h):
     other = h.process.execv(SLEEP)
     fds = [*os.pipe(), os.dup(2)]
@@ -644,6 +648,7 @@ def test_another_thread_and_a_stopped_hub_are_told(h):
         process.execv(["true"])
 
 
+@pytest.mark.trap("leaked descriptors")
 @pytest.mark.parametrize("kind", ["execv", "spawn", "failing"])
 def test_nothing_is_left_of_hundreds(h, either, kind):
     start = {

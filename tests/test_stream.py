@@ -386,35 +386,6 @@ def test_a_big_item_is_taken_at_once_and_written_by_the_loop(h, conn, peer):
     assert pending(conn) == 0
 
 
-class Sip:
-    """A socket that takes little at a time."""
-
-    def __init__(self, sock, size):
-        self.sock = sock
-        self.size = size
-        #: What it was given, each time.
-        self.given = []
-
-    def send(self, view):
-        self.given.append(view)
-        return self.sock.send(view[: self.size])
-
-    def __getattr__(self, name):
-        return getattr(self.sock, name)
-
-
-@pytest.mark.trap("quadratic buffers")
-@in_the_clear
-def test_what_did_not_fit_is_written_later_without_a_copy_of_it(h, peer):
-    sip = Sip(peer[1], 1000)
-    with open_connection(h, sip, "unix://test") as conn:
-        conn.send(BIG[:100_000])
-        conn.sender.close()
-        assert h.thread.call(read_all, peer[0]).recv() == BIG[:100_000]
-    assert len(sip.given) == 100
-    assert {id(view.obj) for view in sip.given} == {id(sip.given[0].obj)}
-
-
 @pytest.mark.trap("send ignores its timeout")
 def test_the_next_send_waits_for_the_item_before_and_a_timeout_means_not_sent(h, conn, peer):
     conn.send(BIG)

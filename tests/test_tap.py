@@ -85,6 +85,7 @@ def test_a_task_waits_for_the_rest_of_a_line(h, sender, stream):
     assert stream.recv_n(1, 0) == b"d"
 
 
+@pytest.mark.trap("a timeout loses what was read")
 @pytest.mark.parametrize("cut", ["recv_n", "recv_line"])
 @pytest.mark.parametrize("timeout", [0, 5])
 def test_a_timeout_loses_nothing(h, sender, stream, cut, timeout):
@@ -281,6 +282,7 @@ def test_what_is_too_short_at_the_end_is_left_for_recv(h, queue):
         stream.recv()
 
 
+@pytest.mark.trap("no cap on a line")
 def test_a_line_beyond_the_limit_is_an_error_that_loses_nothing(h, queue):
     sender, _, stream = queue
     stream.limit = 5

@@ -110,6 +110,7 @@ def test_listen_says_where_and_takes_a_port_that_is_free(h, serve):
         assert again.port == port
 
 
+@pytest.mark.trap("a peer's address lost")
 def test_each_datagram_is_one_item_with_the_address_of_its_sender(h, serve):
     senders = [h.udp.create("127.0.0.1", serve.port) for _ in range(3)]
     for number, sender in enumerate(senders):
@@ -159,6 +160,7 @@ def test_an_address_that_is_a_list_and_changes_is_not_taken_for_the_one_before(h
         assert other.recv(PATIENCE)[0] == b"two"
 
 
+@pytest.mark.trap("IPv4 only")
 @needs_ipv6
 def test_ipv6_works_alike_and_one_socket_serves_both(h, serve, client):
     with h.udp.listen(host="::1") as six:
@@ -233,6 +235,7 @@ def test_a_name_is_looked_up_in_a_thread_and_once(h, serve, client, monkeypatch)
     assert asked == [("somewhere.test", False)]
 
 
+@pytest.mark.trap("blocking look-up")
 def test_a_look_up_does_not_block_the_hub_and_is_within_the_timeout(h, client, monkeypatch):
     calls = []
     never = h.pipe()
@@ -357,6 +360,7 @@ def test_an_error_of_one_datagram_ends_nothing_on_a_socket_that_is_not_connected
 # -- sizes
 
 
+@pytest.mark.trap("an oversize datagram kills the sender")
 @pytest.mark.parametrize("connected", [False, True])
 def test_an_oversize_datagram_is_an_error_at_its_send_and_the_socket_goes_on(h, serve, connected):
     with h.udp.create(*at(serve)) if connected else h.udp.create() as client:
@@ -526,6 +530,7 @@ def test_a_peer_that_is_always_faster_starves_nobody(h, serve):
 # -- a full buffer
 
 
+@pytest.mark.trap("send ignores its timeout")
 def test_send_waits_while_the_kernels_buffer_is_full_and_its_timeout_holds(h, full):
     pair, taken, theirs = full
     for timeout in 0, 5:

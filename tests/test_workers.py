@@ -223,6 +223,7 @@ class Odd(Exception):
     __repr__ = __str__
 
 
+@pytest.mark.trap("an exception kills a pooled thread")
 @pytest.mark.parametrize(
     "error", [Odd(1, 2), GeneratorExit(), vanilla.Cancelled(), vanilla.Closed("mine"), ValueError()], ids=type
 )
