@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "Descriptor", "Stream", "TooLong", "open_connection", "reader", "writer"]
 
-#: What an IPv4 address begins with on a socket for both families.
+#: How a socket of IPv6 that serves both families writes an address of IPv4 (RFC 4291, 2.5.5.2).
 MAPPED = "::ffff:"
 
 

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from .datagram import Datagrams, Target, open_datagrams
 from .exception import ConnectionLost
+from .stream import MAPPED
 from .tcp import reason, resolve, url
 
 if TYPE_CHECKING:
     from .core import Hub
-
-#: How a socket of IPv6 that serves both families writes an address of IPv4 (RFC 4291, 2.5.5.2).
-MAPPED = "::ffff:"
 
 #: A family, a numeric host, and what an address has behind its port.
 Place = tuple[int, str, tuple[Any, ...]]
@@ -116,11 +114,12 @@ class Service:
         Its Recver gives ``(data, address)``, its Sender takes that.
 
         :param port: 0 lets the system choose.
-        :param host: an address, or a name; "" is every address of IPv4, "::" every one of both families.
+        :param host: an address, or a name; "" is every address of both families.
         :raises OSError: the address cannot be had.
         :raises ConnectionLost: there is no such host.
         """
-        family, address = preferred(resolve(self._hub, host or "0.0.0.0", port, scheme="udp"))[0]
+        every = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+        family, address = preferred(resolve(self._hub, host or every, port, scheme="udp"))[0]
         sock = _socket(family)
         try:
             sock.bind(address)
