@@ -254,6 +254,7 @@ def test_a_look_up_does_not_block_the_hub_and_is_within_the_timeout(h, client, m
     assert ran.join(PATIENCE)
     with pytest.raises(vanilla.Timeout):
         task.join(PATIENCE)
+    assert task.done
     assert calls == ["slow.invalid"]
 
 
@@ -320,13 +321,16 @@ def test_a_port_where_nobody_listens_is_lost_at_the_receiver_and_the_socket_goes
 
 
 def test_an_error_that_the_sender_was_told_reaches_who_waits(h):
-    with h.udp.create("127.0.0.1", dead_port(h)) as client:
+    port = dead_port(h)
+    with h.udp.create("127.0.0.1", port) as client:
         task = h.spawn(client.recv)
         h.sleep(0)
-        client.send(b"one")
-        client.send(b"two")  # the loop has not run since
-        with pytest.raises(vanilla.ConnectionLost):
-            task.join(PATIENCE)
+        client.send(b"to nobody")
+        with h.udp.listen(port) as late:
+            client.send(b"to somebody")  # the loop has not run since, and the kernel has nothing more to tell
+            assert late.recv(PATIENCE)[0] == b"to somebody"
+            with pytest.raises(vanilla.ConnectionLost):
+                task.join(PATIENCE)
 
 
 def test_an_icmp_answer_is_nothing_to_a_socket_that_is_not_connected(h, serve, client):
@@ -403,8 +407,11 @@ def test_what_the_kernel_drops_is_counted(h, serve, client):
     dropped = serve.recver.dropped
     assert 0 < dropped < sent
     assert len(serve.recv_many(sent)) == sent - dropped
+    for _ in range(sent):
+        client.send((bytes(1000), at(serve)))
+    taken = len(serve.recv_many(sent))
     serve.close()
-    assert serve.recver.dropped == dropped
+    assert serve.recver.dropped == dropped + sent - taken
 
 
 def test_to_receive_a_datagram_is_one_system_call(h, serve, client):
@@ -460,6 +467,17 @@ def test_those_who_wait_are_served_in_their_order(h, serve, client):
     for number in range(3):
         client.send((b"%d" % number, at(serve)))
     assert [task.join(PATIENCE)[0] for task in tasks] == [b"0", b"1", b"2"]
+
+
+def test_who_comes_later_does_not_take_what_another_waits_for(h, serve, client):
+    task = h.spawn(serve.recv)
+    h.sleep(0)
+    client.send((b"x", at(serve)))
+    with pytest.raises(vanilla.Timeout):
+        serve.recv(0)
+    with pytest.raises(vanilla.Timeout):
+        h.select([serve], 0)
+    assert task.join(PATIENCE)[0] == b"x"
 
 
 def test_a_socket_that_nobody_waits_for_keeps_no_task_and_hides_no_deadlock(h, serve, client):
@@ -559,6 +577,35 @@ def test_those_who_wait_to_send_keep_their_order(h, full):
     for task in tasks[0], tasks[2]:
         task.join(PATIENCE)
     assert drain(theirs, 2) == [b"w0", b"w2"]
+
+
+def test_who_comes_later_does_not_send_before_those_who_wait(h, full):
+    pair, taken, theirs = full
+    task = h.spawn(pair.send, b"first")
+    h.sleep(0)
+    drain(theirs, taken)
+    with pytest.raises(vanilla.Timeout):
+        pair.send(b"second", 0)
+    task.join(PATIENCE)
+    pair.send(b"third", 0)
+    assert drain(theirs, 2) == [b"first", b"third"]
+
+
+def test_more_who_wait_to_send_than_the_buffer_takes_at_once_keep_their_order(h, full):
+    pair, taken, theirs = full
+    items = [b"w%d" % number for number in range(2 * taken)]
+    tasks = [h.spawn(pair.send, item) for item in items]
+    h.sleep(0)
+    drain(theirs, taken)
+    theirs.setblocking(False)
+    got = []
+    while len(got) < len(items):
+        h.sleep(0)
+        try:
+            got.append(theirs.recv(100))
+        except BlockingIOError:
+            assert not all(task.done for task in tasks)
+    assert got == items
 
 
 def test_select_on_a_sender_waits_for_room(h, full):
