@@ -353,6 +353,7 @@ PARENT = """
     def task():
         try:
             children = [h.process.execv(["nosuch"]), h.process.spawn(raises), h.process.spawn(sys.exit, 3)]
+            assert [b"".join(child.stdout) for child in children] == [b""] * 3
             return [child.done.recv().exitcode for child in children]
         finally:
             os.write(journal, b"finally\\n")
