@@ -13,6 +13,7 @@ from actors import LONG, Actor, run
 from vanilla import Cancelled, Stop, Timeout
 
 
+@pytest.mark.trap("waiters out of order")
 def test_set_wakes_all_who_wait_in_the_order_in_which_they_came(h):
     event, woken = h.event(), []
     for i in range(5):
@@ -38,6 +39,7 @@ def test_wait_returns_at_once_while_it_is_set(h):
         event.wait(timeout=0)
 
 
+@pytest.mark.trap("an Event's time-out looks set")
 @pytest.mark.parametrize("ms", [0, 1])
 def test_a_wait_that_times_out_raises_and_does_not_look_like_set(h, ms):
     event = h.event()

@@ -40,6 +40,7 @@ def test_one_task_at_a_time(h, lock):
     assert lock.holder is None
 
 
+@pytest.mark.trap("waiters out of order")
 def test_it_passes_to_the_task_that_waits_longest_and_nobody_overtakes(h, lock):
     got = []
 
@@ -58,6 +59,7 @@ def test_it_passes_to_the_task_that_waits_longest_and_nobody_overtakes(h, lock):
     assert got == [0, 1, 2]
 
 
+@pytest.mark.trap("a stranger releases a lock")
 def test_a_release_by_one_who_does_not_hold_it_is_an_error_that_names_the_holder(h, lock):
     def worker():
         lock.acquire()
