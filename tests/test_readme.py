@@ -59,6 +59,11 @@ def test_the_program_without_a_broker_runs_as_printed(tmp_path):
     assert run(programs()[2], tmp_path) == "Hello World\n"
 
 
+def test_the_program_of_the_library_underneath_runs_as_printed(tmp_path):
+    (program,) = those_with("h.process.execv")
+    assert run(program, tmp_path) == "b'HELLO' b'4' 144 tick\n[1, 2, 3]\n"
+
+
 def has_openssl_3():
     found = shutil.which("openssl")
     return found is not None and b"OpenSSL 3" in subprocess.run([found, "version"], capture_output=True).stdout
