@@ -28,7 +28,7 @@ HUSHED = (signal.SIGINT, signal.SIGHUP)
 GRACE = 5.0
 
 #: How long a test with the marker `trap` may take, in seconds.
-TRAP = 60.0
+TRAP = 100.0
 
 
 def second_copies() -> list[str]:

@@ -15,7 +15,7 @@ CONFTEST = Path(__file__).with_name("conftest.py")
 def run_pytest(folder: Path, source: str, *before: str) -> subprocess.CompletedProcess[str]:
     """Run one test file under our conftest.py, in a pytest of its own; *before* is a command that starts it."""
     (folder / "conftest.py").write_text(
-        CONFTEST.read_text().replace("GRACE = 5.0", "GRACE = 0.2").replace("TRAP = 60.0", "TRAP = 1.0")
+        CONFTEST.read_text().replace("GRACE = 5.0", "GRACE = 0.2").replace("TRAP = 100.0", "TRAP = 1.0")
     )
     (folder / "test_it.py").write_text(textwrap.dedent(source))
     pytest_alone = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist"]
