@@ -6,27 +6,38 @@ from typing import Any
 
 from .cutter import Cut, Cutter
 from .exception import Abandoned, Closed, ConnectionLost, Halt
-from .line import Half, Line
+from .line import CHUNK, Half, Line
 from .poll import IN
 from .selection import EMPTY
 
-#: Bytes read at once at most.
-CHUNK = 65536
+#: Bytes read at once at most once `CHUNK` has come at once, as from a peer that sends a file: a third is saved. To ask
+#: for so many each time would be dear: the allocator fetches what is over its threshold from the kernel.
+MOST = 262144
 
 
 class Input(Half, Cutter):
     """The incoming direction of a `Line`."""
 
-    __slots__ = ("closers", "error", "halt", "line")
+    __slots__ = ("closers", "drained", "error", "halt", "line", "size")
 
     def __init__(self, line: Line) -> None:
         Cutter.__init__(self, line.hub, line.name, line.breathe)
         self.bind(line)
         line.input = self
+        #: What the next read takes at most.
+        self.size = CHUNK
+        #: Has the last read taken all that the kernel had? It most likely has no more before it says so.
+        self.drained = False
 
     # -- receiving
 
+    def take_nowait(self) -> Any:
+        self.drained = False  # who may not wait has to look
+        return super().take_nowait()
+
     def more(self, cut: Cut, timeout: float) -> Any:
+        if self.drained and timeout != 0 and self.halt is None:
+            return EMPTY  # the loop polls before it looks at timers again, and tells what has come meanwhile
         chunk = self._read() if self.halt is None else None
         if chunk is None:
             if self.halt is not None:
@@ -59,14 +70,17 @@ class Input(Half, Cutter):
     def _read(self) -> bytes | None:
         """What is there, or None; then the stream may have ended."""
         try:
-            chunk: bytes = self.line.transport.recv(CHUNK)
+            chunk: bytes = self.line.transport.recv(self.size)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
             self._lost(self.line.lose(error))
             return None
         if chunk:
-            self.line.streak += 1
+            got = len(chunk)
+            self.line.streak += 1 + got // CHUNK
+            self.drained = got < self.size and self.line.whole
+            self.size = MOST if got >= CHUNK and self.line.whole else CHUNK  # a file always has as many
             return chunk
         output = self.line.output
         if output is not None and output.error is not None:

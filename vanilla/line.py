@@ -18,6 +18,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
+import socket
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vanilla")
 
-#: Reads, or writes, that go through at once before everyone else has a turn: the peer may be faster than we are.
+#: Bytes read at once at most, unless so many have just come at once (`input.MOST`).
+CHUNK = 65536
+#: Reads and writes, of up to `CHUNK` bytes, that go through at once before everyone else has a turn: the peer may be
+#: faster than we are.
 STREAK = 16
 #: ms for the last item to make progress after both ends are gone.
 LINGER = 30_000
@@ -42,7 +46,20 @@ Transport = Any  # a socket.socket, a stream.Descriptor, or what else has its me
 class Line:
     """A descriptor, what its two directions want of it, and its end."""
 
-    __slots__ = ("events", "fd", "hub", "input", "live", "name", "output", "poll", "streak", "timer", "transport")
+    __slots__ = (
+        "events",
+        "fd",
+        "hub",
+        "input",
+        "live",
+        "name",
+        "output",
+        "poll",
+        "streak",
+        "timer",
+        "transport",
+        "whole",
+    )
 
     def __init__(self, hub: Hub, transport: Transport, name: str) -> None:
         self.hub = hub
@@ -62,6 +79,8 @@ class Line:
         self.live = False
         #: Reads and writes since somebody else had a turn.
         self.streak = 0
+        #: Does a read give all that is there, if that is less than was asked for? Of TLS it is a record.
+        self.whole = type(transport) is socket.socket
         #: Runs after both ends are gone while something is pending.
         self.timer: Timer | None = None
 
@@ -117,6 +136,10 @@ class Line:
 
     def _ready(self, events: int) -> None:
         self.streak = 0
+        if events == IN and self.input is not None and self.input.recvers:  # as nearly always
+            self.input.readable()
+            self.relax()
+            return
         unwanted = events & ~self._wanted()
         if self.input is not None and events & (IN | GONE):
             self.input.readable()
@@ -198,8 +221,8 @@ class Half:
     halt: type[Halt] | None
     hub: Hub
     line: Line
-    recvers: deque[Any]
-    senders: deque[Any]
+    recvers: Any
+    senders: Any
 
     def __init__(self, line: Line) -> None:
         self.hub = line.hub

@@ -7,8 +7,9 @@ from collections import deque
 from itertools import islice
 from typing import Any
 
+from .cutter import NOTHING
 from .exception import Abandoned, Closed, ConnectionLost, Halt, Timeout
-from .line import STREAK, Half, Line
+from .line import CHUNK, STREAK, Half, Line
 from .outbox import IOV_MAX
 from .poll import OUT
 from .selection import Case
@@ -35,10 +36,14 @@ class Output(Half):
     )
 
     def __init__(self, line: Line) -> None:
-        super().__init__(line)
+        self.hub = line.hub
+        self.buffer = self.recvers = NOTHING
+        #: A list, as `Cutter.recvers`.
+        self.senders = []
+        self.bind(line)
         line.output = self
         #: The rest of the item that was taken last.
-        self.pending: deque[memoryview] = deque()
+        self.pending: deque[memoryview] = NOTHING
         #: Closed and flushed, or lost.
         self.done = False
 
@@ -63,9 +68,13 @@ class Output(Half):
 
     def wait_room(self, item: Any, timeout: float) -> None:
         """Wait until the item before is written; then take this one, and write as much of it as fits now."""
-        views = _views(item)
         if timeout != 0:
             self.line.breathe()
+        if type(item) is bytes and item and not self.pending and self.halt is None:
+            item = self._send(item)
+            if not item:
+                return
+        views = _views(item)
         if self.has_room():
             self._start(views)
         elif timeout == 0:
@@ -80,6 +89,23 @@ class Output(Half):
             self.senders.append(case)
         else:
             self.fail(case, self.ended("send"))
+
+    def _send(self, item: bytes) -> bytes | memoryview:
+        """Write what fits of *item*, with nothing pending: one piece of bytes is what most send.
+
+        :return: the rest.
+        :raises ConnectionLost: the item is not sent.
+        """
+        line = self.line
+        try:
+            sent = line.transport.send(item)
+        except (BlockingIOError, InterruptedError):
+            return item
+        except OSError as error:
+            self.lost(line.lose(error))
+            raise self.ended("send") from None
+        line.streak += 1 + sent // CHUNK
+        return b"" if sent == len(item) else memoryview(item)[sent:]
 
     def _start(self, views: deque[memoryview]) -> None:
         """
@@ -109,7 +135,7 @@ class Output(Half):
             except OSError as error:
                 self.lost(self.line.lose(error))
                 return
-            self.line.streak += 1
+            self.line.streak += 1 + sent // CHUNK
             _drop(pending, sent)
 
     def writable(self) -> None:
@@ -117,7 +143,7 @@ class Output(Half):
         if self.pending:
             self._write()
         while self.senders and not self.pending and self.halt is None:
-            sender = self.senders.popleft()
+            sender = self.senders.pop(0)
             if sender.selection is None:
                 self._start_for(sender)
             else:
@@ -155,7 +181,7 @@ class Output(Half):
 
     def lost(self, error: ConnectionLost) -> None:
         """The peer is gone; what is pending cannot reach it."""
-        self.pending = deque()
+        self.pending = NOTHING
         if self.done:
             return
         self.done = True
@@ -182,7 +208,7 @@ class Output(Half):
 
     def _fail_all(self) -> None:
         while self.senders:
-            self.fail(self.senders.popleft(), self.ended("send"))
+            self.fail(self.senders.pop(0), self.ended("send"))
 
     # -- what a parked task is parked on
 
