@@ -19,7 +19,8 @@ from typing import Any, Callable, NoReturn
 import memory
 import processes
 from hubs import NAMES, Library, find
-from hubs.library import Sleepers
+from hubs.library import Calls, Picks, Sleepers
+from percentile import percentiles
 from worker import end_with_the_parent
 
 #: How long one may take, in seconds.
@@ -119,11 +120,64 @@ def spawn(library: Library, batches: int, size: int) -> Figures:
     return {"rate": batches * size / seconds, "cpu": (time.process_time() - cpu) / (batches * size) * 1e6}
 
 
+def threads(library: Library, tasks: int, each: int) -> Figures:
+    """*tasks* tasks that each make *each* calls in threads, of a warm process.
+
+    :return: ``rate``, calls a second; ``median`` and ``p99`` of one, in ms; ``cpu``, microseconds for one.
+    """
+    library.threads(Calls(tasks, 10))
+    calls = Calls(tasks, each)
+    cpu, start = time.process_time(), time.perf_counter()
+    library.threads(calls)
+    seconds = time.perf_counter() - start
+    if len(calls.waits) != tasks * each:
+        raise AssertionError("a call was not answered")
+    return {
+        "rate": len(calls.waits) / seconds,
+        "cpu": (time.process_time() - cpu) / len(calls.waits) * 1e6,
+        **percentiles(calls.waits),
+    }
+
+
+def select(library: Library, ends: int, parked: bool, turn: bool, fresh: bool, seconds: float) -> Figures:
+    """``rate``, selects a second over so many ends, of twice as many as before until they take *seconds*."""
+    count = 50
+    while True:
+        rate = library.select(Picks(ends, count, parked, turn, fresh))
+        if count / rate >= seconds:
+            return {"rate": rate}
+        count *= 2
+
+
+class Parked:
+    """Counts tasks that are about to wait; with the last it says what memory they take."""
+
+    def __init__(self, n: int) -> None:
+        self.n = self.left = n
+        self.before = memory.resident() / 1024
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if not self.left:
+            print(json.dumps({"kib": (memory.resident() / 1024 - self.before) / self.n}), flush=True)
+            os._exit(0)
+
+
+def parked(library: Library, n: int) -> NoReturn:
+    """Start *n* tasks that wait for a channel; say ``kib``, what memory each of them takes, and end this process."""
+    library.spawn(1, 1)
+    library.parked(n, Parked(n))
+    raise AssertionError("not all tasks wait")
+
+
 MEASUREMENTS: dict[str, Callable[..., Figures]] = {
     "channel": channel,
     "sleep": sleep,
     "asleep": asleep,
     "spawn": spawn,
+    "threads": threads,
+    "select": select,
+    "parked": parked,
 }
 
 if __name__ == "__main__":

@@ -168,6 +168,9 @@ DOTS: tuple[tuple[str, str, Callable[[list[dict[str, Any]]], Any]], ...] = (
     ("calls-alone", "calls-alone", draw_latencies),
     ("calls-many", "calls-many", partial(draw_rates, what="calls")),
     ("broadcast", "broadcast", partial(draw_rates, what="delivered messages")),
+    ("select", "select", partial(draw_rates, what="selects over 100 ends")),
+    ("threads", "threads", partial(draw_rates, what="calls in threads")),
+    ("echo", "echo", partial(draw_rates, what="requests")),
 )
 
 

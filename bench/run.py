@@ -22,15 +22,20 @@ import broadcast
 import calls
 import charts
 import connections
+import copies
+import echoes
 import growth
 import hub
+import kept
 import latency
 import machine
 import prefetch
+import selects
 import sleepers
 import spawns
 import stuck
 import table
+import threadcalls
 from oneway import OneWay, Settings
 from progress import Progress
 
@@ -115,6 +120,11 @@ ROWS: dict[str, Rows] = {
     "hub": hub,
     "tasks-sleep": sleepers,
     "tasks-spawn": spawns,
+    "select": selects,
+    "threads": threadcalls,
+    "echo": echoes,
+    "copy": copies,
+    "memory": kept,
 }
 
 

@@ -17,13 +17,18 @@ from typing import Any, Callable, NamedTuple
 import broadcast
 import callstable
 import connections
+import copies
+import echoes
 import growthtable
+import kept
 import latency
 import prefetchtable
 import rates
+import selects
 import sleepers
 import spawns
 import stuck
+import threadcalls
 from cells import table
 
 LATEST = Path(__file__).with_name("results") / "latest.json"
@@ -60,6 +65,11 @@ LAYOUTS = {
     "prefetch": Layout("Prefetch", prefetchtable.HEAD, prefetchtable.lines_of),
     "sleepers": Layout("Tasks that sleep", sleepers.HEAD, sleepers.lines_of),
     "spawns": Layout("Tasks that come and go", spawns.HEAD, spawns.lines_of),
+    "select": Layout("Waiting for one of several ends", selects.HEAD, selects.lines_of),
+    "threads": Layout("Calls in threads", threadcalls.HEAD, threadcalls.lines_of),
+    "echo": Layout("An echo server", echoes.HEAD, echoes.lines_of),
+    "copy": Layout("A stream copied", copies.HEAD, copies.lines_of),
+    "kept": Layout("Memory of what waits", kept.HEAD, kept.lines_of),
 }
 SIDES = ("side", "version", "when a process dies", "payload", "batching", "settings")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Callable, NamedTuple
 
@@ -113,6 +113,60 @@ def repeat(f: Callable[..., object], n: int, arguments: tuple[Any, ...]) -> None
         f(*arguments)
 
 
+def select(ends: int, parked: bool, n: int) -> None:
+    """Of so many ends one is chosen, each time another; *parked*: another task sends while this one waits."""
+    with vanilla.Hub() as h:
+        pairs = [h.queue(1) for _ in range(ends)]
+        recvers, go = [pair.recver for pair in pairs], h.queue(1)
+        order = [number * 37 % ends for number in range(n)]
+
+        def feed() -> None:
+            for number in order:
+                pairs[number].send(number)
+                go.recv()
+
+        if parked:
+            h.spawn(feed)
+        for number in order:
+            if not parked:
+                pairs[number].send(number)
+            if h.select(recvers)[1] != number:
+                raise AssertionError("another end was chosen")
+            if parked:
+                go.send(None)
+
+
+def echo(connections: int, size: int, n: int) -> None:
+    """A server sends back what comes on so many connections, with a question on each at a time."""
+    with tempfile.TemporaryDirectory() as folder, vanilla.Hub() as h, ExitStack() as stack:
+        server = h.unix.listen(f"{folder}/socket")
+        server.consume(send_back)
+        socks = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(connections)]
+        for sock in socks:
+            sock.connect(f"{folder}/socket")
+        question = bytes(size)
+        for start in range(0, n, connections):
+            asked = socks[: n - start]
+            for sock in asked:
+                sock.send(question)
+            for sock in asked:
+                wait_for(h, sock, size)
+
+
+def send_back(conn: Any) -> None:
+    for data in conn.recver:
+        conn.send(data)
+
+
+def wait_for(h: vanilla.Hub, sock: socket.socket, size: int) -> None:
+    """So many bytes on *sock*, which the hub knows nothing of."""
+    while size:
+        try:
+            size -= len(sock.recv(size, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            h.sleep(0)
+
+
 class Work(NamedTuple):
     """*run* moves as many messages as it is told; ``messages`` is about half a second's under valgrind."""
 
@@ -156,4 +210,11 @@ WORKS: dict[str, Work] = {
     "hub: queue of 100": Work(partial(channel, 100, -1), 50_000),
     "hub: unbuffered, with a timeout on each call": Work(partial(channel, 0, 5000), 20_000),
     "hub: queue of 100, with a timeout on each call": Work(partial(channel, 100, 5000), 50_000),
+    **{
+        f"hub: select over {ends} ends, {what}": Work(partial(select, ends, parked), n)
+        for what, parked in (("one is ready", False), ("waits each time", True))
+        for ends, n in ((2, 5_000), (100, 2_000))
+    },
+    "hub: echo, 64 B": Work(partial(echo, 10, 64), 2_000),
+    "hub: echo, 64 KiB": Work(partial(echo, 1, 65536), 1_000),
 }

@@ -677,5 +677,5 @@ def test_a_terminal_shows_what_is_done_and_what_is_measured(load, monkeypatch):
 
 
 def test_its_examples_run(load):
-    for name, examples in {"cells": 4, "growthtable": 1, "percentile": 2, "progress": 1}.items():
+    for name, examples in {"cells": 4, "copies": 1, "growthtable": 1, "percentile": 2, "progress": 1}.items():
         assert doctest.testmod(load(name)) == (0, examples)

@@ -46,11 +46,12 @@ def timed(load):
 
 
 def called(load):
-    """Rows of calls and broadcasts, as they are made."""
+    """Rows of calls, broadcasts and whatever else is so many a second, as they are made."""
     calls = load("calls")
     sample = {"rate": 1e4, "latency": {"median": 0.1, "p99": 0.4}, "cpu": {"client": 1.0}}
     sides = {name: {"title": name, **calls.summary([sample] * n)} for name, n in (("vanilla", 3), ("pyzmq", 0))}
-    return [{"kind": kind, "title": kind, "sides": sides} for kind in ("calls-alone", "calls-many", "broadcast")]
+    kinds = ("calls-alone", "calls-many", "broadcast", "select", "threads", "echo")
+    return [{"kind": kind, "title": kind, "sides": sides} for kind in kinds]
 
 
 @pytest.fixture
@@ -63,6 +64,7 @@ def charts(load):
 def test_each_kind_has_a_chart_and_each_curve(charts, load, tmp_path):
     written = charts.write({"rows": [*RESULTS["rows"], timed(load), *called(load)]}, tmp_path)
     dots = ["throughput.png", "latency.png", "calls-alone.png", "calls-many.png", "broadcast.png"]
+    dots += ["select.png", "threads.png", "echo.png"]
     assert [path.name for path in written] == [*dots, "growth-things.png"]
     for path in written:
         assert path.read_bytes().startswith(b"\x89PNG")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Coroutine, Iterable
 from typing import Any, Callable
 
-from .library import Library, Sleepers
+from .library import Calls, Library, Picks, Sleepers
 
 #: Contexts since Python 3.11; before that `asyncio.wait_for` and `asyncio.gather` have to do.
 limit: Any = getattr(asyncio, "timeout", None)
@@ -42,6 +42,30 @@ class Asyncio(Library):
         async def start() -> None:
             for _ in range(batches):
                 await run_all(nothing() for _ in range(size))
+
+        asyncio.run(start())
+
+    def threads(self, calls: Calls) -> None:
+        async def caller() -> None:
+            loop = asyncio.get_running_loop()
+            for number in range(calls.each):
+                begun = time.monotonic_ns()
+                calls.end(begun, number, await loop.run_in_executor(None, calls.work, number))
+
+        asyncio.run(run_all(caller() for _ in range(calls.tasks)))
+
+    def select(self, picks: Picks) -> float:
+        return asyncio.run(pick(picks))
+
+    def parked(self, n: int, waits: Callable[[], None]) -> None:
+        async def start() -> None:
+            queue: asyncio.Queue[int] = asyncio.Queue(1)
+
+            async def wait() -> None:
+                waits()
+                await queue.get()
+
+            await run_all(wait() for _ in range(n))
 
         asyncio.run(start())
 
@@ -97,6 +121,38 @@ def ends(put: Any, get: Any, seconds: float, n: int) -> tuple[Callable[[], Any],
                 await asyncio.wait_for(get(), seconds)
 
     return produce, consume
+
+
+async def pick(picks: Picks) -> float:
+    """`Library.select`: what waits for each end is a task, which goes on to wait when another end was chosen."""
+    queues: list[asyncio.Queue[int]] = [asyncio.Queue(1) for _ in range(picks.ends)]
+    go: asyncio.Queue[None] = asyncio.Queue(1)
+    order = picks.order()
+    waiting = {asyncio.create_task(queue.get()): queue for queue in queues}
+
+    async def feed() -> None:
+        for number in order:
+            await queues[number].put(number)
+            await go.get()
+
+    start = time.perf_counter()
+    feeder = asyncio.create_task(feed()) if picks.parked else None
+    for number in order:
+        if not picks.parked:
+            await queues[number].put(number)
+        done, _ = await asyncio.wait(list(waiting) if picks.fresh else waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            queue = waiting.pop(task)
+            waiting[asyncio.create_task(queue.get())] = queue
+            picks.check(number, task.result())
+        if picks.turn:
+            await asyncio.sleep(0)
+        if picks.parked:
+            await go.put(None)
+    seconds = time.perf_counter() - start
+    for task in (*waiting, *([feeder] if feeder else [])):
+        task.cancel()
+    return picks.count / seconds
 
 
 LIBRARY = Asyncio()

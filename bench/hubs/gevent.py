@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Callable
 
-from .library import Library, Sleepers
+from .library import Calls, Library, Picks, Sleepers
 
 
 class Gevent(Library):
@@ -61,6 +61,59 @@ class Gevent(Library):
 
         for _ in range(batches):
             gevent.joinall([gevent.spawn(nothing) for _ in range(size)])
+
+    def threads(self, calls: Calls) -> None:
+        import gevent
+
+        apply = gevent.get_hub().threadpool.apply
+
+        def caller() -> None:
+            for number in range(calls.each):
+                begun = time.monotonic_ns()
+                calls.end(begun, number, apply(calls.work, (number,)))
+
+        gevent.joinall([gevent.spawn(caller) for _ in range(calls.tasks)], raise_error=True)
+
+    def select(self, picks: Picks) -> float:
+        import gevent
+        from gevent.event import Event
+        from gevent.lock import Semaphore
+
+        events = [Event() for _ in range(picks.ends)]
+        numbers = {event: number for number, event in enumerate(events)}
+        go, order = Semaphore(0), picks.order()
+
+        def feed() -> None:
+            for number in order:
+                events[number].set()
+                go.acquire()
+
+        start = time.perf_counter()
+        if picks.parked:
+            gevent.spawn(feed)
+        for number in order:
+            if not picks.parked:
+                events[number].set()
+            (ready,) = gevent.wait(list(events) if picks.fresh else events, count=1)
+            ready.clear()
+            picks.check(number, numbers[ready])
+            if picks.turn:
+                gevent.sleep(0)
+            if picks.parked:
+                go.release()
+        return picks.count / (time.perf_counter() - start)
+
+    def parked(self, n: int, waits: Callable[[], None]) -> None:
+        import gevent
+        from gevent.queue import Channel
+
+        channel: Any = Channel()
+
+        def wait() -> None:
+            waits()
+            channel.get()
+
+        gevent.joinall([gevent.spawn(wait) for _ in range(n)])
 
 
 LIBRARY = Gevent()
