@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 import ssl
@@ -10,6 +11,8 @@ import ssl
 import pytest
 
 import vanilla
+from vanilla.input import Input
+from vanilla.line import Line
 from vanilla.message import Sender, Stream
 from vanilla.stream import Connection
 
@@ -256,3 +259,33 @@ def test_a_socket_that_carries_no_stream_is_refused_and_left_as_it_was(h):
     context = ssl.create_default_context()
     with context.wrap_socket(socket.socket(), server_hostname="x") as sock, pytest.raises(TypeError, match=r"h\.tls"):
         h.io.socket(sock)
+
+
+def test_a_ctrl_c_in_the_middle_of_a_close_leaks_no_descriptor(h, monkeypatch):
+    def interrupted(line):
+        raise KeyboardInterrupt
+
+    _sender, recver = h.io.pipe()
+    fd = recver._state.line.fd
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Line, "close", interrupted)
+        recver.close()
+    del recver
+    for _ in range(3):  # PyPy
+        gc.collect()
+    assert not is_open(fd)
+
+
+def test_a_ctrl_c_in_the_middle_of_a_file_does_not_keep_who_reads_it_waiting(h, tmp_path, monkeypatch):
+    def interrupted(end):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    path = tmp_path / "file"
+    path.write_bytes(BIG)
+    stream = h.io.fd_in(os.open(path, os.O_RDONLY))
+    monkeypatch.setattr(Input, "readable", interrupted)
+    task = h.spawn(stream.recv_n, len(BIG))
+    with pytest.raises(KeyboardInterrupt):
+        h.sleep(PATIENCE)
+    assert task.join(PATIENCE) == BIG

@@ -131,3 +131,13 @@ def test_closing_gives_the_descriptor_back(pair):
     assert set(os.listdir("/proc/self/fd")) == before
     assert poll.live == 0
     poll.unregister(pair[0].fileno())
+
+
+def test_what_a_ctrl_c_has_left_without_a_handler_does_not_keep_the_loop_busy(h, pair):
+    a, b = pair
+    h.poll.register(a.fileno(), print, background=True)
+    del h.poll.handlers[a.fileno()]  # as `unregister` does first
+    b.send(b"x")
+    h.sleep(0)
+    h.sleep(0)
+    assert h.poll.wait(0) == []

@@ -833,3 +833,55 @@ def test_a_child_whose_parent_ended_before_it_could_ask_to_be_told_ends(h, monke
     child = sh(h, "echo ran")
     assert everything(child.stdout) == b""
     assert child.done.recv().exitcode == 126
+
+
+def test_a_ctrl_c_while_a_child_is_waited_for_does_not_lose_how_it_ended(h):
+    """Injected at each line of the code that waits, one child each."""
+    place = lines = 0
+
+    def tracer(frame, event, arg):
+        nonlocal lines
+        if frame.f_code.co_name not in ("_reap", "_wait_for"):
+            return None
+        if event == "line":
+            lines += 1
+            if lines == place:
+                raise KeyboardInterrupt
+        return tracer
+
+    while lines == place:
+        place, lines = place + 1, 0
+        watch = h.process.execv(["sh", "-c", "exit 7"]).watch
+        libc.wait_for_end(watch.pid)
+        before = sys.gettrace()
+        sys.settrace(tracer)
+        try:
+            watch._reap()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        assert watch._reap()
+        assert os.WEXITSTATUS(watch.status) == 7
+    assert place > 3
+
+
+def test_a_signal_handler_may_end_a_child_that_is_just_waited_for():
+    ran = run_python(
+        """
+        import os, signal, vanilla
+        h = vanilla.Hub()
+        child = h.process.execv(["true"])
+        signal.signal(signal.SIGUSR2, lambda signum, frame: child.terminate())
+        waitpid = os.waitpid
+
+        def interrupted(*args):
+            os.kill(os.getpid(), signal.SIGUSR2)
+            return waitpid(*args)
+
+        os.waitpid = interrupted
+        signal.alarm(20)
+        assert child.done.recv().exitcode == 0
+        """
+    )
+    assert ran.returncode == 0, ran.stderr

@@ -95,6 +95,8 @@ class Loop:
                     handler(events)
                 except BaseException as error:
                     self._failed(handler, error)
+            else:
+                poll.forget(fd)
 
     def _failed(self, f: Callable[..., object], error: BaseException) -> None:
         """What a handler or hook raises ends nothing else; see `Hub.guard`."""

@@ -90,6 +90,14 @@ class Poll:
             self.layers[fd].ask(0)
         self._epoll.unregister(fd)
 
+    def forget(self, fd: int) -> None:
+        """*fd* is ready, and nobody's any more. If a ctrl-C has hit who was about to take it out, it would be ready
+        again and again."""
+        try:
+            self._epoll.unregister(fd)
+        except OSError:
+            pass  # the usual case: it was unregistered in this very batch, and may be closed
+
     def wait(self, timeout: float) -> list[tuple[int, int]]:
         """What is ready, as (descriptor, events). *timeout* in seconds, -1 for ever."""
         if not self.again:
@@ -134,8 +142,10 @@ class Unpolled:
 
     def _tell(self) -> None:
         """A timer and no errand of the tick's edge: a long file must not keep the others from their turn."""
-        self._timer = None
-        if self._handler is not None:
-            self._handler(self._events)
-        if self._events and self._timer is None:
-            self._timer = self._hub.after(0, self._tell)
+        try:
+            self._timer = None
+            if self._handler is not None:
+                self._handler(self._events)
+        finally:  # a ctrl-C in the middle does not end it, as it does not end what epoll tells
+            if self._events and self._timer is None:
+                self._timer = self._hub.after(0, self._tell)

@@ -7,7 +7,8 @@ nothing to wait for yet (a debugger has the child), a thread waits.
 
 Invariants:
 1. While ``status`` is `RUNNING` nobody has waited for the child, so its number is no other process's. Whoever waits for
-   it, and whoever sends it a signal, holds ``_lock``.
+   it, and whoever sends it a signal, holds ``_lock``. A signal handler that comes by in the middle may take it again:
+   what waitpid says is in its place before any handler runs.
 2. ``_tell`` is called in the hub's loop, or never if the hub was stopped before. Only after that the pidfd leaves the
    poll, so a ctrl-C in the middle has it called again.
 3. The pidfd is closed when the child was waited for, and is out of the poll by then.
@@ -21,6 +22,8 @@ import os
 import select
 import signal
 import threading
+from collections import deque
+from itertools import starmap
 from typing import TYPE_CHECKING, Callable
 
 from . import libc
@@ -45,15 +48,17 @@ class Watch:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        #: As waitpid gives it, or one of the above.
-        self.status = RUNNING
-        self._lock = threading.Lock()
+        #: What waitpid said last: a process id, 0 while it runs, and a status.
+        self._said: deque[tuple[int, int]] = deque([(0, RUNNING)], 1)
+        self._lock = threading.RLock()
         self._hub: Hub | None = None
         self._tell: Callable[[], object] | None = None
         #: How a thread that waits wakes the hub; None: no thread waits, or there is no hub any more.
         self._waker: Waker | None = None
         #: -1: there is none.
         self._fd = -1
+        #: The process whose child it is.
+        self._owner = os.getpid()
 
     def begin(self, hub: Hub, tell: Callable[[], object]) -> None:
         """
@@ -68,6 +73,12 @@ class Watch:
             hub.poll.register(self._fd, self._readable)
         else:
             self._wait_in_thread(hub)
+
+    @property
+    def status(self) -> int:
+        """As waitpid gives it, or one of the above."""
+        pid, status = self._said[0]
+        return status if pid else RUNNING
 
     def fileno(self) -> int:
         return self._fd
@@ -165,18 +176,25 @@ class Watch:
 
     def _wait_for(self, options: int) -> None:
         try:
-            pid, status = os.waitpid(self.pid, options)
+            # No bytecode between the two: a ctrl-C there would lose how it ended.
+            self._said.extend(starmap(os.waitpid, [(self.pid, options)]))
         except ChildProcessError:
             log.warning("how child process %d ended is not known: somebody else has waited for it", self.pid)
-            pid, status = self.pid, UNKNOWN
-        if pid:
-            self.status = status
+            self._said.append((self.pid, UNKNOWN))
 
     def _close(self) -> None:
         with self._lock:
             fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def __del__(self) -> None:
+        """A ctrl-C may have hit who was about to close it. In a fork the number may be another's."""
+        try:
+            if self._owner == os.getpid():
+                self._close()
+        except AttributeError:
+            pass  # __init__ did not get as far
 
 
 def _open(pid: int) -> int:

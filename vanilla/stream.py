@@ -26,7 +26,7 @@ class Descriptor:
     Whatever else is to carry a stream has these methods too, and raises BlockingIOError where it would have to wait.
     """
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_pid")
 
     def __init__(self, fd: int) -> None:
         """
@@ -34,6 +34,7 @@ class Descriptor:
         """
         os.set_blocking(fd, False)
         self._fd = fd
+        self._pid = os.getpid()
 
     def fileno(self) -> int:
         return self._fd
@@ -55,6 +56,14 @@ class Descriptor:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def __del__(self) -> None:
+        """As a socket does: a ctrl-C may have hit who was about to close it. In a fork the number may be another's."""
+        try:
+            if self._pid == os.getpid():
+                self.close()
+        except (AttributeError, OSError):
+            pass  # __init__ did not get as far, or somebody else has closed it
 
 
 class Connection(Pair):
