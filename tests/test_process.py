@@ -885,3 +885,22 @@ def test_a_signal_handler_may_end_a_child_that_is_just_waited_for():
         """
     )
     assert ran.returncode == 0, ran.stderr
+
+
+def test_a_handler_that_raises_while_signals_are_blocked_leaves_none_of_them_blocked(h, monkeypatch):
+    pthread_sigmask = signal.pthread_sigmask
+
+    def interrupted(how, mask):
+        before = pthread_sigmask(how, mask)
+        if how == signal.SIG_BLOCK and mask:  # it calls handlers when that is done
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        return before
+
+    mask = pthread_sigmask(signal.SIG_BLOCK, ())
+    monkeypatch.setattr(signal, "pthread_sigmask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        h.process.execv(["true"])
+    left = pthread_sigmask(signal.SIG_SETMASK, mask)
+    assert left == mask
+    assert gc.isenabled()

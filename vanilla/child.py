@@ -89,11 +89,12 @@ def forking() -> Iterator[None]:
     """
     global _collecting
     with _lock:
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         _collecting = gc.isenabled()
-        if _FREEZES:
-            gc.disable()
         try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # a handler may raise in here, when that is done
+            if _FREEZES:
+                gc.disable()
             yield
         finally:
             if _FREEZES and _collecting:

@@ -95,7 +95,8 @@ class _Process:
 
     def block(self) -> None:
         """Before a fork: the interpreter forgets a signal that comes to the child before `disown`."""
-        self.blocked.mask = signal.pthread_sigmask(signal.SIG_BLOCK, self.previous)
+        self.blocked.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.previous)  # a handler may raise in here, when that is done
 
     def unblock(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self.blocked.mask)
