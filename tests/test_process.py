@@ -21,6 +21,7 @@ from programs import gone, wait_until
 
 import vanilla
 from vanilla import libc
+from vanilla.process import Child
 
 CPYTHON = platform.python_implementation() == "CPython"
 
@@ -833,6 +834,28 @@ def test_a_child_whose_parent_ended_before_it_could_ask_to_be_told_ends(h, monke
     child = sh(h, "echo ran")
     assert everything(child.stdout) == b""
     assert child.done.recv().exitcode == 126
+
+
+def test_a_child_that_may_not_be_ended_keeps_none_of_the_others_from_it(monkeypatch, caplog):
+    h = vanilla.Hub()
+    children = [h.process.execv(SLEEP) for _ in range(3)]
+    terminate, refused = Child.terminate, []
+
+    def refuse_one(child):
+        if not refused:
+            refused.append(child)
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        terminate(child)
+
+    monkeypatch.setattr(Child, "terminate", refuse_one)
+    h.stop()
+    assert "cannot end" in caplog.text
+    others = [child for child in children if child not in refused]
+    assert len(others) == 2
+    for child in others:
+        wait_until(lambda pid=child.pid: gone(pid))
+    os.kill(refused[0].pid, signal.SIGKILL)
+    wait_until(lambda: gone(refused[0].pid))
 
 
 def test_a_ctrl_c_while_a_child_is_waited_for_does_not_lose_how_it_ended(h):

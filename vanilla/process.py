@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import weakref
@@ -17,6 +18,8 @@ from .stream import Descriptor, Stream, reader, writer
 
 if TYPE_CHECKING:
     from .core import Hub
+
+log = logging.getLogger("vanilla")
 
 
 class Child:
@@ -168,7 +171,10 @@ class Service:
     def _stop(self) -> None:
         running, self.running = self.running, set()
         for child in running:
-            child.terminate()
+            try:
+                child.terminate()
+            except OSError as error:  # it runs as somebody else now; the others are to be told all the same
+                log.warning("cannot end %r: %s", child, error.strerror)
         left = [child.watch for child in running if child.watch.leave()]
         if left:
             take_over(left)
