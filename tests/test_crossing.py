@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vanilla
-from vanilla.bell import LOCK
+from vanilla.bell import LOCK, Bell
+from vanilla.crossing import Crossing
+from vanilla.waker import Waker
 
 PATIENCE = 60
 
@@ -818,3 +820,38 @@ def test_a_fork_waits_for_who_has_the_lock(h):
             finally:
                 os._exit(1)
         assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_what_was_sent_before_the_end_is_not_overtaken_by_it_when_many_are_received(h, monkeypatch):
+    sender, recver = h.thread.pipe()
+    arrive = Crossing.arrive
+
+    def then_send(crossing):
+        monkeypatch.undo()
+        arrive(crossing)
+        with thread(lambda: (sender.send("last"), sender.close())):
+            pass
+
+    monkeypatch.setattr(Crossing, "arrive", then_send)
+    assert recver.recv_many(5) == ["last"]
+
+
+@pytest.mark.parametrize("culprit", [(Bell, "ring"), (Waker, "wake")])
+def test_a_ctrl_c_in_the_middle_of_a_send_does_not_keep_the_next_from_waking(h, monkeypatch, culprit):
+    def interrupted(*args):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    sender, recver = h.thread.pipe()
+    first = h.spawn(recver.recv)
+    h.sleep(0)
+
+    def send():
+        monkeypatch.setattr(*culprit, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sender.send("one")
+        sender.send("two")
+
+    with thread(send):
+        assert first.join(PATIENCE * 1000) == "one"
+    assert recver.recv(PATIENCE * 1000) == "two"

@@ -28,7 +28,8 @@ class Bell:
 
     Whatever rings before the hub has come to answer is answered together: of a burst only the first writes to a pipe.
 
-    Invariant: once ``rung`` is set, `_answer` will be called, and looks at ``todo`` after it has set it back.
+    Invariant: while ``rung`` is set, `_answer` will be called, and looks at ``todo`` after it has set it back. So it is
+    set, under `LOCK`, only once the waker is on its way: a ctrl-C in between costs a wake-up too many, and not one.
     """
 
     __slots__ = ("__weakref__", "_rung", "_todo", "_waker", "crossings", "hub", "open")
@@ -51,11 +52,12 @@ class Bell:
         if not self._rung:
             with LOCK:  # or the waker could be closed just now
                 if self.open and not self._rung:
-                    self._rung = True
                     self._waker.wake()
+                    self._rung = True
 
     def _answer(self) -> None:
-        self._rung = False
+        with LOCK:  # or who rings now could set it behind this
+            self._rung = False
         try:
             for _ in range(len(self._todo)):  # and no more: other threads may be faster than this one
                 self.hub.guard(self._todo.popleft())

@@ -142,6 +142,12 @@ class Crossing(Channel):
             self.arrive()
         return super().take_many(most)
 
+    def _has_item(self, no_exception: bool) -> bool:
+        ended = self.halt is not None  # before, as in `take_nowait`
+        if not self.buffer:
+            self.arrive()
+        return (ended or bool(self.buffer)) and super()._has_item(no_exception)
+
     def wait_item(self, timeout: float) -> Any:
         item = self._take_or_listen()
         return self.runner.line_up(self.recvers, self, timeout) if item is EMPTY else item
@@ -275,8 +281,8 @@ class Entrance:
         """With `LOCK`: something is in the inbox."""
         crossing = self.crossing
         if crossing.wanted:
-            crossing.wanted = False
             crossing.bell.ring(crossing.arrive)
+            crossing.wanted = False  # behind it: a ctrl-C may come between the two
 
     def wait_room(self, item: Any, timeout: float) -> None:
         """All of `Sender.send`."""
@@ -287,8 +293,8 @@ class Entrance:
             if sent:
                 crossing.inbox.append(item)
                 if crossing.wanted:
-                    crossing.wanted = False
                     crossing.bell.ring(crossing.arrive)
+                    crossing.wanted = False
         if not sent:
             self._wait(item, timeout)
 
