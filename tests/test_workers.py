@@ -365,3 +365,20 @@ def test_a_proxy_has_no_private_names_and_cannot_be_set(h):
     with pytest.raises(TypeError):
         iter(proxy)
     assert repr(proxy.posts.find) == "<Proxy of Database.posts.find>"
+
+
+def test_a_ctrl_c_in_the_middle_of_a_call_does_not_spoil_the_count_of_what_is_waited_for(h, monkeypatch):
+    put = Workers._put
+
+    def interrupted(pool, call):
+        monkeypatch.undo()
+        put(pool, call)
+        raise KeyboardInterrupt
+
+    with h.thread.pool(1) as pool:
+        live = h.poll.live
+        monkeypatch.setattr(Workers, "_put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.call(abs, -1)
+        assert pool.call(abs, -2).recv() == 2
+        assert h.poll.live == live

@@ -92,9 +92,15 @@ class Workers:
         if self._closed:
             raise Closed("this pool of threads was closed")
         sender, recver = self.hub.queue(1)
-        self._put(_Call(partial(f, *args), sender))
+        # first: what comes of the call takes off what it has put on, wherever a ctrl-C comes in between
         self._outstanding += 1
         self.hub.poll.live += 1
+        try:
+            self._put(_Call(partial(f, *args), sender))
+        except RuntimeError:
+            self._outstanding -= 1
+            self.hub.poll.live -= 1
+            raise
         return recver
 
     def wrap(self, ob: Any) -> Any:
@@ -110,10 +116,11 @@ class Workers:
                 self._start(call)
 
     def _start(self, call: _Call) -> None:
+        self._threads += 1  # first: it may have started when a ctrl-C comes
         try:
             threading.Thread(target=self._work, name="vanilla worker", daemon=True).start()
-            self._threads += 1
         except RuntimeError:
+            self._threads -= 1
             if not self._threads:  # else one of those will come to it
                 self._todo.remove(call)
                 raise
