@@ -14,6 +14,7 @@ import vanilla
 from vanilla.input import Input
 from vanilla.line import Line
 from vanilla.message import Sender, Stream
+from vanilla.poll import Poll
 from vanilla.stream import Connection
 
 BIG = b"0123456789abcdef" * (1 << 16)  # 1 MiB: more than a pipe takes, and many reads
@@ -289,3 +290,18 @@ def test_a_ctrl_c_in_the_middle_of_a_file_does_not_keep_who_reads_it_waiting(h, 
     with pytest.raises(KeyboardInterrupt):
         h.sleep(PATIENCE)
     assert task.join(PATIENCE) == BIG
+
+
+def test_who_receives_again_after_the_kernel_refused_to_wait_is_told_of_what_comes(h, monkeypatch):
+    def refuse(*args, **options):
+        monkeypatch.undo()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # fs.epoll.max_user_watches
+
+    sender, recver = h.io.pipe()
+    monkeypatch.setattr(Poll, "register", refuse)
+    with pytest.raises(OSError, match="space"):
+        recver.recv(PATIENCE)
+    task = h.spawn(recver.recv, PATIENCE)
+    h.sleep(0)
+    sender.send("x")
+    assert task.join() == b"x"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import subprocess
@@ -12,6 +13,7 @@ import threading
 import pytest
 
 import vanilla
+from vanilla.spawned import Spawned
 
 PATIENCE = 60
 
@@ -253,3 +255,35 @@ def test_a_forked_child_does_not_end_its_parents_threads():
     """
     ran = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "1\n", "")
+
+
+def test_a_ctrl_c_while_it_starts_is_heard_in_the_thread_as_a_dropped_pair(h, monkeypatch):
+    wait, heard, over = threading.Event.wait, [], threading.Event()
+
+    def listen(hub):
+        try:
+            hub.parent.recv()
+        except vanilla.Abandoned as error:
+            heard.append(error)
+        over.set()
+
+    def interrupted(event, timeout=None):
+        if event in ready:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        return wait(event, timeout)
+
+    class Noted(Spawned):
+        def __init__(self, *args):
+            super().__init__(*args)
+            ready.append(self._ready)
+
+    ready = []
+    monkeypatch.setattr("vanilla.thread.Spawned", Noted)
+    monkeypatch.setattr(threading.Event, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        h.thread.spawn(listen)
+    for _ in range(3):  # PyPy
+        gc.collect()
+    assert over.wait(PATIENCE)
+    assert heard

@@ -117,7 +117,7 @@ class Line:
         return events
 
     def _poll(self, events: int) -> None:
-        before, self.events = self.events, events
+        before = self.events
         if self.hub.forked or events == before:
             pass  # a forked child shares the parent's epoll, and must not touch it
         elif not before:
@@ -126,6 +126,7 @@ class Line:
             self.poll.unregister(self.fd)
         else:
             self.poll.modify(self.fd, events)
+        self.events = events  # if the kernel has not refused, for want of memory
 
     def _register(self, events: int) -> None:
         try:

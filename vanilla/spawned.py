@@ -47,8 +47,14 @@ class Spawned:
 
         :return: the Sender to it.
         """
-        self.thread.start()
-        self._ready.wait()
+        try:
+            self.thread.start()
+            self._ready.wait()
+        except BaseException:
+            if self.thread.is_alive():  # ctrl-C: nobody will have the other end, and it is to hear of that
+                self._ready.wait()
+                self._made = None
+            raise
         made, self._made = self._made, None
         if isinstance(made, BaseException):
             raise made
