@@ -61,7 +61,8 @@ def sh(h, script, *args, **options):
 def run_python(source, *args, **options):
     """Run a program with a parent's part in a Python of its own, to its end."""
     command = [sys.executable, "-c", textwrap.dedent(source), *map(str, args)]
-    return subprocess.run(command, capture_output=True, check=False, **options)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as most people run it
+    return subprocess.run(command, capture_output=True, check=False, env=env, **options)
 
 
 @pytest.fixture(params=["pidfd", "thread"])
