@@ -26,6 +26,7 @@ from greenlet import getcurrent
 from vanilla import Abandoned, Cancelled, Closed, Forked, Halt, Hub, Stop, Timeout
 from vanilla.poll import IN
 from vanilla.selection import EMPTY
+from vanilla.task import Runner
 
 
 def run(h):
@@ -834,6 +835,53 @@ def test_a_pending_timer_is_no_deadlock_and_a_background_descriptor_is_no_hope(h
         with pytest.raises(Stop, match="deadlock"):
             ch.recv()
         h.poll.unregister(a.fileno())
+
+
+# -- ctrl-C in the middle of a wait
+
+
+@pytest.mark.parametrize("where", ["main", "task"])
+def test_a_ctrl_c_between_two_lines_of_a_wait_leaves_nobody_in_line(h, where):
+    """At each line of `Runner.line_up` in turn, as a signal handler may raise."""
+
+    def interrupted(line):
+        sender, recver = h.channel()
+        lines = iter(range(line))
+
+        def trace(frame, event, arg):
+            if frame.f_code is not Runner.line_up.__code__:
+                return None
+            return raises if event == "call" else None
+
+        def raises(frame, event, arg):
+            if event == "line" and next(lines, None) is None:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return raises
+
+        try:
+            sys.settrace(trace)
+            try:
+                recver.recv(timeout=5)
+            finally:
+                sys.settrace(None)
+        except KeyboardInterrupt:
+            with pytest.raises(Timeout):
+                sender.send("lost", timeout=0)
+            assert h.sleep(0) is None
+            with pytest.raises(Timeout):
+                recver.recv(timeout=1)
+            return True
+        except Timeout:
+            return False  # there was no such line
+
+    def every_line():
+        line = 0
+        while interrupted(line):
+            line += 1
+        return line
+
+    assert (every_line() if where == "main" else h.spawn(every_line).join()) >= 3
 
 
 # -- stop

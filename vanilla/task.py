@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from .exception import Cancelled, Stop, Timeout
+from .exception import Cancelled, Halt, Stop, Timeout
 from .timers import disarm, seconds
 
 if TYPE_CHECKING:
@@ -419,22 +419,34 @@ class Runner:
         if me.__class__ is not Fiber or me.runner is not self:
             me = self.me()
         me.value = item
-        queue.append(me)
-        if timeout != -1 or me.pending is not None:
-            return self.park(me, on, timeout)
-        me.on = on
-        me.since = self.clock
-        if self.ready and self.budget:
-            self.budget -= 1
-            self.ready.popleft().switch()
-        else:
-            self.loop.switch()
-        me.on = None
-        if me.error is not None:
-            throw_from(me)
+        try:
+            queue.append(me)
+            if timeout != -1 or me.pending is not None:
+                return self.park(me, on, timeout)
+            me.on = on
+            me.since = self.clock
+            if self.ready and self.budget:
+                self.budget -= 1
+                self.ready.popleft().switch()
+            else:
+                self.loop.switch()
+            me.on = None
+            if me.error is not None:
+                throw_from(me)
+        except BaseException as error:
+            if not isinstance(error, (Timeout, Halt)):
+                self._tidy(me, on)
+            raise
         value = me.value
         me.value = None
         return value
+
+    def _tidy(self, me: Any, on: Any) -> None:
+        """A ctrl-C may have come between any two lines of a wait: *me*, who may wait again, is to stand nowhere."""
+        on.forget(me)
+        me.on = me.value = None
+        while me in self.ready:
+            self.ready.remove(me)
 
     def park(self, me: Any, on: Any, timeout: float = -1) -> Any:
         """Wait until somebody puts *me* into ``ready``.
