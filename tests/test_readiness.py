@@ -10,6 +10,7 @@ import pytest
 
 from vanilla import Abandoned, Busy, Closed, Hub, Stop, Timeout
 from vanilla.poll import POLLIN, POLLOUT
+from vanilla.readiness import Registration
 
 
 @pytest.fixture
@@ -202,3 +203,17 @@ def test_the_hubs_end_ends_who_waits(pipe):
         h.sleep(0)
     with pytest.raises((Stop, Closed, Abandoned)):
         task.join(timeout=0)
+
+
+def test_a_descriptor_that_has_hung_up_does_not_wake_the_hub_while_nobody_waits(h, pipe, monkeypatch):
+    calls = []
+    fire = Registration.fire
+    monkeypatch.setattr(Registration, "fire", lambda self, events: (calls.append(events), fire(self, events)))
+    ready = h.register(pipe[0])
+    os.close(pipe[1])
+    for _ in range(3):
+        assert h.spawn(ready.recv).join() == POLLIN
+        calls.clear()
+        for _ in range(10):
+            h.sleep(0)
+        assert len(calls) <= 1

@@ -24,6 +24,9 @@ from .selection import EMPTY, Case
 if TYPE_CHECKING:
     from .core import Hub
 
+#: What to wait for while nobody does. Of 0 the kernel reports a hang-up again and again, of this once at most.
+NOTHING = select.EPOLLONESHOT
+
 
 class Registration:
     """A descriptor, and those who want to know of it."""
@@ -39,7 +42,7 @@ class Registration:
         self.hub = hub
         self.fd = fd
         self.closed = False
-        hub.poll.register(fd, self.fire, 0, background=True)
+        hub.poll.register(fd, self.fire, NOTHING, background=True)
         #: For a look without waiting.
         self.kernel = select.poll()
         self.kernel.register(fd, 0)
@@ -61,14 +64,15 @@ class Registration:
             if wait.live != bool(wait.recvers):
                 wait.live = bool(wait.recvers)
                 self.hub.poll.live += 1 if wait.live else -1
-        self.hub.poll.modify(self.fd, events)
+        self.hub.poll.modify(self.fd, events or NOTHING)
 
     def fire(self, events: int) -> None:
         """The kernel's word."""
-        for wait in self.waits:
-            if wait.recvers and events & (wait.mask | GONE):
-                wait.hand(wait.recvers.popleft(), wait.mask)
-        self.mind()
+        waits = [wait for wait in self.waits if wait.recvers and events & (wait.mask | GONE)]
+        for wait in waits:
+            wait.hand(wait.recvers.popleft(), wait.mask)
+        if waits:  # to mind otherwise would have `NOTHING` reported again
+            self.mind()
 
     def close(self) -> None:
         """Forget the descriptor, and end all its Recvers. Twice does nothing."""
