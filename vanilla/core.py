@@ -146,7 +146,6 @@ class Hub:
         self._pid = os.getpid()
         self._thread = threading.get_ident()
         self._numbers = itertools.count(1)
-        self._selects = 0
         self._closers: dict[Callable[[], object], None] = {}
         self._hooks: dict[object, Hook] = {}
         #: By descriptor, what `register` made.
@@ -314,8 +313,7 @@ class Hub:
         :raises Timeout: none is ready.
         :raises Halt: an end has ended; the error's ``end`` says which.
         """
-        self._selects += 1
-        return select(self, ends, timeout, self._selects)
+        return select(self, ends, timeout)
 
     # -- descriptors
 

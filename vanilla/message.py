@@ -98,7 +98,8 @@ class Sender(End):
                 self._ready.append(recver)
             elif not recver.selection.fire(recver, item):  # dormant
                 del recver  # it refers to the other end, which may be dropped while this one waits
-                self.send(item, timeout)
+                if not self._state.give_nowait(item):
+                    self._state.wait_room(item, timeout)
         elif len(self._buffer) < self._state.capacity:
             self._buffer.append(item)
         else:

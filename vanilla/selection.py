@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
 from .exception import Halt, Timeout
@@ -223,7 +224,8 @@ class Selection:
             if item is not EMPTY:
                 return case.end, item
             if case.stand_by():
-                hints.pop()
+                # most often the last one; but to ask a Sender may have taken out another case of this select
+                hints.pop() if hints[-1] is case else hints.remove(case)
         return EMPTY
 
     def park(self, timeout: float) -> tuple[Any, Any]:
@@ -252,8 +254,10 @@ class Selection:
             self.hints.popleft().watch()
 
 
-def select(hub: Hub, ends: Sequence[Any], timeout: float, start: int) -> tuple[Any, Any]:
-    """`Hub.select`. *start* says which end is asked first: each call another, so that no end starves."""
+def select(hub: Hub, ends: Sequence[Any], timeout: float) -> tuple[Any, Any]:
+    """`Hub.select`. Which end is asked first is left to chance, as in Go, so that none starves: a count of calls, even
+    one of each task, may fall in step with something, say with tasks that take turns."""
+    start = getrandbits(16)
     runner = hub.runner
     selection = runner.selections.get(runner.me()) if runner.selections else None
     if selection is not None and selection.ends != ends:
