@@ -7,6 +7,7 @@ import itertools
 import sys
 import traceback
 import weakref
+from collections import deque
 from unittest import mock
 
 import pytest
@@ -795,6 +796,12 @@ def test_a_select_on_both_ends_of_a_channel_loses_neither_when_a_receiver_came_a
     run(h)
     channel.send("item", timeout=0)
     assert task.join() == (channel.recver, "item")
+
+
+def test_select_waits_for_ends_in_any_sequence(h):
+    a, b = h.queue(1), h.queue(1)
+    h.spawn(b.send, 1)
+    assert h.select(deque([a, b])) == (b, 1)
 
 
 def test_select_takes_from_one_end_only(h):

@@ -100,7 +100,7 @@ class Selection:
         #: Its fiber, or an Outsider.
         self.task = task
         #: A copy, to be compared with those of the next select.
-        self.ends = ends if isinstance(ends, tuple) else ends[:]
+        self.ends = ends if isinstance(ends, tuple) else list(ends)
         self.live = False
         #: Selects that asked one end after the other and found one ready.
         self.looks = 0
