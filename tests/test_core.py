@@ -884,6 +884,59 @@ def test_a_ctrl_c_between_two_lines_of_a_wait_leaves_nobody_in_line(h, where):
     assert (every_line() if where == "main" else h.spawn(every_line).join()) >= 3
 
 
+# -- ends that a collection drops, whenever and wherever
+
+
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="which thread runs finalizers is its own business there")
+def test_an_end_that_another_thread_collects_is_noticed_by_the_hub_that_sleeps(h):
+    sender, recver = h.pipe()
+    cycle: list = [sender]
+    cycle.append(cycle)
+    collected = threading.Event()
+
+    def collect():
+        while not recver._state.recvers:
+            time.sleep(0.001)
+        gc.collect()
+        collected.set()
+
+    gc.disable()
+    thread = threading.Thread(target=collect)
+    try:
+        del sender, cycle
+        thread.start()
+        with pytest.raises(Abandoned):
+            recver.recv(timeout=60_000)
+        assert collected.wait(60)
+    finally:
+        gc.enable()
+        thread.join()
+
+
+def test_a_drop_between_a_tasks_last_look_and_its_parking_ends_what_hangs_on_it(h):
+    """The Recver behind `forward` goes just as that is about to wait: a closer closes its source."""
+    up, down = h.pipe(), h.pipe()
+    up.recver.pipe(down.sender)
+    held = [down.recver]
+
+    class Runner:
+        def __getattr__(self, name):
+            return getattr(h.runner, name)
+
+        def line_up(self, *args):
+            held.clear()
+            gc.collect()
+            return h.runner.line_up(*args)
+
+    up.recver._state.runner = Runner()
+    sender = up.sender
+    del up, down
+    h.sleep(0)
+    h.sleep(0)
+    assert sender.halted
+    assert not h.tasks
+
+
 # -- stop
 
 

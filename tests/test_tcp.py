@@ -331,6 +331,7 @@ def test_a_dropped_server_refuses_connections(h):
     server = h.tcp.listen()
     port = server.port
     del server
+    h.sleep(0)
     with pytest.raises(vanilla.ConnectionLost, match="refused"):
         h.tcp.connect(port)
 

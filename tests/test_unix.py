@@ -194,6 +194,7 @@ def test_the_file_goes_away_with_a_dropped_server(h, path):
     server = h.unix.listen(path)
     assert os.path.exists(path)
     del server
+    h.sleep(0)
     assert not os.path.exists(path)
 
 

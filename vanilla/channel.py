@@ -22,6 +22,7 @@ Invariants of a Channel:
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 from .exception import Abandoned, Busy, Closed, Halt
@@ -280,9 +281,22 @@ class Channel:
         self._abandon()
 
     def _abandon(self) -> None:
+        """An end was dropped. A collection may have come between any two lines of any task, and run us there.
+
+        So who was about to park, and did so behind this, is woken at the edge; and closers, which may do anything, have
+        to wait for it.
+        """
+        closers, self.closers = self.closers, []
         self.close(Abandoned)
-        # A collection may strike between a task's last look at ``halt`` and its parking, and run us there.
-        self.hub.at_edge(self._fail_all)
+        if self.hub.stopping:
+            self._abandoned(closers)
+        else:
+            self.hub.at_edge(partial(self._abandoned, closers))
+
+    def _abandoned(self, closers: list[tuple[Callable[..., object], tuple[Any, ...]]]) -> None:
+        self._fail_all()
+        for f, args in closers:
+            self.hub.guard(f, *args)
 
     def onclose(self, f: Callable[..., object], *args: Any) -> None:
         """Call ``f(*args)`` when the channel ends; at once if it has."""

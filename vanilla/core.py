@@ -415,6 +415,13 @@ class Hub:
         if threading.get_ident() != self._thread and not self.forked:
             raise RuntimeError("this Hub belongs to another thread; give each thread a Hub of its own")
 
+    def dropped(self, abandon: Callable[[], object]) -> None:
+        """An end was dropped: call *abandon*, in the loop if a collection in another thread has found the end."""
+        if threading.get_ident() == self._thread:
+            abandon()
+        elif not self.stopping:
+            self.thread.reach(abandon)
+
     def _forked(self) -> Forked:
         return Forked(f"this Hub was made in process {self._pid}; make a new one after fork")
 

@@ -157,7 +157,7 @@ class Sender(End):
     def __del__(self) -> None:
         try:
             if self._state.halt is None and not self._state.hub.forked:
-                self._state.abandon_by_sender()
+                self._state.hub.dropped(self._state.abandon_by_sender)
         except AttributeError:
             pass  # __init__ did not get as far
 
@@ -279,7 +279,7 @@ class Recver(End):
     def __del__(self) -> None:
         try:
             if self._state.halt is None and not self._state.hub.forked:
-                self._state.abandon_by_recver()
+                self._state.hub.dropped(self._state.abandon_by_recver)
         except AttributeError:
             pass
 

@@ -42,6 +42,12 @@ class Service:
             self._bell = Bell(self._hub)
         return self._bell
 
+    def reach(self, f: Callable[[], object]) -> None:
+        """Call *f*, which must not wait, in the hub's loop soon. From any thread, though no other one was expected."""
+        if self._bell is None:
+            self._bell = Bell(self._hub)
+        self._bell.ring(f)
+
     def call(self, f: Callable[..., Any], *args: Any) -> Recver:
         """Run ``f(*args)`` in a thread, one of at most `workers.SIZE` that this hub's calls share.
 
