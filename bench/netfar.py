@@ -49,13 +49,13 @@ class Asker:
             sock.sendall(self.questions[fd][0])
 
     def ask(self, seconds: float) -> int:
-        """For so long.
+        """For so long, and until one is answered.
 
         :return: how many were answered.
         """
         answered = 0
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end or not answered:
             for fd, _ in self.epoll.poll(PATIENCE) or lost("no answer"):
                 turn = self.turn[fd]
                 questions = self.questions[fd]
