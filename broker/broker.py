@@ -60,6 +60,7 @@ class Broker:
     now = staticmethod(time.monotonic)
 
     def __init__(self, hub: Hub, options: Options | None = None) -> None:
+        hub._check()
         self.hub = hub
         self.options = options or Options()
         #: Of an endpoint of which nobody has asked for anything.

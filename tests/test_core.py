@@ -291,9 +291,9 @@ def test_the_context_is_copied_when_the_task_is_made(h):
 
 def test_sleepers_of_equal_length_wake_in_the_order_in_which_they_lay_down(h):
     seen = []
-    for i in range(5):
-        h.spawn(lambda i=i: (h.sleep(1), seen.append(i)))
-    h.sleep(3)
+    tasks = [h.spawn(lambda i=i: (h.sleep(1), seen.append(i))) for i in range(5)]
+    for task in tasks:
+        task.join()
     assert seen == [0, 1, 2, 3, 4]
 
 

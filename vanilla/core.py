@@ -51,7 +51,7 @@ from .readiness import Registration
 from .schedule import Schedule, TaskTimer
 from .selection import select
 from .semaphore import Semaphore
-from .task import Fiber, Outsider, Runner, Task, lost, throw_from
+from .task import Fiber, Outsider, Runner, Task, check_callable, lost, throw_from
 from .taskpool import TaskPool
 from .timers import Timer, Timers, seconds
 from .trigger import Trigger, make_trigger
@@ -148,6 +148,7 @@ class Hub:
         self._numbers = itertools.count(1)
         self._closers: dict[Callable[[], object], None] = {}
         self._hooks: dict[object, Hook] = {}
+        self._making = self.rlock()
         #: By descriptor, what `register` made.
         self.registered: dict[int, Registration] = {}
         self._outsiders: weakref.WeakKeyDictionary[greenlet, Outsider] = weakref.WeakKeyDictionary()
@@ -164,6 +165,8 @@ class Hub:
         What it raises is logged with its traceback and raised at whoever joins the task.
         """
         self._check()
+        if not callable(f):  # `check_callable`, written out
+            raise TypeError(f"not callable: {f!r}")
         task = Task(self, f, args, kwargs)
         self.tasks.add(task)
         self.runner.add(task)
@@ -171,7 +174,8 @@ class Hub:
 
     def spawn_later(self, ms: float, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
         """`spawn`, after *ms* milliseconds. Cancelling the task before that means that it never runs."""
-        seconds(ms)  # what is no time is the caller's error, not the task's
+        seconds(ms)  # what is no time, or no function, is the caller's error and not the task's
+        check_callable(f)
         return self.spawn(self._later, ms, f, args, kwargs)
 
     def _later(self, ms: float, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -242,6 +246,7 @@ class Hub:
         ...     list(h.producer(count))
         [0, 1, 2]
         """
+        check_callable(f)
         sender, recver = self.pipe()
         self.spawn(_produce, f, sender)
         return recver
@@ -295,8 +300,12 @@ class Hub:
         return serialized
 
     def pulse(self, ms: float, item: Any = True) -> Recver:
-        """A Recver on which *item* comes every *ms* milliseconds. A pulse that nobody waits for waits itself."""
-        seconds(ms)
+        """A Recver on which *item* comes every *ms* milliseconds. A pulse that nobody waits for waits itself.
+
+        :raises ValueError: *ms* is not more than 0.
+        """
+        if seconds(ms) <= 0:
+            raise ValueError(f"a pulse comes every so many ms, more than 0, not {ms!r}")
         return self.producer(lambda sender: self._pulse(sender, ms, item))
 
     def _pulse(self, sender: Sender, ms: float, item: Any) -> None:
@@ -477,6 +486,7 @@ class Hub:
         :param hook: must not wait. What it raises is logged.
         :return: takes it back when called; twice does nothing.
         """
+        check_callable(hook)
         key = object()
         self._hooks[key] = hook
 
@@ -531,6 +541,7 @@ class Hub:
 
     def onstop(self, closer: Callable[[], object]) -> None:
         """Call *closer* when the hub stops, unless it is taken back with `offstop`."""
+        check_callable(closer)
         self._closers[closer] = None
 
     def offstop(self, closer: Callable[[], object]) -> None:
@@ -614,9 +625,13 @@ class Hub:
             raise AttributeError(
                 f"a Hub has no attribute or service {name!r}, and no plug-in of that name is installed"
             )
-        made = factory(self)
-        setattr(self, name, made)
-        return made
+        if name in services.BUILT_IN:
+            setattr(self, name, factory(self))
+        else:
+            with self._making:  # a plug-in may wait while it is made, and another task come by
+                if name not in vars(self):
+                    setattr(self, name, factory(self))
+        return vars(self)[name]
 
 
 def _produce(f: Callable[[Sender], object], sender: Sender) -> None:

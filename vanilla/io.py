@@ -9,6 +9,7 @@ import socket as sockets
 import ssl
 import stat
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from .message import Pair, Sender, Stream
 from .stream import Connection, Descriptor, open_connection, reader, writer
@@ -35,6 +36,19 @@ class Service:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        #: Those that were given to `fd_in` and `fd_out`, by number.
+        self._owned: WeakValueDictionary[int, Descriptor] = WeakValueDictionary()
+
+    def _own(self, fd: int, wrong: int, use: str) -> Descriptor:
+        self._hub._check()
+        _check(fd, wrong, use)
+        owned = self._owned.get(fd)
+        if owned is not None and owned.fileno() == fd:  # else it was closed
+            raise FileExistsError(
+                errno.EEXIST, f"descriptor {fd} is a stream of this hub already; give it a copy, of os.dup"
+            )
+        self._owned[fd] = owned = Descriptor(fd)
+        return owned
 
     def fd_in(self, fd: int) -> Stream:
         """The Stream of a descriptor, which becomes its own: it is closed with it.
@@ -42,9 +56,9 @@ class Service:
         :param fd: of a pipe, terminal, device or socket, which becomes non-blocking for everybody who shares it; or of
             a regular file, which is read as it is, 64 KiB at a time.
         :raises OSError: it is not open, or not for reading, or it is a directory. It is left as it was.
+        :raises FileExistsError: it is a stream of this hub already.
         """
-        _check(fd, os.O_WRONLY, "reading")
-        return reader(self._hub, Descriptor(fd), f"descriptor {fd}")
+        return reader(self._hub, self._own(fd, os.O_WRONLY, "reading"), f"descriptor {fd}")
 
     def fd_out(self, fd: int) -> Sender:
         """The Sender of a descriptor, which becomes its own: it is closed with it.
@@ -53,14 +67,14 @@ class Service:
             other a copy, of `os.dup`.
         :raises OSError: it is not open, or not for writing. It is left as it was.
         """
-        _check(fd, os.O_RDONLY, "writing")
-        return writer(self._hub, Descriptor(fd), f"descriptor {fd}")
+        return writer(self._hub, self._own(fd, os.O_RDONLY, "writing"), f"descriptor {fd}")
 
     def pipe(self) -> Pair:
         """The two ends of a kernel pipe: a Sender, and the Stream of what it sends.
 
         :raises OSError: there are no more descriptors.
         """
+        self._hub._check()
         read, write = os.pipe()
         return Pair(writer(self._hub, Descriptor(write), "pipe"), reader(self._hub, Descriptor(read), "pipe"))
 
@@ -75,6 +89,7 @@ class Service:
             raise TypeError("h.io.socket would pass TLS by; use h.tls")
         if sock.type != sockets.SOCK_STREAM:
             raise ValueError(f"h.io.socket takes stream sockets, not one of {sock.type!r}; of datagrams, see h.udp")
+        self._hub._check()
         peer = sock.getpeername()
         own = sockets.socket(sock.family, sock.type, sock.proto, sock.detach())
         own.setblocking(False)

@@ -137,7 +137,7 @@ class Loop:
     def _deadlock(self) -> None:
         """Nothing can ever wake anybody: tell those outside, and stay usable."""
         gc.collect()  # an end that only a cycle (or PyPy) keeps may be all that is waited for
-        if self.ready or self.edges:
+        if self.ready or self.edges or self.poll.has_news():  # another thread may have called just now
             return
         text = f"deadlock: every task waits and nothing can wake one: {who_waits(self.hub)}"
         stopped: list[Any] = [waiter for waiter in self.hub.waiters() if isinstance(waiter, Outsider) and waiter.on]

@@ -19,6 +19,7 @@ from .deadline import Deadline
 from .exception import Halt
 from .selection import EMPTY, Case, Selection
 from .tap import Tap
+from .task import check_callable
 
 if TYPE_CHECKING:
     from .core import Hub, Task
@@ -244,15 +245,19 @@ class Recver(End):
         :return: the Recver of the callable's output, or of the Pair; None for a Sender.
         """
         hub = self.hub
-        if callable(target):
+        into = getattr(target, "sender", target)  # a Pair's, a broadcast's
+        if not isinstance(into, Sender):
+            if not callable(target):
+                raise TypeError(f"pipe takes a Sender, a Pair or a callable, not {target!r}")
             sender, recver = hub.pipe()
             hub.spawn(run_stage, target, self, sender)
             return recver
-        hub.spawn(forward, self, target.sender if isinstance(target, Pair) else target)
+        hub.spawn(forward, self, into)
         return target.recver if isinstance(target, Pair) else None
 
     def map(self, f: Callable[[Any], Any]) -> Recver:
         """A Recver of ``f(item)`` for each item. What *f* raises is raised there, and the next item goes on."""
+        check_callable(f)
         recver = self.pipe(_Map(f))
         assert recver is not None
         return recver
@@ -264,6 +269,7 @@ class Recver(End):
 
         :return: the task; it is done when the channel ends.
         """
+        check_callable(f)
         return self.hub.spawn(drain, self, f)
 
     def _take(self) -> Any:

@@ -108,6 +108,10 @@ class Poll:
             ready[fd] = ready.get(fd, 0) | IN
         return list(ready.items())
 
+    def has_news(self) -> bool:
+        """Would `wait` return at once?"""
+        return bool(self.again or self._epoll.poll(0))
+
     def close(self) -> None:
         self.handlers.clear()
         self.layers.clear()

@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Callable
 
 from .exception import Stop
+from .task import check_callable
 from .timers import disarm, seconds
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class TaskTimer:
     def __init__(
         self, hub: Hub, ms: float, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        check_callable(f)
         self._hub = hub
         self._ms = ms
         self._call = f, args, kwargs
@@ -108,6 +110,7 @@ class Schedule:
     def __init__(
         self, hub: Hub, ms: float, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        check_callable(f)
         length = seconds(ms)
         if length <= 0:
             raise ValueError(f"a schedule needs more than 0 ms from one run to the next, not {ms:g}")

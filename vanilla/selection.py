@@ -259,6 +259,8 @@ def select(hub: Hub, ends: Sequence[Any], timeout: float) -> tuple[Any, Any]:
     one of each task, may fall in step with something, say with tasks that take turns."""
     start = getrandbits(16)
     runner = hub.runner
+    if hub.stopping:
+        hub._check()
     selection = runner.selections.get(runner.me()) if runner.selections else None
     if selection is not None and selection.ends != ends:
         selection.drop()

@@ -143,6 +143,7 @@ class Service:
         """`vanilla.signal.subscribe`."""
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("signals can be subscribed to in the main thread only: Python runs their handlers there")
+        self.hub._check()
         if not self.callbacks:
             self._open()
         key = object()

@@ -26,7 +26,7 @@ class Descriptor:
     Whatever else is to carry a stream has these methods too, and raises BlockingIOError where it would have to wait.
     """
 
-    __slots__ = ("_fd", "_pid")
+    __slots__ = ("__weakref__", "_fd", "_pid")
 
     def __init__(self, fd: int) -> None:
         """

@@ -149,6 +149,14 @@ class Fiber(greenlet, Waiter):  # type: ignore[misc]  # greenlet.error, a class,
         return str(self.task)
 
 
+def check_callable(f: object) -> None:
+    """
+    :raises TypeError: *f* cannot be called: better told here than in a task.
+    """
+    if not callable(f):
+        raise TypeError(f"not callable: {f!r}")
+
+
 class Task:
     """A coroutine of a hub, made by `Hub.spawn`.
 

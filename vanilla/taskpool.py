@@ -14,7 +14,7 @@ from .exception import Closed, Halt
 from .job import CALL, Job, Places
 from .message import Recver
 from .poolmap import Mapping
-from .task import leave
+from .task import check_callable, leave
 
 if TYPE_CHECKING:
     from .core import Hub
@@ -48,6 +48,7 @@ class TaskPool:
             logged.
         :raises Closed: the pool was closed.
         """
+        check_callable(f)
         self._check("call")
         channel = Channel(self._hub, 1, f"call of {getattr(f, '__qualname__', f)}")
         recver = Recver(channel)
@@ -76,6 +77,7 @@ class TaskPool:
             which it is the cause: it would end the reader's loop as if that was all.
         :raises Closed: the pool was closed.
         """
+        check_callable(f)
         self._check("map")
         return Mapping(self._places, f, items, ordered).start()
 

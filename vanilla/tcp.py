@@ -53,6 +53,8 @@ def resolve(hub: Hub, host: str, port: int, timeout: float = -1, scheme: str = "
     :raises Timeout: the look-up takes longer. It goes on in its thread, and nobody hears of its end.
     """
     _check_port(port)
+    if not isinstance(host, str):
+        raise TypeError(f"a host is text, not {host!r}; it comes behind the port")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):
@@ -61,6 +63,8 @@ def resolve(hub: Hub, host: str, port: int, timeout: float = -1, scheme: str = "
 
 
 def _check_port(port: int) -> None:
+    if not isinstance(port, int):
+        raise TypeError(f"a port is a number between 0 and 65535, not {port!r}; it comes before the host")
     if not 0 <= port <= 65535:  # getaddrinfo takes it modulo 65536
         raise ValueError(f"a port is between 0 and 65535, not {port}")
 
@@ -87,6 +91,7 @@ def dial(hub: Hub, host: str, port: int, timeout: float = -1, scheme: str = "tcp
     :raises ConnectionLost: no address accepts; the text has the reason that the last one gave.
     :raises Timeout: the time is over.
     """
+    _check_port(port)
     deadline = Deadline(timeout)
     lost: OSError | None = None
     name = url(host, port, scheme)
@@ -241,6 +246,7 @@ class Service:
         :raises OSError: the address cannot be had.
         :raises ConnectionLost: there is no such host.
         """
+        self._hub._check()
         if host:
             host = resolve(self._hub, host, port)[0][1][0]
         sock = bind(host, port)

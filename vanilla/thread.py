@@ -9,6 +9,7 @@ from . import crossing
 from .bell import Bell
 from .message import Pair, Recver
 from .spawned import Spawned
+from .task import check_callable
 from .workers import SIZE, Workers
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Service:
         :raises RuntimeError: the system gives us no thread.
         :raises OSError: there are no descriptors for its Hub.
         """
+        check_callable(f)
         up = self.pipe()
         child = Spawned(f, args, up.sender)
         down = child.start()

@@ -94,6 +94,9 @@ class Service:
         :raises OSError: the address cannot be had.
         :raises ConnectionLost: there is no such host.
         """
+        self._hub._check()
+        if context is None and not cert:
+            raise ValueError("h.tls.listen needs a certificate: cert=FILE, or context=")
         context = context or server_context(cert, key, client_ca)
         if host:
             host = tcp.resolve(self._hub, host, port)[0][1][0]

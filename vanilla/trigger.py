@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from .channel import Channel
 from .message import Recver, Sender
+from .task import check_callable
 
 if TYPE_CHECKING:
     from .core import Hub
@@ -42,6 +43,7 @@ class _Run:
 
 def make_trigger(hub: Hub, f: Callable[[], object]) -> Trigger:
     """`Hub.trigger`."""
+    check_callable(f)
     state = Channel(hub, 1, "trigger")
     Recver(state).consume(_Run(f))
     return Trigger(state)

@@ -119,6 +119,7 @@ class Service:
         :raises ConnectionLost: there is no such host.
         """
         every = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+        self._hub._check()
         family, address = preferred(resolve(self._hub, host or every, port, scheme="udp"))[0]
         sock = _socket(family)
         try:
@@ -136,6 +137,7 @@ class Service:
         :param host: an address, or a name, for whose look-up this waits.
         :raises ConnectionLost: there is no such host, or no way there.
         """
+        self._hub._check()
         if (host is None) != (port is None):
             raise TypeError("create takes both, host and port, or none")
         if host is None or port is None:

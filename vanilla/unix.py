@@ -208,6 +208,7 @@ class Service:
         :return: a Recver of `Connection`, with the ``path`` that it listens on.
         :raises OSError: see `bind`.
         """
+        self._hub._check()
         sock = bind(path, mode)
         server = Server(self._hub, sock, partial(_accepted, self._hub, path))
         server.path = path

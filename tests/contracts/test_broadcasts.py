@@ -232,6 +232,7 @@ def test_onempty_is_called_when_the_last_local_subscriber_has_gone(h):
     assert not called
     del two
     gc.collect()
+    h.sleep(0)
     assert called == [True]
 
 
