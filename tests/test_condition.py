@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 from actors import LONG, Actor, run
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import vanilla
@@ -472,6 +472,18 @@ class Model:
 
 @settings(deadline=None, max_examples=250)
 @given(STEPS)
+@example(
+    [
+        ("acquire", 1),
+        ("wait",),
+        ("acquire", 3),
+        ("wait",),
+        ("acquire", 0),
+        ("hold", [("notify", 1), ("notify", 1)]),
+        ("wait",),
+        ("release", [("notify", 1), ("cancel", 3)], []),  # who is cancelled keeps its place in the lock's line
+    ]
+)
 def test_no_notification_is_lost_and_the_lock_always_somebodys_whatever_comes_in_one_tick(steps):
     with vanilla.Hub() as h:
         lock, model = h.rlock(), Model()

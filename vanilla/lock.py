@@ -21,7 +21,7 @@ class Lock:
 
     Invariants:
     1. Who stands in ``_line`` is parked, with the depth that it is to get in its slot, and stands there once; whoever
-       wakes it takes it out first.
+       wakes it takes it out first. Or it is the `_Place` of one who comes back.
     2. Somebody stands in line only while there is a holder: a release passes the lock on, and it is never free in
        between. So nobody overtakes.
     3. Who is handed the lock is its holder before it runs: an interruption in the same tick waits (`Hub.interrupt`).
@@ -94,13 +94,16 @@ class Lock:
             raise
 
     def _pass_on(self) -> None:
-        if self._line:
-            waiter = self._line.popleft()
-            self._depth = waiter.value
+        if not self._line:
+            self.holder = None
+            return
+        waiter = self._line.popleft()
+        self._depth = waiter.value
+        if waiter.__class__ is _Place:
+            self.holder = waiter.holder  # on its way back: it will see
+        else:
             self.holder = waiter.task if waiter.__class__ is Fiber else waiter
             self._hub.ready.append(waiter)
-        else:
-            self.holder = None
 
     # -- for a Condition
 
@@ -115,7 +118,8 @@ class Lock:
 
     def take_back(self, depth: int) -> None:
         """Acquire it again, whatever comes: an interruption is raised where the task waits next."""
-        current = self._runner.current()
+        current, me = self._runner.current(), self._runner.me()
+        place = _Place(self, current, depth)
         late: BaseException | None = None
         while self.holder is not current:
             try:
@@ -123,16 +127,17 @@ class Lock:
                     self._depth = depth
                     self.holder = current
                 else:
-                    self._wait(current, depth)
+                    place.stand(me)
+                    self._runner.park(me, place)
             except BaseException as error:
+                place.forget(me)
                 if self._in_vain(error):
+                    leave(self._line, place)
                     raise
                 late = error.with_traceback(None)  # its frames are these; see core, invariant 4
                 late.__context__ = None
-        if late is not None:
-            me = self._runner.me()
-            if me.pending is None:
-                me.pending = late
+        if late is not None and me.pending is None:
+            me.pending = late
 
     def _in_vain(self, error: BaseException) -> bool:
         """Does *error* say that nobody will ever release it?"""
@@ -166,6 +171,39 @@ class Lock:
     def __repr__(self) -> str:
         whose = "free" if self.holder is None else f"held by {self.holder}"
         return f"<{type(self).__name__}, {whose}, {len(self._line)} wait>"
+
+
+class _Place:
+    """The place in line of a task that takes its lock back: kept while an interruption is on its way to it, for it will
+    not be kept from waiting on. It is what such a task is parked on."""
+
+    __slots__ = ("_lock", "holder", "value")
+
+    def __init__(self, lock: Lock, holder: Any, depth: int) -> None:
+        self._lock = lock
+        self.holder = holder
+        #: As in the slot of a waiter.
+        self.value = depth
+
+    def stand(self, waiter: Any) -> None:
+        """Put *waiter* here, at the end of the line if that is the first time."""
+        waiter.value = self.value
+        if not self._replace(self, waiter):
+            self._lock._line.append(waiter)
+
+    def forget(self, waiter: Any) -> bool:
+        return self._replace(waiter, self)
+
+    def _replace(self, old: Any, new: Any) -> bool:
+        line = self._lock._line
+        try:
+            line[line.index(old)] = new
+        except ValueError:
+            return False
+        return True
+
+    def describe(self, waiter: Any) -> str:
+        return self._lock.describe(waiter)
 
 
 class RLock(Lock):
