@@ -34,7 +34,10 @@ from cells import table
 LATEST = Path(__file__).with_name("results") / "latest.json"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 README = Path(__file__).parents[1] / "README.md"
+#: Rows of the Hub's services, in a run of their own.
+SERVICES = LATEST.with_name("services.json")
 BEGIN = "<!-- from bench/results/latest.json by bench/table.py -->\n"
+BEGIN_SERVICES = "<!-- from bench/results/services.json by bench/table.py -->\n"
 END = "<!-- end -->\n"
 
 
@@ -116,11 +119,11 @@ def sides_of(rows: list[dict[str, Any]]) -> list[list[str]]:
     return list(found.values())
 
 
-def in_page(page: str, rendered: str) -> str:
-    """The page with its tables replaced."""
-    before, _, rest = page.partition(BEGIN)
+def in_page(page: str, rendered: str, begin: str = BEGIN) -> str:
+    """The page with its tables behind *begin* replaced."""
+    before, _, rest = page.partition(begin)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{rendered}\n{END}{after}"
+    return f"{before}{begin}\n{rendered}\n{END}{after}"
 
 
 def main(results: str = "") -> None:
@@ -128,7 +131,8 @@ def main(results: str = "") -> None:
     if results:
         print(rendered, end="")
     else:
-        PAGE.write_text(in_page(PAGE.read_text(), rendered))
+        page = in_page(PAGE.read_text(), rendered)
+        PAGE.write_text(in_page(page, render(json.loads(SERVICES.read_text())), BEGIN_SERVICES))
         README.write_text(in_page(README.read_text(), short(json.loads(LATEST.read_text()))))
 
 
