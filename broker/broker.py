@@ -60,7 +60,6 @@ class Broker:
     now = staticmethod(time.monotonic)
 
     def __init__(self, hub: Hub, options: Options | None = None) -> None:
-        hub._check()
         self.hub = hub
         self.options = options or Options()
         #: Of an endpoint of which nobody has asked for anything.
@@ -409,6 +408,7 @@ class Service:
         :raises ValueError: a URL or option is wrong, or a file that an option names.
         :raises OSError: an address cannot be had, or a file not be read.
         """
+        self.hub._check()
         broker = Broker(self.hub, Options(**options))
         try:
             for url in urls:

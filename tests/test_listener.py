@@ -11,6 +11,7 @@ import sys
 import textwrap
 
 import pytest
+from peers import until
 
 import vanilla
 from vanilla import listener, tcp
@@ -271,3 +272,24 @@ def test_a_process_without_descriptors_serves_again_once_it_has_some():
     code = "import vanilla.stream\n" + textwrap.dedent(OUT_OF_DESCRIPTORS)
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ran.stdout.split() == ["WARNING", "idle", "INFO", "welcome"], ran.stdout + ran.stderr
+
+
+def test_the_end_of_an_exhaustion_is_noticed_though_a_whole_batch_came_last(h, sock, monkeypatch, caplog):
+    monkeypatch.setattr(listener, "BATCH", 2)
+    monkeypatch.setattr(listener, "PAUSE", 1)
+    accepted = []
+    listening = Listener(h, sock, lambda conn, peer: accepted.append(conn))
+    take, failures = listening._take, [OSError(errno.EMFILE, "too many")]
+
+    def fails_once():
+        if failures:
+            raise failures.pop()
+        return take()
+
+    listening._take = fails_once
+    clients = [socket.create_connection(sock.getsockname()) for _ in range(2)]
+    until(h, lambda: len(accepted) == 2)
+    until(h, lambda: "accepting connections again" in caplog.text)
+    for conn in clients + accepted:
+        conn.close()
+    listening.close()

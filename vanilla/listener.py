@@ -140,6 +140,8 @@ class Listener:
             except Exception as error:
                 self.hub.failed(self.on_accept, error, f"; the connection from {peer} is closed")
                 conn.close()
+        if self._exhausted and self._timer is None and self._fd >= 0:  # there may be no more: look, as nothing tells
+            self._timer = self.hub.after(PAUSE, self.retry)
 
     def _out_of(self, error: OSError) -> None:
         if not self._exhausted:
