@@ -1,0 +1,111 @@
+"""Which packets have come, and when that has to be said.
+
+Invariants:
+1. ``_firsts`` and ``_lasts`` are ranges, ascending, apart and not adjacent, all from ``_floor`` on.
+2. What is below ``_floor`` counts as come: the peer knows of it, or it is too old to matter.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from .packets import ACK_BYTES, MAX_RANGES, RANGE_BYTES, pack_ack
+
+#: Ranges that are kept; of them the largest ones are said.
+MOST_RANGES = 4 * MAX_RANGES
+#: How long an acknowledgement may wait, in seconds, for more to acknowledge or for data to go with.
+DELAY = 0.001
+
+
+class Arrivals:
+    """The packets that have come on one session.
+
+    :param every: so many packets are acknowledged at once.
+    :ivar at: when an acknowledgement is due, None if none is.
+    """
+
+    __slots__ = ("_every", "_firsts", "_floor", "_lasts", "_time", "_unsaid", "at")
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        self._floor = 0
+        self._time = 0.0
+        self._unsaid = 0
+        self.at: float | None = None
+
+    @property
+    def largest(self) -> int:
+        return self._lasts[-1] if self._lasts else self._floor - 1
+
+    def add(self, first: int, count: int, now: float) -> bool:
+        """*count* packets from *first* on have come; False if all of them had come before."""
+        last = first + count - 1
+        firsts, lasts = self._firsts, self._lasts
+        if lasts and first == lasts[-1] + 1:
+            lasts[-1] = last
+            self._time = now
+            return True
+        if first > self.largest:
+            firsts.append(first)
+            lasts.append(last)
+            self._time = now
+            if len(firsts) > MOST_RANGES:
+                self._floor = lasts[0] + 1
+                del firsts[0], lasts[0]
+            return True
+        return self._add_below(max(first, self._floor), last, now)
+
+    def _add_below(self, first: int, last: int, now: float) -> bool:
+        firsts, lasts = self._firsts, self._lasts
+        at = bisect_right(firsts, first)
+        if first > last or (at and lasts[at - 1] >= last):
+            return False
+        if last > self.largest:
+            self._time = now
+        if at and lasts[at - 1] >= first - 1:
+            at -= 1
+            first = firsts[at]
+        stop = at
+        while stop < len(firsts) and firsts[stop] <= last + 1:
+            last = max(last, lasts[stop])
+            stop += 1
+        firsts[at:stop] = [first]
+        lasts[at:stop] = [last]
+        return True
+
+    def expect(self, count: int, now: float, at_once: bool = False) -> None:
+        """*count* packets want to be acknowledged."""
+        self._unsaid += count
+        if at_once or self._unsaid >= self._every:
+            self.at = now
+        elif self.at is None:
+            self.at = now + DELAY
+
+    def item(self, now: float) -> bytes | None:
+        """The ACK that says it all, None if nobody waits for one."""
+        if self.at is None:
+            return None
+        self.at = None
+        self._unsaid = 0
+        ranges = list(zip(self._firsts[-MAX_RANGES - 1 :], self._lasts[-MAX_RANGES - 1 :]))
+        return pack_ack(ranges, max(now - self._time, 0.0))
+
+    @property
+    def size(self) -> int:
+        """Bytes that `item` takes, at most."""
+        return ACK_BYTES + RANGE_BYTES * min(len(self._firsts), MAX_RANGES)
+
+    @property
+    def crowded(self) -> bool:
+        """There is much to say again and again, until the peer is known to have heard it."""
+        return len(self._firsts) > MAX_RANGES // 2
+
+    def forget(self, largest: int) -> None:
+        """The peer has got an ACK that went up to *largest*: it need not be said again."""
+        firsts, lasts = self._firsts, self._lasts
+        at = bisect_right(firsts, largest) - 1
+        if at > 0:
+            self._floor = firsts[at]
+            del firsts[:at], lasts[:at]

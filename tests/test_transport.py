@@ -1,0 +1,259 @@
+"""A UDP session in simulated time: whatever a path does to datagrams, each byte comes once and in order."""
+
+from __future__ import annotations
+
+import pytest
+from links import MANY, Flow, Link, World, bytes_of
+
+from vanilla.protocol import packets
+from vanilla.protocol.packets import INIT_BYTES, Close, Data, parse_data
+from vanilla.protocol.transport import CLOSED, OPEN, Limits, Transport
+
+PATHS = {
+    "lossless": {},
+    "lossy": {"loss": 0.1},
+    "very lossy": {"loss": 0.3},
+    "jitter": {"jitter": 0.02},
+    "all of it": {"loss": 0.2, "duplicate": 0.1, "reorder": 0.2, "jitter": 0.003},
+    "reordering": {"reorder": 0.5, "late": 0.03},
+    "narrow": {"rate": 1e6, "queue": 20_000},
+}
+
+
+def flow(seed, limits=MANY, server_limits=None, **path):
+    world = World(seed)
+    return Flow(world, Link(world, delay=0.01, **path), Link(world, delay=0.01, **path), limits, server_limits)
+
+
+def over(flow):
+    return flow.server is not None and {flow.client.transport.state, flow.server.transport.state} == {CLOSED}
+
+
+def exchange(flow, total=60_000, until=200.0):
+    """Both ends send, end their streams, and get each other's."""
+    there, flow.client.source = bytes_of(total, flow.world.random)
+    back, source = bytes_of(total // 2, flow.world.random)
+
+    def begin(end):
+        end.source = source
+
+    flow.on_server = begin
+    flow.start()
+    assert flow.world.run(until, lambda: over(flow))
+    assert (flow.server.got, flow.client.got) == (there, back)
+    assert flow.client.transport.error is None and flow.server.transport.error is None
+
+
+def opened(seed=1, **more):
+    made = flow(seed, **more)
+    made.start()
+    assert made.world.run(5.0, lambda: made.client.transport.state == OPEN)
+    made.world.run(made.world.now + 1.0)
+    return made
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("seed", range(20))
+def test_every_byte_comes_once_and_in_order(path, seed):
+    exchange(flow(seed, **PATHS[path]))
+
+
+@pytest.mark.parametrize("controller", ["delivery", "newreno"])
+def test_either_controller_gets_everything_through(controller):
+    exchange(flow(1, Limits(controller=controller), **PATHS["lossy"]), 300_000)
+
+
+@pytest.mark.parametrize("size", [0, 1, packets.DATAGRAM_BYTES - packets.OVERHEAD_BYTES, 10_000])
+def test_a_stream_of_any_length_ends(size):
+    exchange(flow(1), size)
+
+
+def test_nothing_is_made_for_who_has_not_returned_a_cookie():
+    made = flow(1)
+    made.client.outgoing.loss = 0.0
+    made.back.dark = True
+    made.start()
+    made.world.run(10.0)
+    assert made.server is None and made.answered > 3
+
+
+def test_a_session_goes_on_after_a_blackout():
+    made = flow(3)
+    data, made.client.source = bytes_of(3_000_000, made.world.random)
+    made.client.outgoing.rate = 1e6
+    made.start()
+    made.world.run(1.0)
+    made.client.outgoing.dark = made.back.dark = True
+    made.world.run(11.0)
+    before = made.server.count
+    made.client.outgoing.dark = made.back.dark = False
+    made.world.run(13.5)
+    assert made.server.count > before  # the PTO backs off to two seconds
+    assert made.world.run(60.0, lambda: made.server.got == data)
+
+
+def test_a_silent_peer_ends_the_session_and_an_idle_one_does_not():
+    made = opened()
+    made.world.run(300.0)
+    assert made.client.transport.state == made.server.transport.state == OPEN
+    made.client.outgoing.dark = True
+    made.world.run(400.0)
+    assert made.client.transport.error[0] == made.server.transport.error[0] == packets.TIMEOUT
+
+
+def test_a_closed_session_tells_its_peer_why():
+    made = opened()
+    made.client.transport.close(packets.DONE, "enough")
+    made.client.pump()
+    made.world.run(made.world.now + 1)
+    assert made.server.transport.error == (packets.DONE, "enough")
+
+
+def test_a_client_learns_that_its_server_was_started_again():
+    made = opened()
+    made.server = None
+    made.client.source = bytes_of(1000, made.world.random)[1]
+    made.client.pump()
+    assert made.world.run(made.world.now + 5, lambda: made.client.transport.state == CLOSED)
+    assert made.client.transport.error[0] == packets.UNKNOWN
+
+
+def test_no_more_is_sent_than_the_peer_reads():
+    made = opened()
+    made.server.reads = False
+    _, made.client.source = bytes_of(10_000_000, made.world.random)
+    made.client.pump()
+    made.world.run(20.0)
+    assert made.server.transport.ready == MANY.window
+    assert made.client.transport.room == 0
+    made.server.reads = True
+    made.server.pump()
+    assert made.world.run(60.0, lambda: made.server.count == 10_000_000)
+
+
+def test_no_more_datagrams_fly_than_the_peers_kernel_holds():
+    made = opened(server_limits=Limits(datagrams=7))
+    made.client.source = bytes_of(300_000, made.world.random)[1]
+    most = 0
+
+    def watch(end):
+        nonlocal most
+        most = max(most, end.transport._recovery.flying)
+
+    pump = made.client.pump
+    made.client.pump = lambda: (pump(), watch(made.client))
+    made.client.pump()
+    assert made.world.run(60.0, lambda: made.server.count == 300_000)
+    assert most == 7
+
+
+def test_a_client_that_moves_is_asked_there_and_goes_on_from_there():
+    made = flow(2, rate=1e6)
+    data, made.client.source = bytes_of(1_000_000, made.world.random)
+    made.start()
+    made.world.run(0.3)
+    made.client.address = "elsewhere"
+    assert made.world.run(60.0, lambda: made.server.got == data)
+    assert made.server.transport.address == "elsewhere" and made.server.transport.counters.moves == 1
+
+
+def test_who_repeats_datagrams_from_elsewhere_gets_three_times_as_much_at_most_and_moves_nothing():
+    made = opened()
+    made.client.transport.put([b"x"])
+    [(data, _, _)] = made.client.transport.datagrams(made.world.now)
+    victim = 0
+    server = made.server.transport
+    server.receive(data, made.world.now, "victim")
+    for step in range(100):
+        for train, _, address in server.datagrams(made.world.now + step / 10):
+            victim += len(train) if address == "victim" else 0
+    assert 0 < victim <= 3 * len(data)
+    assert server.address == "client" and server.counters.moves == 0
+
+
+def test_datagrams_of_others_change_nothing():
+    made = opened()
+    server = made.server.transport
+    before = server.next_time()
+    for data in (
+        packets.pack_data(5, server.token ^ 1, [packets.pack_stream(0, b"x", False)]),
+        packets.pack_close(Close(packets.DONE, server.token ^ 1, "")),
+        packets.pack_init(packets.Init(1, 0, 77, bytes(16))),
+        packets.pack_retry(packets.Retry(1, server.token, 9, bytes(16))),
+    ):
+        server.receive(data, made.world.now, "stranger")
+    server.receive(b"", made.world.now)
+    server.receive(bytes(40), made.world.now)
+    assert (server.counters.strangers, server.counters.bad) == (4, 2)
+    assert server.state == OPEN and server.ready == 0 and server.next_time() == before
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        packets.pack_ack([(0, 1 << 40)], 0.0),
+        packets.pack_stream(1 << 40, b"x", False),
+        packets.pack_stream(0, b"abc", True) + packets.pack_stream(0, b"abcd", False),
+        packets.pack_stream(0, b"abc", True) + packets.pack_stream(0, b"ab", True),
+    ],
+    ids=["acknowledges what was never sent", "beyond the window", "behind the end", "two ends"],
+)
+def test_a_peer_that_breaks_the_rules_is_told_and_left(item):
+    made = opened()
+    server = made.server.transport
+    server.receive(packets.pack_data(1 << 30, server.token, [item]), made.world.now)
+    assert server.state == CLOSED and server.error[0] == packets.BAD_PACKET
+    [(data, _, _)] = server.datagrams(made.world.now)
+    assert packets.parse_close(data).code == packets.BAD_PACKET
+
+
+def pair():
+    """Two transports that have met, in one instant."""
+    made = opened()
+    return made.client.transport, made.server.transport, made.world.now
+
+
+def test_trains_are_datagrams_of_one_length_but_for_the_last():
+    client, server, now = pair()
+    client.put([bytes(200_000)])
+    trains = client.datagrams(now)
+    assert any(len(data) > segment for data, segment, _ in trains)
+    for data, segment, _ in trains:
+        assert len(data) <= 64_000 and -(-len(data) // segment) <= 64
+        for at in range(0, len(data), segment):
+            assert isinstance(parse_data(data[at : at + segment]), Data)
+        server.receive(data, now, None, segment)
+    assert server.ready == 200_000 - client.unsent
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_train_read_at_once_is_what_its_datagrams_are(grouped):
+    client, server, now = pair()
+    data = bytes(range(256)) * 200
+    assert client.put([data]) == len(data)
+    for train, segment, _ in client.datagrams(now):
+        if grouped:
+            server.receive(train, now, None, segment)
+        else:
+            for at in range(0, len(train), segment):
+                server.receive(train[at : at + segment], now)
+    assert bytes(server.read(1 << 20)) == data[: len(data) - client.unsent]
+
+
+def test_an_init_is_as_long_as_the_rule_says():
+    world = World(1)
+    client = Transport(True, world.now, 5, world.random)
+    [(data, _, _)] = client.datagrams(world.now)
+    assert len(data) == INIT_BYTES
+
+
+def test_a_process_that_did_not_run_for_an_hour_hears_its_peer_before_it_gives_up():
+    client, server, now = pair()
+    later = now + 3600.0
+    client.datagrams(later)
+    assert client.state == OPEN
+    server.put([b"still here"])
+    for train, segment, _ in server.datagrams(now + 1):
+        client.receive(train, later + 1, None, segment)
+    client.datagrams(later + 30)
+    assert client.state == OPEN and bytes(client.read()) == b"still here"
