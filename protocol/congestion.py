@@ -65,8 +65,8 @@ PROBE_RTT_GAIN = 0.5
 #: Seconds: see above.
 TICK = 0.002
 #: A round trip has met a queue if it took longer than the shortest by so much, as a factor and in seconds.
-QUEUE_FACTOR = 1.25
-QUEUE_TIME = 0.002
+QUEUE_FACTOR = 1.1
+QUEUE_TIME = 0.0005
 #: Of a round trip's bytes: less loss than this is no congestion.
 LOSS = 0.02
 #: What a cap is cut to.

@@ -385,13 +385,27 @@ _READERS: dict[int, Callable[[Buffer, int], tuple[Item, int]]] = {
 
 
 class Consecutive(NamedTuple):
-    """What `parse_train` has found: packets from ``number`` on, bytes of the stream from ``offset`` on."""
+    """What `parse_train` and `parse_one` have found: packets from ``number`` on, bytes of the stream from ``offset``
+    on."""
 
     number: int
     token: int
     packets: int
     offset: int
     body: bytes
+
+
+def parse_one(data: Buffer) -> Consecutive | None:
+    """What `parse_data` says, sooner, of a datagram that carries one STREAM alone, which does not end. None:
+    another."""
+    size = len(data)
+    if size <= OVERHEAD_BYTES or data[0] != DATA or data[HEAD_BYTES] != STREAM:
+        return None
+    number, token, offset, length = _FIRST.unpack_from(data)
+    offset &= MAX_NUMBER
+    if length != size - OVERHEAD_BYTES or offset + length > MAX_NUMBER:
+        return None
+    return Consecutive(number & MAX_NUMBER, token, 1, offset, bytes(data[OVERHEAD_BYTES:]))
 
 
 @lru_cache(maxsize=32)

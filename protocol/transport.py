@@ -72,6 +72,7 @@ from .packets import (
     Buffer,
     Challenge,
     Close,
+    Consecutive,
     Init,
     Item,
     Ping,
@@ -90,6 +91,7 @@ from .packets import (
     parse_close,
     parse_data,
     parse_init,
+    parse_one,
     parse_retry,
     parse_train,
 )
@@ -376,22 +378,33 @@ class Transport:
         self.counters.received_bytes += size
         if not 0 < segment < size:
             self.counters.received += 1
-            self._one(data, now, address)
+            self._first(parse_one(data), data, now, address)
             return
         data = memoryview(data)
         self.counters.received += -(-size // segment)
         whole = size - size % segment
         train = parse_train(data[:whole], segment)
         at = 0
-        if train is not None and train.token == self.token and self.state != CLOSED:
-            if self._accepts(train.offset + len(train.body)):
-                self._arrived(train.number, train.packets, whole, now, address)
-                if self._take(train.offset, train.body, False):
-                    self._arrivals.expect(train.packets, now)
+        if train is not None:
+            self._first(train, data[:whole], now, address)
             at = whole
         while at < size:
-            self._one(data[at : at + segment], now, address)
+            self._first(parse_one(one := data[at : at + segment]), one, now, address)
             at += segment
+
+    def _first(self, plain: Consecutive | None, data: Buffer, now: float, address: object) -> None:
+        """Packets that carry consecutive bytes of the stream and nothing else; or what is not so plain."""
+        if plain is None:
+            self._one(data, now, address)
+        elif plain.token != self.token:
+            self.counters.strangers += plain.packets
+        elif self.state != CLOSED and self._accepts(plain.offset + len(plain.body)):
+            if not self._arrived(plain.number, plain.packets, len(data), now, address):
+                self.counters.duplicates += plain.packets
+            elif self._take(plain.offset, plain.body, False):
+                self._arrivals.expect(plain.packets, now)
+                if self._incoming.ended:
+                    self._check_done(now)
 
     def _one(self, data: Buffer, now: float, address: object) -> None:
         if self.state == CLOSED:
