@@ -1,0 +1,104 @@
+"""Controllers on a path of 20 ms and 6 MB/s whose buffer holds one bandwidth-delay product, in simulated time."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from links import Flow, Link, World
+
+from vanilla.protocol.congestion import CONTROLLERS
+from vanilla.protocol.newreno import NewReno
+from vanilla.protocol.recovery import Sample
+from vanilla.protocol.transport import Limits
+
+RATE, RTT = 6e6, 0.02
+QUEUE = RATE * RTT
+
+
+def share(controllers, seconds, loss=0.0, queue=QUEUE, seed=1, warm=1.0, rate=RATE):
+    """What each flow gets through the same bottleneck, in bytes a second."""
+    world = World(seed)
+    there = Link(world, rate=rate, delay=RTT / 2, queue=queue, loss=loss)
+    flows = []
+    for index, name in enumerate(controllers):
+        flow = Flow(world, there, Link(world, delay=RTT / 2), Limits(datagrams=4096, controller=name))
+        flow.client.source = bytes
+        flow.on_server = lambda end: setattr(end, "keep", False)
+        world.at(index * 0.3, flow.start)
+        flows.append(flow)
+    world.run(warm)
+    before = [flow.server.count for flow in flows]
+    world.run(warm + seconds)
+    return [(flow.server.count - count) / seconds for flow, count in zip(flows, before)]
+
+
+@functools.cache
+def alone(controller, loss=0.0):
+    return share([controller], 3.0, loss)[0]
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_a_path_that_loses_nothing_is_used(controller):
+    assert alone(controller) > 0.9 * RATE
+
+
+@pytest.mark.parametrize(("loss", "goal"), [(0.01, 0.85), (0.1, 0.6), (0.2, 0.4)])
+def test_random_loss_costs_little_more_than_what_it_takes(loss, goal):
+    assert alone("delivery", loss) > goal * alone("delivery")
+
+
+def test_newreno_takes_random_loss_for_congestion():
+    # Mathis et al., 1997: a window of sqrt(3/2p) datagrams.
+    assert 0.5 < alone("newreno", 0.01) / (1200 * (1.5 / 0.01) ** 0.5 / RTT) < 1.5
+
+
+@pytest.mark.parametrize("queue", [0.5, 1.0])
+@pytest.mark.parametrize("controllers", [("delivery", "delivery"), ("delivery", "newreno"), ("newreno", "delivery")])
+def test_two_flows_share(controllers, queue):
+    rates = share(controllers, 8.0, queue=queue * QUEUE, warm=2.0)
+    assert sum(rates) > 0.85 * RATE
+    assert min(rates) > 0.3 * sum(rates)
+
+
+def test_a_flow_alone_leaves_the_queue_short():
+    world = World(1)
+    there = Link(world, rate=RATE, delay=RTT / 2, queue=4 * QUEUE)
+    flow = Flow(world, there, Link(world, delay=RTT / 2), Limits(datagrams=4096))
+    flow.client.source = bytes
+    flow.on_server = lambda end: setattr(end, "keep", False)
+    flow.start()
+    world.run(3.0)
+    assert flow.client.transport.rtt < 1.3 * RTT
+
+
+def sample(now=1.0, acked=1200, before=20_000, sent=0.5):
+    return Sample(now, acked, 0, before - acked, before, acked, 0, sent, 0.0, False, 0.1, 0.1)
+
+
+def test_newreno_doubles_at_first_and_then_grows_by_a_datagram_a_window():
+    newreno = NewReno(1200, 0.0)
+    assert newreno.window == 12_000
+    newreno.on_ack(sample(acked=12_000))
+    assert newreno.window == 24_000
+    newreno.on_loss(1.0, 1200, 0.9, False)
+    assert newreno.window == 12_000
+    for _ in range(10):
+        newreno.on_ack(sample(sent=1.1))
+    assert 13_000 <= newreno.window <= 13_200
+
+
+def test_newreno_halves_once_a_round_trip_and_falls_to_two_datagrams_when_congestion_persists():
+    newreno = NewReno(1200, 0.0)
+    newreno.window = 48_000
+    newreno.on_loss(1.0, 1200, 0.9, False)
+    newreno.on_loss(1.05, 1200, 0.95, False)
+    assert newreno.window == 24_000
+    newreno.on_loss(2.0, 1200, 1.9, True)
+    assert newreno.window == 2_400
+
+
+def test_newreno_does_not_grow_a_window_that_is_not_used():
+    newreno = NewReno(1200, 0.0)
+    newreno.on_ack(sample(before=3_000))
+    assert newreno.window == 12_000
