@@ -171,12 +171,43 @@ def test_who_repeats_datagrams_from_elsewhere_gets_three_times_as_much_at_most_a
     assert server.address == "client" and server.counters.moves == 0
 
 
+def test_an_address_that_answers_another_challenge_is_not_moved_to():
+    made = opened()
+    server = made.server.transport
+    ping = packets.pack_data(1 << 30, server.token, [packets.PING_ITEM])
+    server.receive(ping, made.world.now, "victim")
+    [item] = [parse_data(data).items[0] for data, _, address in server.datagrams(made.world.now) if address == "victim"]
+    for number, value, moved in ((1, item.value ^ 1, "client"), (2, item.value, "victim")):
+        answer = packets.pack_data((1 << 30) + number, server.token, [packets.pack_response(value)])
+        server.receive(answer, made.world.now, "victim")
+        assert server.address == moved
+
+
+def test_what_leaves_at_once_is_what_the_pace_has_for_a_few_milliseconds():
+    made = flow(1, rate=1e6, queue=50_000)
+    made.client.source = bytes
+    made.start()
+    made.world.run(2.0)
+    sizes = []
+    datagrams = made.client.transport.datagrams
+
+    def watch(now):
+        trains = datagrams(now)
+        sizes.append(sum(len(data) for data, _, _ in trains))
+        return trains
+
+    made.client.transport.datagrams = watch
+    made.world.run(4.0)
+    assert sum(sizes) > 1.5e6 and max(sizes) < 1e6 * 0.008
+
+
 def test_datagrams_of_others_change_nothing():
     made = opened()
     server = made.server.transport
     before = server.next_time()
     for data in (
         packets.pack_data(5, server.token ^ 1, [packets.pack_stream(0, b"x", False)]),
+        packets.pack_data(6, server.token ^ 1, [packets.pack_stream(0, b"x", True)]),
         packets.pack_close(Close(packets.DONE, server.token ^ 1, "")),
         packets.pack_init(packets.Init(1, 0, 77, bytes(16))),
         packets.pack_retry(packets.Retry(1, server.token, 9, bytes(16))),
@@ -184,7 +215,7 @@ def test_datagrams_of_others_change_nothing():
         server.receive(data, made.world.now, "stranger")
     server.receive(b"", made.world.now)
     server.receive(bytes(40), made.world.now)
-    assert (server.counters.strangers, server.counters.bad) == (4, 2)
+    assert (server.counters.strangers, server.counters.bad) == (5, 2)
     assert server.state == OPEN and server.ready == 0 and server.next_time() == before
 
 
