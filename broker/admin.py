@@ -8,6 +8,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
 from vanilla.protocol.frames import STATUS, pack_control
+from vanilla.udpsocket import UDPSocket
 
 if TYPE_CHECKING:
     from .broker import Broker
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vanilla.broker")
 
+#: Sessions over UDP that a status tells of.
+SESSIONS = 16
 #: How old the sums over all endpoints in a status may be, in seconds.
 FRESH = 0.05
 #: Endpoints on a page of a status at most.
@@ -83,7 +86,32 @@ def describe_broker(broker: Broker) -> dict[str, Any]:
         "acknowledged": totals.acknowledged + sum(endpoint.acknowledged for endpoint in live),
         "dead": totals.dead + sum(endpoint.dead for endpoint in live),
         "dropped": totals.dropped + sum(endpoint.dropped for endpoint in live),
+        "udp": describe_udp(broker),
     }
+
+
+def describe_udp(broker: Broker) -> list[dict[str, Any]]:
+    """The sessions over UDP: `SESSIONS` of them at most, those that have lost most first. Times are in ms."""
+    found = [
+        (session.peer, session.sock.transport) for session in broker.sessions if isinstance(session.sock, UDPSocket)
+    ]
+    found.sort(key=lambda one: -one[1].counters.lost)
+    return [
+        {
+            "peer": peer,
+            "sent": transport.counters.sent,
+            "received": transport.counters.received,
+            "lost": transport.counters.lost,
+            "retransmitted": transport.counters.retransmitted,
+            "duplicates": transport.counters.duplicates,
+            "bad": transport.counters.bad + transport.counters.strangers,
+            "moves": transport.counters.moves,
+            "rtt": round(transport.rtt * 1000, 3),
+            "min_rtt": round(transport.min_rtt * 1000, 3),
+            "rate": round(transport.rate),
+        }
+        for peer, transport in found[:SESSIONS]
+    ]
 
 
 def describe(endpoint: Endpoint, now: float) -> dict[str, Any]:

@@ -22,7 +22,9 @@ from vanilla.protocol.frames import GO_AWAY, HELLO, SCRATCH_BYTES, pack_control
 from vanilla.protocol.scan import DEPTH
 from vanilla.protocol.urls import Address, parse
 from vanilla.tlssocket import TLSSocket
+from vanilla.udpsocket import UDPSocket
 
+from . import udplistener
 from .access import Access, identity_of_user
 from .admin import Totals, log_rest, status_page
 from .dedupe import Windows
@@ -80,7 +82,7 @@ class Broker:
         self.unused: dict[Endpoint, None] = {}
         self._names: list[str] | None = None
         self.sessions: set[Session] = set()
-        self.listeners: list[tuple[Listener, Address]] = []
+        self.listeners: list[tuple[Listener | udplistener.UDPListener, Address]] = []
         self.totals = Totals()
         self.door = Door(self)
         self.memory = Memory(self, self.options.memory)
@@ -126,6 +128,11 @@ class Broker:
         """
         address = parse(url)
         self._check(address)
+        if address.scheme == "udp":
+            sock = udplistener.bind(self.hub, address.host, address.port)
+            address = address._replace(port=sock.getsockname()[1])
+            self.listeners.append((udplistener.UDPListener(self.hub, sock, self._accepted), address))
+            return str(address)
         return self.adopt(*_bind(address))
 
     def _check(self, address: Address) -> None:
@@ -154,9 +161,9 @@ class Broker:
         assert self.tls is not None
         self._accepted(TLSSocket(self.hub, sock, self.tls.context), address)
 
-    def _accepted(self, sock: socket.socket | TLSSocket, address: Any) -> None:
+    def _accepted(self, sock: socket.socket | TLSSocket | UDPSocket, address: Any) -> None:
         session = Session(self, sock, describe_peer(address))
-        if not isinstance(address, tuple) and not isinstance(sock, TLSSocket):
+        if not isinstance(address, tuple) and not isinstance(sock, (TLSSocket, UDPSocket)):
             session.identity = identity_of_user(unix.user_of(sock))
         self.sessions.add(session)
         self.door.enter(session, address)

@@ -17,6 +17,7 @@ from vanilla.protocol.errors import ProtocolError
 
 if TYPE_CHECKING:
     from vanilla.tlssocket import TLSSocket
+    from vanilla.udpsocket import UDPSocket
 
     from .broker import Broker
     from .session import Session
@@ -114,7 +115,7 @@ class Refusals:
         log.warning("%s%s", text, f" (and {passed_over} more like it before)" if passed_over else "")
 
 
-def origin(sock: socket.socket | TLSSocket, address: Any) -> str:
+def origin(sock: socket.socket | TLSSocket | UDPSocket, address: Any) -> str:
     """Whose connection it is: an IPv4 address; the first half of an IPv6 address, for one subscriber has all of the
     other half (RFC 6177); or the user at the other end of a Unix socket."""
     if not isinstance(address, tuple):

@@ -34,6 +34,7 @@ from vanilla.protocol.frames import (
 )
 from vanilla.protocol.urls import check_name
 from vanilla.tlssocket import NotTLS, TLSError, TLSSocket
+from vanilla.udpsocket import UDPSocket
 
 from .access import check_subject
 from .broadcast import Broadcast, Publisher, Subscriber
@@ -101,7 +102,7 @@ class Session:
         "under_way",
     )
 
-    def __init__(self, broker: Broker, sock: socket.socket | TLSSocket, peer: str) -> None:
+    def __init__(self, broker: Broker, sock: socket.socket | TLSSocket | UDPSocket, peer: str) -> None:
         self.broker = broker
         self.sock = sock
         self.peer = peer

@@ -211,7 +211,7 @@ def _add_url(sub: argparse.ArgumentParser) -> None:
         "--url",
         type=_checked(_url),
         default=os.environ.get("VANILLA_URL", DEFAULT_URL),
-        help=f"the broker: tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH (default: $VANILLA_URL, or {DEFAULT_URL})",
+        help=f"the broker: tcp://, tls:// or udp://HOST:PORT, unix:///PATH (default: $VANILLA_URL, or {DEFAULT_URL})",
     )
     add_flags(sub)
     sub.add_argument(

@@ -63,6 +63,7 @@ from vanilla.protocol.frames import (
 from vanilla.protocol.scan import DEPTH
 from vanilla.protocol.urls import parse
 
+from . import udp
 from .questions import GREETING, Questions
 from .redial import ATTEMPT_MS, FINAL, Backoff, Stock, is_final
 
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
 
     from vanilla.core import Hub, Task
     from vanilla.tlssocket import TLSSocket
+    from vanilla.udpsocket import UDPSocket
 
     from .arrival import Arrival
     from .state import ChannelState, Speaker
@@ -126,7 +128,7 @@ class Link:
         self.frame_limit = HELLO_LIMIT
         #: How deep a message may nest.
         self.depth = DEPTH
-        self.sock: socket.socket | TLSSocket | None = None
+        self.sock: socket.socket | TLSSocket | UDPSocket | None = None
         #: What stands in the reader's buffer, and has to be copied before the next read if it is still wanted.
         self.lent: list[Arrival] = []
         self.out: Outbox = Stock()
@@ -178,10 +180,12 @@ class Link:
         deadline = Deadline(timeout)
         address = parse(url)
         if address.scheme == "unix":
-            sock: socket.socket | TLSSocket = unix.dial(self.hub, address.path, timeout)
+            sock: socket.socket | TLSSocket | UDPSocket = unix.dial(self.hub, address.path, timeout)
         elif address.scheme == "tls":
             assert self._context is not None
             sock = tls.dial(self.hub, address.host, address.port, self._context, timeout)
+        elif address.scheme == "udp":
+            sock = udp.dial(self.hub, address.host, address.port, timeout)
         else:
             sock = tcp.dial(self.hub, address.host, address.port, timeout)
         self.url, self.sock = url, sock

@@ -456,7 +456,7 @@ class Service:
 
         If a certificate is not accepted, or the broker says that something is wrong with us (as DENIED), it stays lost.
 
-        :param urls: ``tcp://HOST:PORT``, ``tls://HOST:PORT`` or ``unix:///PATH``.
+        :param urls: ``tcp://HOST:PORT``, ``tls://HOST:PORT``, ``udp://HOST:PORT`` or ``unix:///PATH``.
         :param timeout: ms for look-up, connection and handshakes together.
         :param linger: ms that closing, and the interpreter's exit, wait for confirms; -1 for ever.
         :param ca: for tls, as the next three: a PEM file of the authorities that may have signed the broker's

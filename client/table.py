@@ -92,12 +92,27 @@ def table(status: dict[str, Any], url: str) -> str:
     refused = broker.get("refused")
     if refused:
         lines.append("refused: " + ", ".join(f"{count} by {limit}" for limit, count in sorted(refused.items())))
+    lines += map(_session, broker.get("udp", []))
     if status["endpoints"]:
         lines += ["", *_rows(status["endpoints"])]
     notes = [note for endpoint in status["endpoints"] for note in _notes(endpoint)]
     if notes:
         lines += ["", *notes]
     return "\n".join(lines)
+
+
+def _session(udp: dict[str, Any]) -> str:
+    """One over UDP; of what the broker has sent to it.
+
+    >>> counts = {"sent": 200, "lost": 3, "retransmitted": 4, "received": 9}
+    >>> _session({"peer": "127.0.0.1:4", "rtt": 0.25, "rate": 2e6, **counts})
+    'udp 127.0.0.1:4: round trip 0.25 ms, 1.9Mi/s, sent 200, lost 3 (1.5 %), repeated 4, received 9'
+    """
+    lost = 100 * udp["lost"] / max(udp["sent"], 1)
+    return (
+        f"udp {udp['peer']}: round trip {udp['rtt']:g} ms, {size(udp['rate'])}/s, sent {udp['sent']}, "
+        f"lost {udp['lost']} ({lost:.1f} %), repeated {udp['retransmitted']}, received {udp['received']}"
+    )
 
 
 def _notes(endpoint: dict[str, Any]) -> list[str]:

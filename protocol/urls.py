@@ -1,4 +1,4 @@
-"""Addresses as URLs: ``tcp://HOST:PORT``, ``tls://HOST:PORT``, ``unix:///PATH``."""
+"""Addresses as URLs: ``tcp://HOST:PORT``, ``tls://HOST:PORT``, ``udp://HOST:PORT``, ``unix:///PATH``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-_EXAMPLES = {"tcp": "127.0.0.1:8264", "tls": "broker.example.org:8265"}
+_EXAMPLES = {"tcp": "127.0.0.1:8264", "tls": "broker.example.org:8265", "udp": "127.0.0.1:8264"}
 
 
 class Address(NamedTuple):
-    """Where to listen or dial. ``host`` and ``port`` for tcp and tls, ``path`` for unix."""
+    """Where to listen or dial. ``host`` and ``port``, for unix ``path``."""
 
     scheme: str
     host: str = ""
@@ -26,7 +26,7 @@ class Address(NamedTuple):
     @property
     def encrypted(self) -> bool:
         """Can nobody on the way read or change what passes?"""
-        return self.scheme != "tcp"
+        return self.scheme not in ("tcp", "udp")
 
     @property
     def is_local(self) -> bool:
@@ -63,8 +63,8 @@ def parse(url: str) -> Address:
             raise ValueError(f"{url!r}: unix:// needs a path, as in unix:///run/vanilla.sock")
         return Address("unix", path=path)
     scheme = parts.scheme
-    if scheme not in ("tcp", "tls"):
-        raise ValueError(f"{url!r}: an address starts with tcp://, tls:// or unix://")
+    if scheme not in _EXAMPLES:
+        raise ValueError(f"{url!r}: an address starts with tcp://, tls://, udp:// or unix://")
     try:
         host, port = parts.hostname, parts.port
     except ValueError as error:

@@ -260,7 +260,7 @@ def test_a_peer_that_is_no_broker_is_one_line_and_status_1():
         (("pull", "jobs", "-n", "0"), "no number from 1 on"),
         (("pull", "jobs", "-n", "x"), "no number from 1 on"),
         (("pull", "jobs", "--timeout", "-5"), "--timeout"),
-        (("status", "--url", "nonsense"), "tcp://, tls:// or unix://"),
+        (("status", "--url", "nonsense"), "tcp://, tls://, udp:// or unix://"),
         (("demo", "--workers", "0"), "no number from 1 on"),
     ],
 )

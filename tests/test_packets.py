@@ -184,3 +184,14 @@ def test_an_ack_of_more_packets_than_it_can_count_says_the_largest():
 def test_the_text_of_a_close_is_cut_between_characters():
     data = packets.pack_close(Close(0, 1, "ä" * 150))
     assert parse(data).text == "ä" * 100
+
+
+def test_the_page_on_udp_lists_kinds_items_and_codes_as_the_code_has_them():
+    page = (Path(__file__).parent.parent / "docs" / "udp.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| (\w+) \|(.*)\|$", page, re.M)
+    kinds = {int(number): name for number, name, _ in rows if name in packets.NAMES.values() and name != "CLOSE"}
+    assert kinds == {kind: name for kind, name in packets.NAMES.items() if name != "CLOSE"}
+    items = {int(number, 16): name for number, name, _ in rows if name in packets.ITEM_NAMES.values()}
+    assert items == packets.ITEM_NAMES
+    codes = {int(number): (name, text.strip()) for number, name, text in rows if name in dict(packets.CODES.values())}
+    assert codes == packets.CODES

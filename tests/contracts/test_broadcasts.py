@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
+from lossy import between
 from peers import PATIENCE, until
 
 import vanilla
@@ -49,12 +50,14 @@ class Remote:
 
 
 def remote(kind, h, tmp_path, certs):
+    if kind == "lossy":
+        kind = between(h)
     if kind == "tls":
         return Remote(h, "tls://127.0.0.1:0", {"ca": certs.ca}, tls_cert=certs.server)
-    return Remote(h, "tcp://127.0.0.1:0" if kind == "tcp" else f"unix://{tmp_path}/broker.sock", {})
+    return Remote(h, f"{kind}://127.0.0.1:0" if kind in ("tcp", "udp") else f"unix://{tmp_path}/broker.sock", {})
 
 
-@pytest.fixture(params=["local", "unix", "tcp", "tls"])
+@pytest.fixture(params=["local", "unix", "tcp", "udp", "lossy", "tls"])
 def place(request, h, tmp_path, certs):
     if request.param == "local":
         yield Local(h)

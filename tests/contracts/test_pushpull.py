@@ -7,6 +7,7 @@ The idea to protect: the same code works on ``h.channel(n)`` and on a broker's e
 from __future__ import annotations
 
 import pytest
+from lossy import between
 
 import vanilla
 
@@ -49,22 +50,24 @@ def make(h, kind, tmp_path, certs):
     if kind == "local":
         yield Local(h)
         return
+    if kind == "lossy":
+        kind = between(h)
     if kind == "tls":
         place = Remote(h, "tls://127.0.0.1:0", {"ca": certs.ca}, tls_cert=certs.server)
     else:
-        place = Remote(h, "tcp://127.0.0.1:0" if kind == "tcp" else f"unix://{tmp_path}/broker.sock")
+        place = Remote(h, f"{kind}://127.0.0.1:0" if kind in ("tcp", "udp") else f"unix://{tmp_path}/broker.sock")
     yield place
     place.near.close()
     place.far.close()
     place.broker.close()
 
 
-@pytest.fixture(params=["local", "unix", "tcp", "tls"])
+@pytest.fixture(params=["local", "unix", "tcp", "udp", "lossy", "tls"])
 def place(request, h, tmp_path, certs):
     yield from make(h, request.param, tmp_path, certs)
 
 
-@pytest.fixture(params=["unix", "tcp", "tls"])
+@pytest.fixture(params=["unix", "tcp", "udp", "lossy", "tls"])
 def remote_place(request, h, tmp_path, certs):
     yield from make(h, request.param, tmp_path, certs)
 

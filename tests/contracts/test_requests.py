@@ -4,14 +4,16 @@ two."""
 from __future__ import annotations
 
 import pytest
+from lossy import between
 from test_pushpull import ITEMS, PATIENCE
 
 import vanilla
 
 
-@pytest.fixture(params=["unix", "tcp"])
+@pytest.fixture(params=["unix", "tcp", "udp", "lossy"])
 def broker(request, h, tmp_path):
-    url = "tcp://127.0.0.1:0" if request.param == "tcp" else f"unix://{tmp_path}/broker.sock"
+    kind = between(h) if request.param == "lossy" else request.param
+    url = f"{kind}://127.0.0.1:0" if kind in ("tcp", "udp") else f"unix://{tmp_path}/broker.sock"
     with h.broker.listen(url) as broker:
         yield broker
 

@@ -1,0 +1,26 @@
+"""Dialling ``udp://``: a socket, and the session that makes a stream of its datagrams."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from vanilla import udpsocket
+from vanilla.protocol.transport import Limits, Transport
+from vanilla.task import monotonic
+
+if TYPE_CHECKING:
+    from vanilla.core import Hub
+
+
+def dial(hub: Hub, host: str, port: int, timeout: float = -1) -> udpsocket.UDPSocket:
+    """As `vanilla.udpsocket.dial`.
+
+    :param timeout: ms, -1 for ever.
+    """
+    return udpsocket.dial(hub, host, port, timeout, _make)
+
+
+def _make(datagrams: int) -> Transport:
+    chance = random.SystemRandom()
+    return Transport(True, monotonic(), chance.getrandbits(64) or 1, chance, limits=Limits(datagrams=datagrams))

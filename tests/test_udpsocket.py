@@ -1,0 +1,243 @@
+"""Sessions over UDP, between a broker and its clients, on sockets."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+from lossy import Proxy, bound
+from peers import until
+
+from vanilla import ConnectionLost, Timeout, udpsocket
+from vanilla.client.table import table
+from vanilla.protocol.packets import DATAGRAM_BYTES, Init, pack_init
+
+
+@pytest.fixture
+def broker(h):
+    with h.broker.listen("udp://127.0.0.1:0") as broker:
+        yield broker
+
+
+@pytest.fixture
+def proxy(h, broker):
+    """A way that loses nothing, unless told."""
+    proxy = Proxy(h, broker.urls[0], lost=0, doubled=0, late=0)
+    yield proxy
+    proxy.close()
+
+
+def listener(broker):
+    return broker.listeners[0][0]
+
+
+def test_what_is_pushed_comes_out(h, broker):
+    with h.client.connect(broker.urls[0]) as remote:
+        jobs, items = remote.push("jobs"), remote.pull("jobs")
+        task = h.spawn(jobs.send_many, [bytes([n % 256]) * n for n in range(3_000)])
+        for n in range(3_000):
+            assert items.recv() == bytes([n % 256]) * n
+        task.join()
+
+
+def test_a_large_message_is_no_larger_than_elsewhere(h, broker):
+    with h.client.connect(broker.urls[0]) as remote:
+        jobs, items = remote.push("jobs"), remote.pull("jobs")
+        body = os.urandom(900_000)
+        for _ in range(3):
+            h.spawn(jobs.send, body)
+        for _ in range(3):
+            assert items.recv() == body
+
+
+@pytest.mark.parametrize(("sends", "joins"), [(False, True), (True, False), (False, False)])
+def test_a_kernel_that_neither_cuts_nor_joins_will_do(h, monkeypatch, sends, joins):
+    monkeypatch.setattr(udpsocket.OFFLOAD, "sends", sends)
+    monkeypatch.setattr(udpsocket.OFFLOAD, "joins", joins)
+    with h.broker.listen("udp://127.0.0.1:0") as broker, h.client.connect(broker.urls[0]) as remote:
+        jobs, items = remote.push("jobs"), remote.pull("jobs")
+        h.spawn(jobs.send_many, range(20_000))
+        assert [items.recv() for _ in range(20_000)] == list(range(20_000))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2])
+def test_what_the_way_loses_doubles_and_reorders_is_made_good(h, broker, share):
+    proxy = Proxy(h, broker.urls[0], lost=share, doubled=share, late=share, seed=7)
+    with h.client.connect(proxy.url) as remote:
+        jobs, items = remote.push("jobs"), remote.pull("jobs")
+        h.spawn(jobs.send_many, [(n, bytes(500)) for n in range(2_000)])
+        assert [items.recv()[0] for _ in range(2_000)] == list(range(2_000))
+    assert proxy.lost > 10
+    proxy.close()
+
+
+def test_a_way_that_is_cut_for_a_while_heals(h, broker, proxy):
+    with h.client.connect(proxy.url) as remote:
+        jobs, items = remote.push("jobs"), remote.pull("jobs")
+        proxy.cut = True
+        h.spawn_later(400, setattr, proxy, "cut", False)
+        task = h.spawn(jobs.send_many, range(1_000))
+        assert [items.recv() for _ in range(1_000)] == list(range(1_000))
+        task.join()
+        assert remote.link.recv() == "connected"
+
+
+def test_a_peer_whose_address_changes_goes_on(h, broker, proxy):
+    with h.client.connect(proxy.url) as remote:
+        jobs, items = remote.push("jobs"), remote.pull("jobs")
+        jobs.send("before")
+        assert items.recv() == "before"
+        (session,) = listener(broker).sessions.values()
+        address = session.transport.address
+        for n in range(3):
+            proxy.move()
+            jobs.send(n)
+            assert items.recv() == n
+        until(h, lambda: session.transport.address != address)
+        assert session.transport.counters.moves >= 1
+        assert len(listener(broker).sessions) == 1
+
+
+def test_nobody_there_is_told_at_once(h):
+    sock = bound()
+    url = f"udp://127.0.0.1:{sock.getsockname()[1]}"
+    sock.close()
+    with pytest.raises(ConnectionLost, match="refused"):
+        h.client.connect(url, timeout=60_000)
+
+
+def test_who_does_not_answer_is_a_timeout(h):
+    with bound() as sock, pytest.raises(Timeout):
+        h.client.connect(f"udp://127.0.0.1:{sock.getsockname()[1]}", timeout=50)
+
+
+def test_addresses_that_others_reach_need_insecure(h):
+    with pytest.raises(ValueError, match="--insecure"):
+        h.broker.listen("udp://0.0.0.0:0")
+    with h.broker.listen("udp://0.0.0.0:0", insecure=True):
+        pass
+
+
+def test_an_address_in_use_is_told(h, broker):
+    with pytest.raises(OSError, match="in use"):
+        h.broker.listen(broker.urls[0])
+
+
+def test_a_first_datagram_costs_nothing_and_is_answered_with_less(h, broker):
+    host, port = listener(broker).sock.getsockname()
+    with bound() as stranger:
+        descriptors = len(os.listdir("/proc/self/fd"))
+        for n in range(40):
+            stranger.sendto(pack_init(Init(1, 0, n + 1, bytes(16))), (host, port))
+        answers = []
+        while len(answers) < 40:
+            h.sleep(1)
+            try:
+                while True:
+                    answers.append(stranger.recv(65536))
+            except BlockingIOError:
+                pass
+        assert max(map(len, answers)) < DATAGRAM_BYTES
+        assert not listener(broker).sessions
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_bad_datagrams_are_counted_and_disturb_nobody(h, broker):
+    chance = random.Random(5)
+    address = listener(broker).sock.getsockname()
+    with h.client.connect(broker.urls[0]) as remote, bound() as stranger:
+        jobs, items = remote.push("jobs"), remote.pull("jobs")
+        (session,) = listener(broker).sessions.values()
+        for n in range(500):
+            stranger.sendto(bytes([n % 6]) + bytes(chance.choices(range(256), k=chance.randrange(1, 200))), address)
+            if n % 50 == 0:
+                jobs.send(n)
+                assert items.recv() == n
+        until(h, lambda: listener(broker).bad >= 400)
+        assert list(listener(broker).sessions.values()) == [session]
+        assert session.transport.counters.moves == 0
+
+
+def test_what_was_sent_before_a_close_arrives(h, broker):
+    proxy = Proxy(h, broker.urls[0], lost=0.1, doubled=0, late=0, seed=3)
+    near, far = h.client.connect(proxy.url), h.client.connect(broker.urls[0])
+    jobs, items = near.push("jobs"), far.pull("jobs")
+    h.spawn(lambda: (jobs.send_many([bytes(100)] * 500), near.close()))
+    for _ in range(500):
+        items.recv()
+    far.close()
+    proxy.close()
+
+
+def test_sessions_that_end_leave_no_descriptor(h, broker):
+    def used():
+        return len(os.listdir("/proc/self/fd"))
+
+    with h.client.connect(broker.urls[0]) as remote:
+        remote.push("jobs").send(0)
+    until(h, lambda: not broker.sessions and not listener(broker).sessions)
+    before = used()
+    for n in range(20):
+        with h.client.connect(broker.urls[0]) as remote:
+            remote.push("jobs").send(n)
+    until(h, lambda: not broker.sessions and not listener(broker).sessions)
+    until(h, lambda: used() == before)
+    assert len(h.poll.layers) == 0
+
+
+COMMAND = [sys.executable, "-m", "vanilla.broker", "--listen"]
+
+
+def test_a_broker_that_is_killed_and_started_again_is_found(h):
+    def start(url):
+        process = subprocess.Popen([*COMMAND, url], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        return process, process.stdout.readline().split()[-1]
+
+    process, url = start("udp://127.0.0.1:0")
+    try:
+        with h.client.connect(url, backoff=(10, 50)) as remote:
+            jobs = remote.push("jobs")
+            jobs.send("one")
+            jobs.sync()
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+            process, _ = start(url)
+            jobs.send("two")
+            assert remote.pull("jobs").recv() == "two"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_session_whose_peer_vanishes_ends(h, broker, monkeypatch):
+    monkeypatch.setattr("vanilla.broker.udplistener.LIMITS", {"idle": 0.2, "ping": 0.05})
+    proxy = Proxy(h, broker.urls[0], lost=0, doubled=0, late=0)
+    remote = h.client.connect(proxy.url)
+    remote.push("jobs").send(1)
+    assert len(broker.sessions) == 1
+    proxy.cut = True
+    until(h, lambda: not broker.sessions)
+    proxy.close()
+    remote.close()
+
+
+def test_a_status_tells_of_each_session(h, broker):
+    proxy = Proxy(h, broker.urls[0], lost=0.1, doubled=0, late=0, seed=2)
+    with h.client.connect(proxy.url) as remote:
+        jobs, items = remote.push("jobs"), remote.pull("jobs")
+        h.spawn(jobs.send_many, [bytes(1_000)] * 300)
+        for _ in range(300):
+            items.recv()
+        until(h, lambda: remote.status()["broker"]["udp"][0]["lost"])  # worked out anew four times a second
+        (told,) = remote.status()["broker"]["udp"]
+        assert told["retransmitted"] > 0
+        assert told["received"] > 100
+        assert 0 < told["min_rtt"] <= told["rtt"] < 10_000
+        assert "lost" in table(remote.status(), proxy.url)
+    proxy.close()

@@ -1,0 +1,512 @@
+"""A session over UDP that whoever reads and writes without waiting uses as a socket.
+
+What makes a stream of bytes of datagrams, acknowledges, repeats and paces, is a *transport*. It knows neither sockets
+nor clocks and is given (`Transport`; the one there is is `vanilla.protocol.transport`). Here it gets a descriptor, a
+timer, and a place in the hub's poll.
+
+`UDPSocket` has the methods of a socket, and raises BlockingIOError where a socket would have to wait, as a `TLSSocket`
+does; it is a `poll.Layer` likewise. Invariants:
+
+1. While it is in the poll the kernel is asked for datagrams, whatever the handler wants: they acknowledge, and open
+   windows. What there is to read stays in the transport.
+2. Whatever is done to the transport is followed by `_leave`: what it has to send goes, and the one timer is set for
+   when it wants to be called again.
+3. While the handler wants what there is (bytes, room, an end), the descriptor stands in ``poll.again``.
+4. Trains that the kernel did not take are kept in ``_stuck``, in their order, and the transport is not asked for more.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable, Protocol
+
+from .deadline import Deadline
+from .exception import ConnectionLost
+from .poll import GONE, IN, OUT, Handler
+from .task import monotonic
+from .tcp import reason, resolve, url, wait_ready
+
+if TYPE_CHECKING:
+    from .core import Hub
+    from .outbox import Buffer
+    from .timers import Timer
+
+#: As linux/udp.h has them: the socket module does not.
+UDP_SEGMENT, UDP_GRO = 103, 104
+#: What one read takes: as much as GRO joins.
+JOINED_BYTES = 65535
+#: Reads at one wake-up, before other descriptors have their turn.
+READS = 16
+#: What we ask the kernel to hold for us, in bytes; and what it counts for a datagram of 1,200 bytes.
+BUFFER_BYTES = 4 << 20
+COUNTED_BYTES = 2304
+#: Seconds in which a client that has another address has to send something from there.
+MOVING = 2.0
+#: ms after `close` for what was sent to arrive.
+LINGER = 2000
+_INT = struct.Struct("i")
+_SHORT = struct.Struct("H")
+#: Room for one control message with an int.
+_ANCILLARY = socket.CMSG_SPACE(_INT.size) if hasattr(socket, "CMSG_SPACE") else 0
+
+
+class Transport(Protocol):
+    """What `vanilla.protocol.transport.Transport` is to a socket; see there."""
+
+    state: str
+    error: tuple[int, str] | None
+    address: object
+    #: For status.
+    counters: Any
+
+    @property
+    def rtt(self) -> float: ...
+    @property
+    def min_rtt(self) -> float: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def ready(self) -> int: ...
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def room(self) -> int: ...
+    @property
+    def empty(self) -> bool: ...
+    def receive(self, data: Any, now: float, address: object = None, segment: int = 0) -> None: ...
+    def put(self, buffers: Any) -> int: ...
+    def read_into(self, buffers: list[memoryview]) -> int: ...
+    def finish(self) -> None: ...
+    def close(self, code: int = ..., text: str = ...) -> None: ...
+    def datagrams(self, now: float) -> Any: ...
+    def next_time(self) -> float | None: ...
+
+
+class Offload:
+    """Does this kernel cut what is sent (UDP_SEGMENT), and join what comes (UDP_GRO)? Found out once."""
+
+    def __init__(self) -> None:
+        self.sends = self.joins = False
+        if not _ANCILLARY:
+            return
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            try:
+                sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)
+                self.sends = True
+            except OSError:
+                pass
+            self.joins = self.join(sock)
+
+    def join(self, sock: socket.socket) -> bool:
+        try:
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        except OSError:
+            return False
+        return True
+
+
+OFFLOAD = Offload()
+
+
+def make_room(sock: socket.socket) -> None:
+    """Make *sock* non-blocking, with as much room in the kernel as it gives."""
+    sock.setblocking(False)
+    for option in socket.SO_RCVBUF, socket.SO_SNDBUF:
+        sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+
+
+def prepare(sock: socket.socket) -> int:
+    """Make *sock* ready for a session: how many datagrams the kernel holds for it."""
+    make_room(sock)
+    if OFFLOAD.joins:
+        OFFLOAD.join(sock)
+    return max(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // COUNTED_BYTES, 16)
+
+
+class UDPSocket:
+    """A session with the methods of a non-blocking socket that sessions, links, streams and `Outbox` use.
+
+    :param sock: of datagrams, connected, and made ready by `prepare`; it becomes this object's.
+    :param transport: the session.
+    :param away: sends a datagram to an address that is not the socket's; None: there is no such.
+    """
+
+    __slots__ = (
+        "_asked",
+        "_away",
+        "_busy",
+        "_closed",
+        "_dialling",
+        "_fault",
+        "_handler",
+        "_live",
+        "_onclose",
+        "_refusal",
+        "_scratch",
+        "_sock",
+        "_stuck",
+        "_timer",
+        "_wanted",
+        "hub",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        hub: Hub,
+        sock: socket.socket,
+        transport: Transport,
+        away: Callable[[Any, object], object] | None = None,
+        onclose: Callable[[], object] | None = None,
+    ) -> None:
+        self.hub = hub
+        self.transport = transport
+        self._sock = sock
+        self._away = away
+        self._onclose = onclose
+        self._scratch = bytearray(JOINED_BYTES)
+        self._stuck: deque[Any] = deque()
+        self._timer: Timer | None = None
+        self._dialling = transport.state == "dialling"
+        #: What the kernel has said of the way to the peer.
+        self._fault: OSError | None = None
+        #: When it has first said that nobody is there, since something came.
+        self._refusal: float | None = None
+        self._wanted = self._asked = 0
+        self._handler: Handler | None = None
+        #: Are we being called, so that `_leave` comes?
+        self._busy = False
+        self._closed = False
+        #: Closed, and what was sent is on its way: the poll knows us by ourselves.
+        self._live = False
+        hub.poll.layers[sock.fileno()] = self
+        self._leave()
+
+    def fileno(self) -> int:
+        """-1 once closed, though the session may linger."""
+        return -1 if self._closed else self._sock.fileno()
+
+    def getsockname(self) -> Any:
+        return self._sock.getsockname()
+
+    @property
+    def dialling(self) -> bool:
+        """Has the peer not answered yet?"""
+        return self.transport.state == "dialling" and self._fault is None
+
+    # -- reading
+
+    def recv(self, size: int) -> bytes:
+        data = bytearray(size)
+        return bytes(data[: self.recvmsg_into([memoryview(data)])[0]])
+
+    def recv_into(self, buffer: memoryview) -> int:
+        return self.recvmsg_into([buffer])[0]
+
+    def recvmsg_into(self, buffers: list[memoryview]) -> tuple[int]:
+        """Fill *buffers* as far as it goes: how many bytes, 0 at the end, in a tuple.
+
+        :raises BlockingIOError: there is nothing.
+        :raises ConnectionResetError: the session has ended otherwise than by the peer's `shutdown`.
+        """
+        transport = self.transport
+        if not transport.ready and not self._busy:
+            self._receive()
+        size = transport.read_into(buffers)
+        if size:
+            if not self._busy:
+                self._leave()
+            return (size,)
+        if transport.ended:
+            return (0,)
+        self._check()
+        raise BlockingIOError(errno.EAGAIN, "nothing has come")
+
+    def _check(self) -> None:
+        if self._fault is not None:
+            raise ConnectionResetError(self._fault.errno, reason(self._fault))
+        if self.transport.state == "closed":
+            _, text = self.transport.error or (0, "the session has ended")
+            raise ConnectionResetError(errno.ECONNRESET, text)
+
+    # -- writing
+
+    def send(self, data: Buffer) -> int:
+        return self.sendmsg([data])
+
+    def sendmsg(self, buffers: list[Any]) -> int:
+        """Take *buffers* as far as there is room: how many bytes.
+
+        :raises BlockingIOError: there is none.
+        :raises ConnectionResetError: the session has ended.
+        """
+        self._check()
+        taken = self.transport.put(buffers)
+        if not taken:
+            raise BlockingIOError(errno.EAGAIN, "the peer has not acknowledged what was sent")
+        if not self._busy:
+            self._leave()
+        return taken
+
+    # -- datagrams
+
+    def _receive(self) -> None:
+        """Give the transport what the kernel has."""
+        sock, transport, scratch = self._sock, self.transport, self._scratch
+        now = monotonic()
+        for _ in range(READS):
+            try:
+                if _ANCILLARY:
+                    size, ancillary, _, _ = sock.recvmsg_into([scratch], _ANCILLARY)
+                else:
+                    size, ancillary = sock.recv_into(scratch), []
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:  # an ICMP answer: nobody is there, or there is no way
+                self._refused(error, now)
+                return
+            self._refusal = None
+            segment = 0
+            for level, kind, value in ancillary:
+                if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO):
+                    (segment,) = _INT.unpack(value[: _INT.size])
+            transport.receive(memoryview(scratch)[:size], now, None, segment)
+        self.hub.poll.again.add(sock.fileno())
+
+    def _refused(self, error: OSError, now: float) -> None:
+        """Nobody is at the peer's address. A client has lost its server then; a server hears it also of a client whose
+        address has changed, and waits a while for it to come from there."""
+        if self._refusal is None:
+            self._refusal = now
+        if self._away is None or now - self._refusal > MOVING:
+            self._fault = error
+
+    def came(self, data: Buffer, address: object) -> None:
+        """A datagram of this session has come to another socket, from *address*."""
+        self._refusal = None
+        before = self.transport.address
+        self.transport.receive(data, monotonic(), address)
+        if self.transport.address != before:
+            try:
+                self._sock.connect(self.transport.address)  # type: ignore[arg-type]
+            except OSError as error:
+                self._fault = error
+        self._fire(0)
+
+    def _leave(self) -> None:
+        """Send what is to be sent, and set the timer (invariant 2)."""
+        now = monotonic()
+        if not self._stuck:
+            self._stuck.extend(self.transport.datagrams(now))
+        while self._stuck:
+            train = self._stuck[0]
+            try:
+                self._send(train)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:  # the datagrams are lost, which the transport will notice
+                if error.errno == errno.ECONNREFUSED:
+                    self._refused(error, now)
+            self._stuck.popleft()
+            if not self._stuck:
+                self._stuck.extend(self.transport.datagrams(now))
+        self._mind(now)
+
+    def _send(self, train: Any) -> None:
+        data, segment, address = train
+        if address is not None and self._away is not None and address != self.transport.address:
+            for at in range(0, len(data), segment):
+                self._away(data[at : at + segment], address)
+        elif len(data) <= segment:
+            self._sock.send(data)
+        elif OFFLOAD.sends:
+            self._sock.sendmsg([data], [(socket.IPPROTO_UDP, UDP_SEGMENT, _SHORT.pack(segment))])
+        else:
+            view = memoryview(data)
+            for at in range(0, len(data), segment):
+                self._sock.send(view[at : at + segment])
+
+    def _mind(self, now: float) -> None:
+        """Set the timer, and ask for what is to come."""
+        due = self.transport.next_time()
+        timer = self._timer
+        if due is None or self._fault is not None:
+            if timer is not None:
+                timer.cancel()
+                self._timer = None
+        elif timer is None or due < timer.due:
+            if timer is not None:
+                timer.cancel()
+            self._timer = self.hub.timers.after(max(due - now, 0), now, self._tick)
+        asked = self._kernel()
+        fd = self._sock.fileno()
+        if asked != self._asked and fd in self.hub.poll.handlers:
+            self._asked = asked
+            self.hub.poll.ask_kernel(fd, asked)
+        if self._told():
+            self.hub.poll.again.add(fd)
+
+    def _tick(self) -> None:
+        """It is time. (Or was to be: the timer is not put off each time that the transport has more time.)"""
+        self._timer = None
+        self._fire(0)
+
+    # -- readiness: what a `poll.Layer` does
+
+    def ask(self, events: int) -> int:
+        self._wanted = events
+        self._asked = self._kernel()
+        if self._told():
+            self.hub.poll.again.add(self._sock.fileno())
+        return self._asked
+
+    def between(self, handler: Handler) -> Handler:
+        self._handler = handler
+        return self._fire
+
+    def _kernel(self) -> int:
+        return IN | OUT if self._stuck else IN
+
+    def _told(self) -> int:
+        """What the handler wants and can have."""
+        wanted, transport = self._wanted, self.transport
+        if self._fault is not None or transport.state == "closed":
+            return wanted
+        told = 0
+        if wanted & IN and (transport.ready or transport.ended):
+            told = IN
+        if wanted & OUT and transport.room:
+            told |= OUT
+        if self._dialling and transport.state != "dialling":
+            told |= wanted
+        return told
+
+    def _fire(self, events: int) -> None:
+        self._busy = True
+        try:
+            if events & (IN | GONE):
+                self._receive()
+            told = self._told()
+            if self._dialling and self.transport.state != "dialling":
+                self._dialling = False
+            if told and self._handler is not None:
+                self._handler(told)
+        finally:
+            self._busy = False
+            if self._closed:
+                self._linger()
+            elif self._sock.fileno() >= 0:
+                self._leave()
+
+    # -- the end
+
+    def shutdown(self, how: int) -> None:
+        """Say that no more will be sent (*how* is SHUT_WR). The other direction goes on."""
+        self.transport.finish()
+        if not self._busy:
+            self._leave()
+
+    def close(self) -> None:
+        """Close: what was sent goes on arriving for up to `LINGER` ms. Twice does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._handler = None
+        self._wanted = 0
+        poll, fd = self.hub.poll, self._sock.fileno()
+        poll.layers.pop(fd, None)
+        poll.again.discard(fd)
+        if self.hub.forked:
+            self._let_go()
+            return
+        self.transport.finish()
+        self._leave()
+        if self._over() or self.hub.stopping:
+            self._let_go()
+            return
+        self._live = True
+        poll.register(fd, self._fire, IN, background=True)
+        self.hub.onstop(self._let_go)
+        self.hub.after(LINGER, self._let_go)
+        self._linger()
+
+    def _over(self) -> bool:
+        return self._fault is not None or self.transport.empty or self.transport.state in ("closed", "lingering")
+
+    def _linger(self) -> None:
+        if self._live:
+            self._leave()
+            if self._over():
+                self._let_go()
+
+    def _let_go(self) -> None:
+        sock, self._sock = self._sock, _CLOSED
+        if sock is _CLOSED:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._live:
+            self._live = False
+            self.hub.offstop(self._let_go)
+            if not self.hub.forked:
+                self.hub.poll.unregister(sock.fileno())
+        if not self.hub.forked:
+            self.transport.close()
+            self._sock = sock
+            try:
+                for train in self.transport.datagrams(monotonic()):
+                    self._send(train)
+            except OSError:
+                pass
+            self._sock = _CLOSED
+        sock.close()
+        if self._onclose is not None:
+            self._onclose()
+
+
+class _Closed:
+    """In place of a socket that is closed."""
+
+    def fileno(self) -> int:
+        return -1
+
+
+_CLOSED: Any = _Closed()
+
+
+def dial(hub: Hub, host: str, port: int, timeout: float, make: Callable[[int], Transport]) -> UDPSocket:
+    """Connect to *host* and *port*.
+
+    :param timeout: ms for the look-up and the handshake, -1 for ever.
+    :param make: makes the transport of a client, told how many datagrams our kernel holds.
+    :raises ConnectionLost: nobody is there, or who is does not speak this.
+    :raises Timeout: the time is over.
+    """
+    deadline = Deadline(timeout)
+    name = url(host, port, "udp")
+    lost: Exception | None = None
+    for family, address in resolve(hub, host, port, timeout, "udp"):
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            sock.connect(address)
+            made = UDPSocket(hub, sock, make(prepare(sock)))
+        except OSError as error:
+            sock.close()
+            lost = error
+            continue
+        try:
+            while made.dialling:
+                wait_ready(hub, made.fileno(), IN, deadline.left(), f"connect to {name}")
+            made._check()
+            return made
+        except OSError as error:
+            made.close()
+            lost = error
+        except BaseException:
+            made.close()
+            raise
+    raise ConnectionLost(f"{name}: {reason(lost) if lost else 'no address'}") from lost
