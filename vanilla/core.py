@@ -51,7 +51,7 @@ from .readiness import Registration
 from .schedule import Schedule, TaskTimer
 from .selection import select
 from .semaphore import Semaphore
-from .task import Fiber, Outsider, Runner, Task, check_callable, lost, throw_from
+from .task import Fiber, Outsider, Runner, Task, check_callable, leave, lost, throw_from
 from .taskpool import TaskPool
 from .timers import Timer, Timers, seconds
 from .trigger import Trigger, make_trigger
@@ -91,11 +91,7 @@ class _Entry:
         self.what = what
 
     def forget(self, waiter: Any) -> bool:
-        try:
-            self.queue.remove(waiter)
-        except ValueError:
-            return False
-        return True
+        return leave(self.queue, waiter)
 
     def describe(self, waiter: Any) -> str:
         return self.what

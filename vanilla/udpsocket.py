@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 #: As linux/udp.h has them: the socket module does not.
 UDP_SEGMENT, UDP_GRO = 103, 104
-#: What one read takes: as much as GRO joins.
-JOINED_BYTES = 65535
 #: Reads at one wake-up, before other descriptors have their turn.
 READS = 16
 #: What we ask the kernel to hold for us, in bytes; and what it counts for a datagram of 1,200 bytes.
@@ -145,7 +143,6 @@ class UDPSocket:
         "_live",
         "_onclose",
         "_refusal",
-        "_scratch",
         "_sock",
         "_stuck",
         "_timer",
@@ -167,7 +164,6 @@ class UDPSocket:
         self._sock = sock
         self._away = away
         self._onclose = onclose
-        self._scratch = bytearray(JOINED_BYTES)
         self._stuck: deque[Any] = deque()
         self._timer: Timer | None = None
         self._dialling = transport.state == "dialling"
@@ -255,7 +251,7 @@ class UDPSocket:
 
     def _receive(self) -> None:
         """Give the transport what the kernel has."""
-        sock, transport, scratch = self._sock, self.transport, self._scratch
+        sock, transport, scratch = self._sock, self.transport, self.hub.udp.scratch
         now = monotonic()
         for _ in range(READS):
             try:
