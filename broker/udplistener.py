@@ -15,6 +15,7 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
+from vanilla import udp
 from vanilla.poll import IN
 from vanilla.protocol.cookies import Cookies
 from vanilla.protocol.packets import INIT, BadPacket, kind_of, parse_init, token_of
@@ -153,11 +154,6 @@ def bind(hub: Hub, host: str, port: int) -> socket.socket:
     :raises OSError: with the address in its text.
     """
     family, address = resolve(hub, host, port, scheme="udp")[0]
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        make_room(sock)
-        sock.bind(address)
-    except OSError as error:
-        sock.close()
-        raise OSError(error.errno, f"cannot listen on {url(host, port, 'udp')}: {reason(error)}") from error
+    sock = udp.bind(family, address, url(host, port, "udp"))
+    make_room(sock)
     return sock

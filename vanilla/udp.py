@@ -123,12 +123,7 @@ class Service:
         every = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
         self._hub._check()
         family, address = preferred(resolve(self._hub, host or every, port, scheme="udp"))[0]
-        sock = _socket(family)
-        try:
-            sock.bind(address)
-        except OSError as error:
-            sock.close()
-            raise OSError(error.errno, f"cannot listen on {url(host, port, 'udp')}: {reason(error)}") from error
+        sock = bind(family, address, url(host, port, "udp"))
         return self._open(sock, Addresses(self._hub, family))
 
     def create(self, host: str | None = None, port: int | None = None) -> Datagrams:
@@ -166,6 +161,20 @@ class Service:
         made = open_datagrams(self._hub, sock, name or url(host, port, "udp"), addresses)
         made.host, made.port = host, port
         return made
+
+
+def bind(family: int, address: Any, name: str) -> socket.socket:
+    """A non-blocking socket bound to *address*, which errors call *name*.
+
+    :raises OSError: the address cannot be had.
+    """
+    sock = _socket(family)
+    try:
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on {name}: {reason(error)}") from error
+    return sock
 
 
 def _socket(family: int) -> socket.socket:
