@@ -20,8 +20,8 @@ from .core import Hub
 from .exception import Halt, Stop
 from .message import Pair, Sender
 
-#: Seconds that the interpreter's exit waits for threads that were told to end; then as long again for those that did
-#: not hear of it, because they compute, or did not listen.
+#: Seconds that the interpreter's exit waits for threads that were told to end; then as long again, each time, for those
+#: that did not listen to stand still, and for those that compute to be ended.
 LAST = 0.5
 
 
@@ -38,6 +38,8 @@ class Spawned:
         self._call: Any = f, args, parent
         self._close: Callable[[], object] = parent._state.close
         self._hub: Hub | None = None
+        #: Does it stand still for ever? See `hold`.
+        self._held = False
         #: Set when there is a Hub, or none can be had.
         self._ready = threading.Event()
         self._made: Any = None
@@ -110,9 +112,18 @@ class Spawned:
     def hold(self) -> None:
         """It has caught that, and waits again: it shall stand still where it waits, for there it does no harm."""
         assert self._hub is not None
+        self._hub.thread.bell.ring(self._stand)
+
+    def _stand(self) -> None:
         lock = threading.Lock()
         lock.acquire()
-        self._hub.thread.bell.ring(lock.acquire)
+        self._held = True
+        lock.acquire()
+
+    @property
+    def harmless(self) -> bool:
+        """Has it ended, or does it stand still?"""
+        return self._held or not self.thread.is_alive()
 
 
 _running: set[Spawned] = set()
@@ -120,32 +131,32 @@ _running: set[Spawned] = set()
 
 def _end_all() -> None:
     """At the interpreter's exit."""
-    left = list(_running)
+    left = _wait_for(list(_running), Spawned.end)
+    if sys.implementation.name == "cpython":  # PyPy lets them be
+        left = _wait_for(left, Spawned.hold)
+        # Not before it is known who does not stand still: raised there, it would have him go on.
+        left = _wait_for(left, _raise_in)
+        _wait_for(left, Spawned.hold)
+
+
+def _wait_for(left: list[Spawned], told: Callable[[Spawned], object]) -> list[Spawned]:
+    """Tell *left*, and wait for what comes of it; returns who has not listened."""
     for spawned in left:
-        spawned.end()
-    _join(left)
-    left = [spawned for spawned in left if spawned.thread.is_alive()]
-    if left and sys.implementation.name == "cpython":  # PyPy lets them be
-        for spawned in left:
-            spawned.hold()
-        _raise_in(left)
-        _join(left)
-
-
-def _join(left: list[Spawned]) -> None:
+        told(spawned)
     deadline = time.monotonic() + LAST
-    for spawned in left:
-        spawned.thread.join(max(deadline - time.monotonic(), 0))
+    while True:
+        late = time.monotonic() > deadline
+        left = [spawned for spawned in left if not spawned.harmless]
+        time.sleep(0.001)  # also the last time: who says that it stands still does so an instruction later
+        if late or not left:
+            return left
 
 
-def _raise_in(left: list[Spawned]) -> None:
-    """Have SystemExit raised between any two instructions of those who compute."""
+def _raise_in(spawned: Spawned) -> None:
+    """Have SystemExit raised between any two instructions of one who computes."""
     import ctypes
 
-    for spawned in left:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(spawned.thread.ident or 0), ctypes.py_object(SystemExit)
-        )
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(spawned.thread.ident or 0), ctypes.py_object(SystemExit))
 
 
 atexit.register(_end_all)
