@@ -7,6 +7,7 @@ message or a run: blocks over glibc's mmap threshold would be mapped and faulted
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vanilla.protocol.frames import COUNTED_BYTES, Buffer
@@ -84,12 +85,19 @@ class Batch:
         else:
             self._append(message.parts, size)
 
-    def add_run(self, packed: bytes, count: int) -> None:
+    def add_run(self, packed: Buffer, count: int) -> None:
         """*count* more messages, packed together: not many more than `RUN_BYTES`."""
         self._append((packed,), len(packed))
         self.count += count
 
-    def _append(self, parts: tuple[Buffer, ...], size: int) -> None:
+    def add_parts(self, parts: Sequence[Buffer], size: int, count: int) -> None:
+        """*count* more messages, of *size* bytes, that are not to be copied."""
+        self.size += size
+        self.count += count
+        self._join()
+        self._chunks += parts
+
+    def _append(self, parts: Sequence[Buffer], size: int) -> None:
         self.size += size
         if size < SMALL_BYTES:
             self._run += parts

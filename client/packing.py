@@ -6,6 +6,7 @@ timestamp. Nothing else is converted, and there are no ext types, so what comes 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,13 @@ from vanilla.protocol.errors import BadMessage
 from vanilla.protocol.frames import Buffer, packer
 from vanilla.protocol.scan import DEPTH, check
 
-#: Bytes items of this size and more are neither copied nor packed: their head goes before them.
+#: Bytes items of this size and more are neither copied nor packed: their head goes before them. Of one such item...
 LARGE_BYTES = 32 << 10
+#: ...and of many that stand side by side: so their heads are made by one call, and one write takes them all.
+MEDIUM_BYTES = 2 << 10
+MEDIUM_HEAD_BYTES = 3
+
+_BIN16 = struct.Struct(">BH")
 
 _pack = packer(use_bin_type=True, datetime=True)
 
@@ -47,14 +53,14 @@ def _check_depth(packed: bytes, depth: int) -> None:
         raise ValueError(f"this cannot be sent: {error.text}") from None
 
 
-def pack_run(items: Sequence[Any]) -> bytes:
-    """Many messages, each exactly of type bytes: one call packs them all, as an array whose head is cut off."""
+def pack_run(items: Sequence[Any]) -> memoryview:
+    """Many messages, each exactly of type bytes: one call packs them all, as an array whose head is left out."""
     packed = _pack(items)
     count = len(items)
-    return packed[1 if count < 16 else 3 if count < 65536 else 5 :]
+    return memoryview(packed)[1 if count < 16 else 3 if count < 65536 else 5 :]
 
 
-def pack_many(items: Sequence[Any], depth: int = DEPTH) -> bytes:
+def pack_many(items: Sequence[Any], depth: int = DEPTH) -> memoryview:
     """Many messages of any kind, by one call.
 
     :param depth: how deep each may nest.
@@ -75,6 +81,16 @@ def large_parts(item: bytes) -> tuple[bytes, bytes]:
     """A large bytes item as a message in two parts, the item itself being the second."""
     size = len(item)
     return b"\xc5" + size.to_bytes(2, "big") if size < 65536 else b"\xc6" + size.to_bytes(4, "big"), item
+
+
+def medium_parts(items: Sequence[bytes]) -> list[bytes]:
+    """Many bytes items of less than 64 KiB as messages in two parts each, the items themselves being the second."""
+    sizes = list(map(len, items))
+    parts: list[bytes] = [_BIN16.pack(0xC5, sizes[0])] * (2 * len(sizes))
+    parts[1::2] = items
+    if sizes.count(sizes[0]) < len(sizes):
+        parts[::2] = [_BIN16.pack(0xC5, size) for size in sizes]
+    return parts
 
 
 def unpack(array: Buffer) -> list[Any]:

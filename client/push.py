@@ -48,7 +48,7 @@ from vanilla.protocol.frames import (
 )
 
 from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message, make_message
-from .packing import LARGE_BYTES, pack_many, pack_run
+from .packing import LARGE_BYTES, MEDIUM_BYTES, MEDIUM_HEAD_BYTES, medium_parts, pack_many, pack_run
 from .rejected import TooBig, refusal
 from .replay import Frame, Replay
 from .said import OPTIONS, PLAIN, Shared, Termed, make_terms
@@ -221,9 +221,11 @@ class PushState(Channel):
         end = min(start + self.quota.left_n - self.batch.count, len(items))
         most_b = min(self.quota.left_b - self.batch.size, self.link.frame_limit - COUNTED_BYTES)
         at, size = start, 0
-        packed: list[bytes] = []
+        packed: list[Buffer] = []
         while at < end and size < RUN_BYTES:
-            if items[at].__class__ is bytes and len(items[at]) >= LARGE_BYTES:
+            if items[at].__class__ is bytes and len(items[at]) >= MEDIUM_BYTES:
+                if not packed:
+                    return self._take_medium(items, start, end, most_b)
                 break
             count = min(self._step, end - at)
             if count > FIRST_STEP and _is_large(items[at + count - 1]):
@@ -245,6 +247,28 @@ class PushState(Channel):
             self.batch.add_run(b"".join(packed), at - start)
             self._decide()
         return at - start
+
+    def _take_medium(self, items: Sequence[Any], start: int, end: int, most_b: int) -> int:
+        """`take_run`, of bytes items that are not to be copied: as far as there are such, and *most_b* bytes."""
+        chosen: list[bytes] = []
+        left = min(most_b, RUN_BYTES)
+        for item in items[start : min(end, start + RUN_BYTES // MEDIUM_BYTES)]:
+            if item.__class__ is not bytes or not MEDIUM_BYTES <= (size := len(item)) < LARGE_BYTES:
+                break
+            left -= size + MEDIUM_HEAD_BYTES
+            if left < 0:
+                break
+            chosen.append(item)
+        if chosen:
+            self._add_medium(chosen)
+            self._decide()
+        return len(chosen)
+
+    def _add_medium(self, items: Sequence[bytes]) -> None:
+        size = sum(map(len, items)) + len(items) * MEDIUM_HEAD_BYTES
+        if self.batch.size + size + COUNTED_BYTES > self.link.frame_limit:
+            self._frame()
+        self.batch.add_parts(medium_parts(items), size, len(items))
 
     def _fits(self, size: int) -> bool:
         quota, batch, link = self.quota, self.batch, self.link
@@ -331,9 +355,15 @@ class PushState(Channel):
 
     def _close_run(self) -> None:
         self._counted = self._counted_b = 0
-        if self.pending:
-            self.batch.add_run(pack_run(self.pending), len(self.pending))
-            self.pending.clear()
+        pending = self.pending
+        if not pending:
+            return
+        count = len(pending)
+        if count <= RUN_BYTES // MEDIUM_BYTES and sum(map(len, pending)) >= count * MEDIUM_BYTES:
+            self._add_medium(pending)
+        else:
+            self.batch.add_run(pack_run(pending), count)
+        pending.clear()
 
     def seal(self) -> None:
         """Pack what the fast path has taken."""
@@ -782,7 +812,7 @@ def _is_large(item: Any) -> bool:
     return isinstance(item, (bytes, str)) and len(item) >= LARGE_BYTES
 
 
-def _pack_some(items: Sequence[Any], depth: int) -> bytes | None:
+def _pack_some(items: Sequence[Any], depth: int) -> Buffer | None:
     """Several messages; None if one of them cannot be packed."""
     try:
         return pack_many(items, depth)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vanilla.client.batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message
-from vanilla.client.packing import large_parts, pack_run
+from vanilla.client.packing import LARGE_BYTES, MEDIUM_HEAD_BYTES, large_parts, medium_parts, pack_run
 
 
 def packed(item):
@@ -54,6 +54,17 @@ def test_a_large_message_is_not_copied():
     batch.add(Message(large_parts(large), RUN_BYTES + 5))
     batch.add(packed(2))
     assert [part is large for part in batch.take()] == [False, False, True, False]
+
+
+@given(st.lists(st.integers(256, LARGE_BYTES - 1), min_size=1, max_size=20))
+def test_messages_that_are_not_copied_are_packed_as_others(lengths):
+    items = [bytes([at % 250]) * length for at, length in enumerate(lengths)]
+    batch, parts = Batch(), medium_parts(items)
+    batch.add_run(pack_run([b"before"]), 1)
+    batch.add_parts(parts, sum(lengths) + MEDIUM_HEAD_BYTES * len(items), len(items))
+    assert parts[1::2] == items and all(map(lambda part, item: part is item, parts[1::2], items))
+    assert (batch.count, batch.size) == (len(items) + 1, sum(map(len, parts)) + len(msgpack.packb(b"before")))
+    assert b"".join(batch.take()) == b"".join(map(msgpack.packb, [b"before", *items]))
 
 
 def test_what_is_cleared_does_not_leave():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import msgpack
 import pytest
 from hypothesis import settings
@@ -10,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import vanilla
 from vanilla.client import push
-from vanilla.client.packing import pack_many
+from vanilla.client.packing import LARGE_BYTES, MEDIUM_BYTES, pack_many
 from vanilla.client.sender import PushSender
 from vanilla.exception import Timeout
 from vanilla.protocol.connection import Event
@@ -51,6 +53,8 @@ class Link:
         self.bodies = []
         self.options = []
         self.frames = 0
+        #: What was put, as it was.
+        self.parts = []
         self.epoch = 0
 
     def open(self, kind, name, state, fields=None):
@@ -60,6 +64,7 @@ class Link:
         pass
 
     def put(self, *parts):
+        self.parts += parts
         data = bytearray(b"".join(parts))
         for kind, _, seq, count, array in Keeper(1 << 30, data).received(len(data)):
             if kind == WANT:
@@ -326,3 +331,23 @@ def test_a_list_is_packed_some_at_a_time(monkeypatch, large):
     assert len(calls) < 250
     link.ended = True
     hub.stop()
+
+
+MIXED = [1, MEDIUM_BYTES - 1, MEDIUM_BYTES, MEDIUM_BYTES + 1, 10_000, LARGE_BYTES - 1, LARGE_BYTES]
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one by one", "a list"])
+def test_items_of_all_sizes_leave_in_order_and_larger_ones_are_not_copied(link, sender, many):
+    random = Random(1)
+    items = [bytes([at % 250]) * size for at, size in enumerate(random.choices(MIXED, k=400))]
+    items += [b"x" * MEDIUM_BYTES] * 40 + ["text", *items, 5]
+    if many:
+        sender.send_many(items)
+    else:
+        for item in items:
+            sender.send(item)
+    sender.flush()
+    assert link.bodies == items
+    written = set(map(id, link.parts))
+    most = [item for item in items if item.__class__ is bytes and len(item) > MEDIUM_BYTES]
+    assert sum(id(item) in written for item in most) > len(most) / 2  # small ones take their neighbours along

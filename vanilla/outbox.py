@@ -47,8 +47,7 @@ class Outbox:
     def put(self, *buffers: Buffer) -> None:
         """Add *buffers*. They belong to this object from now on and must not be changed."""
         self._buffers.extend(buffers)
-        for buffer in buffers:
-            self.unsent += len(buffer)
+        self.unsent += len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
 
     def write(self, sock: Sink) -> None:
         """Write as far as the socket takes it.
