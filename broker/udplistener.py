@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Callable
 from vanilla import udp
 from vanilla.poll import IN
 from vanilla.protocol.cookies import Cookies
+from vanilla.protocol.limits import Limits
 from vanilla.protocol.packets import INIT, BadPacket, kind_of, parse_init, token_of
-from vanilla.protocol.transport import Limits, Transport
+from vanilla.protocol.transport import Transport
 from vanilla.task import monotonic
 from vanilla.tcp import reason, resolve, url
 from vanilla.udpsocket import UDPSocket, make_room, prepare

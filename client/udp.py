@@ -6,7 +6,8 @@ import random
 from typing import TYPE_CHECKING
 
 from vanilla import udpsocket
-from vanilla.protocol.transport import Limits, Transport
+from vanilla.protocol.limits import Limits
+from vanilla.protocol.transport import Transport
 from vanilla.task import monotonic
 
 if TYPE_CHECKING:

@@ -44,50 +44,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from random import Random
-from typing import Callable, NamedTuple
+from typing import Callable
 
-from .arrivals import Arrivals
-from .backlog import Backlog, Cut
-from .congestion import CONTROLLERS
+from .counters import Counters
+from .dialling import Dialling
+from .limits import DEFAULTS, Limits
+from .notices import Notices
+from .outgoing import Outgoing, Train
 from .packets import (
     BAD_PACKET,
     CLOSE,
     CODES,
     DATA,
-    DATAGRAM_BYTES,
     DONE,
-    HEAD_BYTES,
     INIT,
-    NO_COOKIE,
     OTHER_VERSION,
-    OVERHEAD_BYTES,
-    PING_ITEM,
     RETRY,
     TIMEOUT,
     UNKNOWN,
     VERSION,
-    WINDOW_BYTES,
     Ack,
     BadPacket,
     Buffer,
     Challenge,
     Close,
     Consecutive,
-    Init,
     Item,
     Ping,
     Response,
     Stream,
     Window,
     kind_of,
-    pack_challenge,
     pack_close,
-    pack_data,
-    pack_init,
-    pack_response,
-    pack_stream,
-    pack_train,
-    pack_window,
     parse_close,
     parse_data,
     parse_init,
@@ -96,7 +84,7 @@ from .packets import (
     parse_train,
 )
 from .reassembly import Contradiction, Reassembly
-from .recovery import Recovery, Run
+from .whereabouts import Whereabouts
 
 DIALLING, OPEN, LINGERING, CLOSED = "dialling", "open", "lingering", "closed"
 
@@ -108,20 +96,6 @@ MOVES = {
     CLOSED: {},
 }
 
-#: What a peer takes before its first WINDOW has come: bytes, and datagrams.
-FIRST_WINDOW = 64 << 10
-FIRST_DATAGRAMS = 32
-#: The most of one train: what kernels take (UDP_MAX_SEGMENTS was 64 for long), and bytes.
-TRAIN_DATAGRAMS = 64
-TRAIN_BYTES = 64000
-#: Datagrams that are acknowledged at once, if the kernel holds enough of them: about two trains.
-ACK_EVERY = 64
-#: Of pacing, in seconds: a train is what leaves in this time, and so much is made good of what a late timer missed.
-QUANTUM = 0.001
-SLACK = 0.004
-#: Seconds: an INIT is repeated after this, and twice that, up to...
-INIT_TIME = 0.25
-MOST_INIT_TIME = 2.0
 #: So many PTOs in a row, and a client asks whether there is still a session...
 ASK_PTOS = 3
 #: ...and when both ends of the stream are sent, and the peer's has come, nobody may be there to acknowledge.
@@ -129,81 +103,6 @@ LAST_PTOS = 6
 LINGER_PTOS = 3
 #: An end of waiting that comes so much late, was late because our own process did not run: the peer gets this time.
 GRACE = 2.0
-#: What may go to an address that has not answered yet, of what came from there.
-AMPLIFICATION = 3
-CHALLENGE_BYTES = HEAD_BYTES + 9
-
-
-class Limits(NamedTuple):
-    """What one side of a session may use. Times are in seconds."""
-
-    datagram: int = DATAGRAM_BYTES  # the length of a full datagram in bytes, our way
-    window: int = 4 << 20  # bytes that come and are not read
-    buffer: int = 4 << 20  # bytes that are put and not acknowledged
-    datagrams: int = 256  # that our kernel's receive buffer holds
-    ping: float = 15.0  # after this much silence the peer is asked
-    idle: float = 60.0  # and after this much the session ends
-    controller: str = "delivery"  # a key of CONTROLLERS
-
-
-DEFAULTS = Limits()
-
-
-class Train(NamedTuple):
-    """Datagrams of ``segment`` bytes each, the last one may be shorter, for ``address``."""
-
-    data: bytes
-    segment: int
-    address: object
-
-
-class Counters:
-    """What has happened on a session."""
-
-    __slots__ = (
-        "bad",
-        "duplicates",
-        "lost",
-        "lost_bytes",
-        "moves",
-        "probes",
-        "received",
-        "received_bytes",
-        "retransmitted",
-        "retransmitted_bytes",
-        "sent",
-        "sent_bytes",
-        "spurious",
-        "strangers",
-    )
-
-    def __init__(self) -> None:
-        #: Datagrams, and their bytes.
-        self.sent = self.sent_bytes = self.received = self.received_bytes = 0
-        self.lost = self.lost_bytes = self.retransmitted = self.retransmitted_bytes = 0
-        #: Packets that came after they had been declared lost; that came twice; that were asked for.
-        self.spurious = self.duplicates = self.probes = 0
-        #: Datagrams that were malformed; that had a wrong token. Changes of address.
-        self.bad = self.strangers = self.moves = 0
-
-
-class _Note(NamedTuple):
-    """What else a packet carried: an ACK up to ``acked`` (-1: none), a WINDOW."""
-
-    acked: int
-    window: bool
-
-
-class _Elsewhere:
-    """An address from which the peer may have come to speak."""
-
-    __slots__ = ("address", "at", "came", "sent", "value")
-
-    def __init__(self, address: object, value: int) -> None:
-        self.address = address
-        self.value = value
-        self.came = self.sent = 0
-        self.at = 0.0  # when the next CHALLENGE may go there
 
 
 class Transport:
@@ -217,6 +116,24 @@ class Transport:
     :param address: the peer's, or None: see above.
     """
 
+    __slots__ = (
+        "_called",
+        "_dialling",
+        "_heard",
+        "_incoming",
+        "_linger",
+        "_notices",
+        "_outgoing",
+        "_whereabouts",
+        "_words",
+        "client",
+        "counters",
+        "error",
+        "limits",
+        "state",
+        "token",
+    )
+
     def __init__(
         self,
         client: bool,
@@ -229,37 +146,18 @@ class Transport:
     ) -> None:
         self.client = client
         self.token = token
-        self.peer = peer
-        self.address = address
         self.limits = limits
         self.state = DIALLING if client else OPEN
         self.error: tuple[int, str] | None = None
         self.counters = Counters()
-        self._random = random
-        self._each = limits.datagram - OVERHEAD_BYTES
-        self._most = min(TRAIN_DATAGRAMS, TRAIN_BYTES // limits.datagram) or 1
-        self._backlog = Backlog(limits.buffer, FIRST_WINDOW)
+        self._dialling = Dialling(now) if client else None
         self._incoming = Reassembly()
-        self._arrivals = Arrivals(max(2, min(ACK_EVERY, limits.datagrams // 4)))
-        self._recovery = Recovery(now)
-        self._controller = CONTROLLERS[limits.controller](limits.datagram, now)
-        self._granted = FIRST_WINDOW
-        self._window_due = True
-        self._ping_due = False
-        self._peer_datagrams = FIRST_DATAGRAMS
+        self._notices = Notices(limits, self._incoming)
+        self._whereabouts = Whereabouts(address, random)
+        self._outgoing = Outgoing(limits, now, peer, self.counters, self._notices, self._whereabouts)
         self._heard = self._called = now
-        self._leave = now  # when the next train may leave
-        self._paced = False
         self._linger = 0.0
-        self._probes = 0
-        self._elsewhere: _Elsewhere | None = None
-        self._responses: list[tuple[int, object]] = []
         self._words: bytes | None = None
-        # Dialling.
-        self._cookie = NO_COOKIE
-        self._init_at: float | None = now if client else None
-        self._init_wait = INIT_TIME
-        self._asked = False
 
     # -- the stream
 
@@ -268,30 +166,25 @@ class Transport:
 
         They are copied, but for `bytes`. After `finish`, or when the session has ended, none are taken.
         """
-        if self._backlog.ended or self.state == CLOSED:
+        if self._outgoing.backlog.ended or self.state == CLOSED:
             return 0
-        return self._backlog.put(buffers)
+        return self._outgoing.backlog.put(buffers)
 
     def finish(self) -> None:
         """No more bytes come from us; what was put goes out. Twice does nothing."""
-        self._backlog.finish()
+        self._outgoing.backlog.finish()
 
     def read_into(self, buffers: list[memoryview]) -> int:
         """Fill *buffers*, one after the other, with what came in order: how many bytes."""
         size = self._incoming.read_into(buffers)
-        self._renew()
+        self._notices.renew()
         return size
 
     def read(self, most: int = 65536) -> Buffer:
         """Up to *most* bytes of what came in order; none if there are none."""
         data = self._incoming.take(most)
-        self._renew()
+        self._notices.renew()
         return data
-
-    def _renew(self) -> None:
-        incoming = self._incoming
-        if self._granted - incoming.read < self.limits.window // 2 and incoming.final is None:
-            self._window_due = True
 
     @property
     def ready(self) -> int:
@@ -306,42 +199,47 @@ class Transport:
     @property
     def room(self) -> int:
         """Bytes that `put` takes."""
-        return 0 if self._backlog.ended or self.state == CLOSED else self._backlog.room
+        return 0 if self._outgoing.backlog.ended or self.state == CLOSED else self._outgoing.backlog.room
 
     @property
     def unsent(self) -> int:
         """Bytes that were put and did not leave yet."""
-        return self._backlog.unsent
+        return self._outgoing.backlog.unsent
 
     @property
     def empty(self) -> bool:
         """All that was put is acknowledged, and the end, if there is one."""
-        return self._backlog.empty
+        return self._outgoing.backlog.empty
 
     # -- status
 
     @property
     def rtt(self) -> float:
         """The smoothed round-trip time in seconds; 0 before the first."""
-        return self._recovery.smoothed if self._recovery.sampled else 0.0
+        return self._outgoing.recovery.smoothed if self._outgoing.recovery.sampled else 0.0
 
     @property
     def min_rtt(self) -> float:
-        return self._recovery.min_rtt
+        return self._outgoing.recovery.min_rtt
 
     @property
     def rate(self) -> float:
         """What the congestion controller sends at, in bytes a second; 0: any."""
-        return self._controller.pacing_rate
+        return self._outgoing.controller.pacing_rate
 
     @property
     def window(self) -> int:
         """Bytes that the congestion controller lets be in flight."""
-        return self._controller.window
+        return self._outgoing.controller.window
 
     @property
     def in_flight(self) -> int:
-        return self._recovery.in_flight
+        return self._outgoing.recovery.in_flight
+
+    @property
+    def address(self) -> object:
+        """The peer's."""
+        return self._whereabouts.address
 
     # -- ends
 
@@ -352,8 +250,8 @@ class Transport:
         :param text: for a person to read; of it 200 bytes are sent.
         """
         if self.state != CLOSED:
-            if self.peer:
-                self._words = pack_close(Close(code, self.peer, text))
+            if self._outgoing.peer:
+                self._words = pack_close(Close(code, self._outgoing.peer, text))
             self._end("closed", code, text)
 
     def _end(self, what: str, code: int, text: str = "") -> None:
@@ -402,7 +300,7 @@ class Transport:
             if not self._arrived(plain.number, plain.packets, len(data), now, address):
                 self.counters.duplicates += plain.packets
             elif self._take(plain.offset, plain.body, False):
-                self._arrivals.expect(plain.packets, now)
+                self._notices.arrivals.expect(plain.packets, now)
                 if self._incoming.ended:
                     self._check_done(now)
 
@@ -417,22 +315,21 @@ class Transport:
     def _on_init(self, data: Buffer, now: float, address: object) -> None:
         """To a server: the answer to the first one was lost, or the client wonders whether we are there."""
         init = parse_init(data)
-        if self.client or init.client != self.peer:
+        if self.client or init.client != self._outgoing.peer:
             self.counters.strangers += 1
             return
-        self._window_due = True
+        self._notices.window = True
 
     def _on_retry(self, data: Buffer, now: float, address: object) -> None:
-        retry = parse_retry(data)
-        if not self.client or retry.client != self.token:
+        retry, dialling = parse_retry(data), self._dialling
+        if dialling is None or retry.client != self.token:
             self.counters.strangers += 1
         elif retry.version != VERSION:
             self._end("failed", OTHER_VERSION, f"the peer speaks version {retry.version} of the transport")
         elif self.state == DIALLING:
-            if retry.cookie != self._cookie:
-                self._cookie, self.peer = retry.cookie, retry.server
-                self._init_at, self._init_wait = now, INIT_TIME
-        elif self._asked:
+            if dialling.retry(retry.cookie, now):
+                self._outgoing.peer = retry.server
+        elif dialling.asked:
             self._end("failed", UNKNOWN)
 
     def _on_close(self, data: Buffer, now: float, address: object) -> None:
@@ -464,7 +361,7 @@ class Transport:
             if self.state == CLOSED:
                 return
         if eliciting:
-            self._arrivals.expect(1, now, at_once)
+            self._notices.arrivals.expect(1, now, at_once)
         self._check_done(now)
 
     _HANDLERS: dict[int, Callable[[Transport, Buffer, float, object], None]] = {
@@ -476,25 +373,23 @@ class Transport:
 
     def _accepts(self, stop: int) -> bool:
         """Whether bytes up to *stop* can be taken. If not, the datagram counts as lost, or the peer is in the wrong."""
-        if stop > self._granted:
+        if stop > self._notices.granted:
             self._broken("more was sent than the window allows")
             return False
         return not self._incoming.full or stop <= self._incoming.next
 
     def _arrived(self, first: int, count: int, size: int, now: float, address: object) -> bool:
         """Packets have come: whether one of them is new (invariant 1)."""
-        largest = self._arrivals.largest
-        if not self._arrivals.add(first, count, now):
+        largest = self._notices.arrivals.largest
+        if not self._notices.arrivals.add(first, count, now):
             return False
         self._heard = now
         if self.state == DIALLING:
             self.state = MOVES[self.state]["answered"]
-            self._init_at = None
-        if address is not None and address != self.address:
-            self._from_elsewhere(first + count - 1 > largest, size, now, address)
-        elif self._elsewhere is not None and first + count - 1 > largest:
-            self._elsewhere = None  # the peer is where it was
-        self._asked = False
+        if self._dialling is not None:
+            self._dialling.answered()
+        if address is not None or self._whereabouts.there is not None:
+            self._whereabouts.came(address, first + count - 1 > largest, size)
         return True
 
     def _take(self, offset: int, body: bytes, end: bool) -> bool:
@@ -509,43 +404,21 @@ class Transport:
         self._take(item.offset, item.body, item.end)
 
     def _on_window(self, item: Window, now: float, address: object) -> None:
-        if item.limit >= self._backlog.limit:
-            self._backlog.limit = item.limit
-            self._peer_datagrams = item.datagrams
+        self._outgoing.allow(item)
 
     def _on_ping(self, item: Ping, now: float, address: object) -> None:
         pass  # it is acknowledged
 
     def _on_challenge(self, item: Challenge, now: float, address: object) -> None:
-        if len(self._responses) < 4:
-            self._responses.append((item.value, address))
+        self._whereabouts.challenged(item.value, address)
 
     def _on_response(self, item: Response, now: float, address: object) -> None:
-        there = self._elsewhere
-        if there is not None and there.address == address and there.value == item.value:
-            self._move(there.address, now)
+        if self._whereabouts.answered(item.value, address):
+            self._outgoing.move(now)
 
     def _on_ack(self, item: Ack, now: float, address: object) -> None:
-        recovery = self._recovery
-        if item.ranges[-1][1] >= recovery.next:
+        if not self._outgoing.acknowledged(item, now):
             self._broken("a packet was acknowledged that was never sent")
-            return
-        acked, lost, spurious, sample = recovery.acknowledged(item.ranges, item.delay, now)
-        backlog = self._backlog
-        for run in acked:
-            if run.stop > run.offset:
-                backlog.acknowledge(run.offset, run.stop)
-            if run.note is not None:
-                assert isinstance(run.note, _Note)
-                self._arrivals.forget(run.note.acked)
-        for run in spurious:
-            self.counters.spurious += run.end - run.first
-            if run.stop > run.offset:
-                backlog.acknowledge(run.offset, run.stop)
-        if lost:
-            self._lose(lost, now)
-        if sample is not None:
-            self._controller.on_ack(sample)
 
     _ITEMS: dict[type, Callable[[Transport, Item, float, object], None]] = {
         Stream: _on_stream,  # type: ignore[dict-item]
@@ -556,45 +429,10 @@ class Transport:
         Response: _on_response,  # type: ignore[dict-item]
     }
 
-    def _lose(self, lost: list[Run], now: float) -> None:
-        for run in lost:
-            self.counters.lost += run.end - run.first
-            self.counters.lost_bytes += run.wire
-            if run.stop > run.offset:
-                self._backlog.lose(run.offset, run.stop)
-            if run.note is not None:
-                assert isinstance(run.note, _Note)
-                self._window_due = self._window_due or run.note.window
-        persistent = self._recovery.persistent(lost)
-        self._controller.on_loss(now, sum(run.wire for run in lost), lost[-1].time, persistent)
-
     def _check_done(self, now: float) -> None:
-        if self.state == OPEN and self._backlog.done and self._incoming.ended:
+        if self.state == OPEN and self._outgoing.backlog.done and self._incoming.ended:
             self.state = MOVES[self.state]["done"]
-            self._linger = now + LINGER_PTOS * self._recovery.pto
-
-    # -- another address
-
-    def _from_elsewhere(self, newer: bool, size: int, now: float, address: object) -> None:
-        there = self._elsewhere
-        if there is None or there.address != address:
-            if not newer:
-                return  # it was on its way before the peer came to where it is
-            there = self._elsewhere = _Elsewhere(address, self._random.getrandbits(64))
-        there.came += size
-
-    def _move(self, address: object, now: float) -> None:
-        """The peer is at *address* now: all that was known of the path to it is forgotten (RFC 9000, 9.4)."""
-        self.address = address
-        self._elsewhere = None
-        self.counters.moves += 1
-        lost = self._recovery.give_up_all()
-        self._controller = CONTROLLERS[self.limits.controller](self.limits.datagram, now)
-        self._leave = now
-        for run in lost:
-            if run.stop > run.offset:
-                self._backlog.lose(run.offset, run.stop)
-        self._window_due = True
+            self._linger = now + LINGER_PTOS * self._outgoing.recovery.pto
 
     # -- what leaves
 
@@ -602,166 +440,18 @@ class Transport:
         """What is to be sent now, in this order."""
         trains: list[Train] = []
         self._fire(now)
+        outgoing, address = self._outgoing, self._whereabouts.address
         if self.state == CLOSED:
             if self._words is not None:
-                self._add(trains, [self._words], self.limits.datagram, self.address)
+                outgoing.add(trains, self._words, address)
                 self._words = None
             return trains
-        if self._init_at is not None and now >= self._init_at:
-            self._dial(trains, now)
-        if not self.peer:
-            return trains
-        if self._elsewhere is not None or self._responses:
-            self._send_elsewhere(trains, now)
-        if self._probes:
-            self._probe(trains, now)
-        self._stream(trains, now)
-        if self._window_due or self._ping_due or (self._arrivals.at is not None and now >= self._arrivals.at):
-            self._add(trains, [self._control(now)], self.limits.datagram, self.address)
+        dialling = self._dialling
+        if dialling is not None and dialling.at is not None and now >= dialling.at:
+            outgoing.add(trains, dialling.init(outgoing.peer, self.token, now), address)
+        if outgoing.peer:
+            outgoing.send(trains, now)
         return trains
-
-    def _add(self, trains: list[Train], parts: list[bytes], segment: int, address: object) -> None:
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        count = -(-len(data) // segment)
-        self.counters.sent += count
-        self.counters.sent_bytes += len(data)
-        trains.append(Train(data, segment, address))
-
-    def _dial(self, trains: list[Train], now: float) -> None:
-        if self.state != DIALLING:
-            self._init_at = None
-        else:
-            self._init_at = now + self._init_wait
-            self._init_wait = min(2 * self._init_wait, MOST_INIT_TIME)
-        init = Init(VERSION, self.peer, self.token, self._cookie if self.state == DIALLING else NO_COOKIE)
-        self._add(trains, [pack_init(init)], self.limits.datagram, self.address)
-
-    def _items(self, now: float) -> tuple[list[bytes], _Note | None]:
-        """What the session has to say of itself; all of it counts as said."""
-        items: list[bytes] = []
-        acked = -1
-        if (ack := self._arrivals.item(now)) is not None:
-            items.append(ack)
-            acked = self._arrivals.largest
-        if not self._window_due:
-            return items, _Note(acked, False) if items else None
-        self._window_due = False
-        self._granted = max(self._granted, self._incoming.read + self.limits.window)
-        items.append(pack_window(self._granted, self.limits.datagrams))
-        return items, _Note(acked, True)
-
-    def _control(self, now: float) -> bytes:
-        """A datagram of its own for what the session has to say."""
-        items, note = self._items(now)
-        if self._ping_due or (self._arrivals.crowded and not self._recovery.flying):
-            self._ping_due = False
-            items.append(PING_ITEM)
-        elif note is not None and not note.window:
-            return pack_data(self._recovery.number(), self.peer, items)
-        sent = self._backlog.acked
-        return pack_data(self._recovery.sent(now, 1, sent, 0, sent, note), self.peer, items)
-
-    def _short(self, cut: Cut, now: float) -> bytes:
-        """A datagram that is not full, or is the last: with whatever the session has to say, if it fits."""
-        items: list[bytes] = []
-        note: _Note | None = None
-        said = self._window_due or self._arrivals.at is not None
-        if said and self._each - cut.size >= self._arrivals.size + WINDOW_BYTES:
-            items, note = self._items(now)
-        stop = cut.offset + cut.size + cut.end
-        number = self._recovery.sent(now, 1, cut.offset, cut.size, stop, note)
-        items.append(pack_stream(cut.offset, cut.block[cut.at : cut.at + cut.size], cut.end))
-        return pack_data(number, self.peer, items)
-
-    def _stream(self, trains: list[Train], now: float) -> None:
-        """Send of the stream what may leave (invariant 2)."""
-        backlog, recovery = self._backlog, self._recovery
-        datagram = self.limits.datagram
-        self._paced = False
-        while backlog.wants:
-            room = min(
-                -(-(self._controller.window - recovery.in_flight) // datagram), self._peer_datagrams - recovery.flying
-            )
-            if room <= 0:
-                return
-            rate = self._controller.pacing_rate
-            most = self._most
-            if rate:
-                if now < self._leave:
-                    self._paced = True
-                    return
-                most = min(most, max(int(rate * QUANTUM) // datagram, 2))
-            before = recovery.in_flight
-            parts = self._fill(min(room, most), now)
-            if not parts:
-                break
-            if rate:
-                self._leave = max(self._leave, now - SLACK) + (recovery.in_flight - before) / rate
-            self._controller.on_sent(now, recovery.in_flight)
-            self._add(trains, parts, datagram, self.address)
-        if recovery.in_flight < self._controller.window:
-            recovery.limit()
-
-    def _fill(self, count: int, now: float) -> list[bytes]:
-        """A train of at most *count* datagrams of the stream."""
-        parts: list[bytes] = []
-        each, recovery, backlog = self._each, self._recovery, self._backlog
-        while count > 0:
-            old = backlog.sent
-            cut = backlog.cut(each, count)
-            if cut is None:
-                break
-            if cut.offset < old:
-                self.counters.retransmitted += max(-(-cut.size // each), 1)
-                self.counters.retransmitted_bytes += cut.size
-            full = cut.size // each
-            if cut.end and full * each == cut.size and full:
-                full -= 1  # the last one says that it is
-            size = full * each
-            if full:
-                number = recovery.sent(now, full, cut.offset, each, cut.offset + size)
-                parts.append(pack_train(number, self.peer, cut.offset, cut.block, cut.at, full, each))
-                count -= full
-            if size < cut.size or cut.end:
-                rest = Cut(cut.offset + size, cut.block, cut.at + size, cut.size - size, cut.end)
-                parts.append(self._short(rest, now))
-                break
-        return parts
-
-    def _probe(self, trains: list[Train], now: float) -> None:
-        """Nothing was acknowledged for too long: send something that must be (RFC 9002, 6.2.4)."""
-        parts: list[bytes] = []
-        first = self._recovery.first()
-        at = first.offset if first is not None and first.stop > first.offset else self._backlog.acked
-        while self._probes:
-            self._probes -= 1
-            self.counters.probes += 1
-            cut = self._backlog.again(at, self._each)
-            if cut is None:
-                if not parts:
-                    self._ping_due = True
-                break
-            at += cut.size + cut.end
-            self.counters.retransmitted += 1
-            self.counters.retransmitted_bytes += cut.size
-            self._add(trains, [self._short(cut, now)], self.limits.datagram, self.address)
-            parts = [b""]
-        self._probes = 0
-
-    def _send_elsewhere(self, trains: list[Train], now: float) -> None:
-        for value, address in self._responses:
-            at = self._backlog.acked
-            number = self._recovery.sent(now, 1, at, 0, at)
-            data = pack_data(number, self.peer, [pack_response(value)])
-            self._add(trains, [data], self.limits.datagram, self.address if address is None else address)
-        self._responses.clear()
-        there = self._elsewhere
-        if there is None or now < there.at or there.sent + CHALLENGE_BYTES > AMPLIFICATION * there.came:
-            return
-        there.at = now + self._recovery.pto
-        there.sent += CHALLENGE_BYTES
-        data = pack_data(self._recovery.number(), self.peer, [pack_challenge(there.value)])
-        self._add(trains, [data], self.limits.datagram, there.address)
 
     # -- time
 
@@ -769,28 +459,24 @@ class Transport:
         """When `datagrams` is to be called again, if nothing else happens before; None: never."""
         if self.state == CLOSED:
             return self._called if self._words is not None else None
+        outgoing, notices = self._outgoing, self._notices
+        if outgoing.peer and (notices.window or notices.ping or outgoing.probes):
+            return self._called
         times = [self._heard + self.limits.idle]
         if self.state == LINGERING:
             times.append(self._linger)
-        if self._init_at is not None:
-            times.append(self._init_at)
-        if not self.peer:
+        if self._dialling is not None and self._dialling.at is not None:
+            times.append(self._dialling.at)
+        if not outgoing.peer:
             return min(times)
-        if self._window_due or self._ping_due or self._probes:
-            return self._called
-        if (at := self._recovery.next_time()) is not None:
+        at = outgoing.recovery.next_time()
+        times.append(self._ping_time() if at is None else at)
+        if (at := notices.arrivals.at) is not None:
             times.append(at)
-        else:
-            times.append(self._ping_time())
-        if self._arrivals.at is not None:
-            times.append(self._arrivals.at)
-        if self._paced:
-            times.append(self._leave)
-        if (
-            self._elsewhere is not None
-            and self._elsewhere.sent + CHALLENGE_BYTES <= AMPLIFICATION * self._elsewhere.came
-        ):
-            times.append(self._elsewhere.at)
+        if outgoing.paced:
+            times.append(outgoing.leave)
+        if (at := self._whereabouts.next_time()) is not None:
+            times.append(at)
         return min(times)
 
     def _ping_time(self) -> float:
@@ -811,20 +497,15 @@ class Transport:
         if self.state == LINGERING and now >= self._linger:
             self.state = MOVES[self.state]["over"]
             return
-        lost, probe = self._recovery.due(now)
-        if lost:
-            self._lose(lost, now)
-        if probe:
-            self._probes = 2
+        if self._outgoing.due(now):
             self._back_off(now)
-        elif self.peer and not self._recovery.flying and now >= self._ping_time():
-            self._ping_due = True
+        elif self._outgoing.peer and not self._outgoing.recovery.flying and now >= self._ping_time():
+            self._notices.ping = True
 
     def _back_off(self, now: float) -> None:
-        backoff = self._recovery.backoff
-        if self.client and self.state == OPEN and backoff >= ASK_PTOS:
-            self._asked = True
-            self._init_at = now
-        if backoff >= LAST_PTOS and self._incoming.ended and self._backlog.ended:
+        backoff = self._outgoing.recovery.backoff
+        if self._dialling is not None and self.state == OPEN and backoff >= ASK_PTOS:
+            self._dialling.ask(now)
+        if backoff >= LAST_PTOS and self._incoming.ended and self._outgoing.backlog.ended:
             self.close(DONE)
             self.error = None

@@ -11,8 +11,9 @@ from random import Random
 from typing import Any, Callable
 
 from vanilla.protocol.cookies import Cookies
+from vanilla.protocol.limits import Limits
 from vanilla.protocol.packets import INIT, parse_init
-from vanilla.protocol.transport import Limits, Transport
+from vanilla.protocol.transport import Transport
 
 #: IPv4 and UDP, of each datagram on a link.
 HEADERS = 28

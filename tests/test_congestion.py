@@ -8,9 +8,9 @@ import pytest
 from links import Flow, Link, World
 
 from vanilla.protocol.congestion import CONTROLLERS
+from vanilla.protocol.limits import Limits
 from vanilla.protocol.newreno import NewReno
 from vanilla.protocol.recovery import Sample
-from vanilla.protocol.transport import Limits
 
 RATE, RTT = 6e6, 0.02
 QUEUE = RATE * RTT

@@ -56,10 +56,11 @@ class Transport(Protocol):
 
     state: str
     error: tuple[int, str] | None
-    address: object
     #: For status.
     counters: Any
 
+    @property
+    def address(self) -> object: ...
     @property
     def rtt(self) -> float: ...
     @property

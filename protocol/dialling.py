@@ -1,0 +1,55 @@
+"""A client's INITs: until it is answered, and when it fears that its session is lost."""
+
+from __future__ import annotations
+
+from .packets import NO_COOKIE, VERSION, Init, pack_init
+
+#: Seconds: an INIT is repeated after this, and twice that, up to...
+INIT_TIME = 0.25
+MOST_INIT_TIME = 2.0
+
+
+class Dialling:
+    """When a client asks for its session, and with what.
+
+    :ivar at: when the next INIT leaves; None: none does.
+    :ivar asked: the session was there, and an INIT asks whether it still is.
+    """
+
+    __slots__ = ("_answered", "_cookie", "_wait", "asked", "at")
+
+    def __init__(self, now: float) -> None:
+        self._cookie = NO_COOKIE
+        self._wait = INIT_TIME
+        self._answered = False
+        self.at: float | None = now
+        self.asked = False
+
+    def retry(self, cookie: bytes, now: float) -> bool:
+        """A RETRY has come: whether its *cookie* is another than the one that we have. Then it leaves at once."""
+        if cookie == self._cookie:
+            return False
+        self._cookie = cookie
+        self.at, self._wait = now, INIT_TIME
+        return True
+
+    def answered(self) -> None:
+        """Something of the session has come: it is there."""
+        self._answered = True
+        self.asked = False
+        self.at = None
+        self._cookie = NO_COOKIE
+
+    def ask(self, now: float) -> None:
+        """Is the session still there? A RETRY would be a no; anything of the session is a yes."""
+        self.asked = True
+        self.at = now
+
+    def init(self, peer: int, token: int, now: float) -> bytes:
+        """The INIT that is due: of the client that has *token*, to the session *peer*, 0 if none is known."""
+        if self._answered:
+            self.at = None
+        else:
+            self.at = now + self._wait
+            self._wait = min(2 * self._wait, MOST_INIT_TIME)
+        return pack_init(Init(VERSION, peer, token, self._cookie))

@@ -1,0 +1,276 @@
+"""The outgoing direction of a session: what leaves when, what became of it, and what leaves again.
+
+Here `Backlog` (which bytes), `Recovery` (which packets), a congestion controller and the pace (how many, when) meet,
+and `Notices`, which goes along where there is room.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .backlog import Backlog, Cut
+from .congestion import CONTROLLERS
+from .counters import Counters
+from .limits import Limits
+from .notices import FIRST_DATAGRAMS, FIRST_WINDOW, Note, Notices
+from .packets import (
+    OVERHEAD_BYTES,
+    PING_ITEM,
+    Ack,
+    Window,
+    pack_challenge,
+    pack_data,
+    pack_response,
+    pack_stream,
+    pack_train,
+)
+from .recovery import Recovery, Run
+from .whereabouts import Whereabouts
+
+#: The most of one train: what kernels take (UDP_MAX_SEGMENTS was 64 for long), and bytes.
+TRAIN_DATAGRAMS = 64
+TRAIN_BYTES = 64000
+#: Of pacing, in seconds: a train is what leaves in this time, and so much is made good of what a late timer missed.
+QUANTUM = 0.001
+SLACK = 0.004
+
+
+class Train(NamedTuple):
+    """Datagrams of ``segment`` bytes each, the last one may be shorter, for ``address``."""
+
+    data: bytes
+    segment: int
+    address: object
+
+
+class Outgoing:
+    """What one session sends, once it is there.
+
+    :param peer: the peer's token; 0 if it is not known yet.
+    :ivar leave: when the next train may leave.
+    :ivar paced: there is something to send then.
+    :ivar probes: datagrams to send because nothing was acknowledged.
+    """
+
+    __slots__ = (
+        "_each",
+        "_limits",
+        "_most",
+        "_peer_datagrams",
+        "backlog",
+        "controller",
+        "counters",
+        "leave",
+        "notices",
+        "paced",
+        "peer",
+        "probes",
+        "recovery",
+        "whereabouts",
+    )
+
+    def __init__(
+        self, limits: Limits, now: float, peer: int, counters: Counters, notices: Notices, whereabouts: Whereabouts
+    ) -> None:
+        self._limits = limits
+        self._each = limits.datagram - OVERHEAD_BYTES
+        self._most = min(TRAIN_DATAGRAMS, TRAIN_BYTES // limits.datagram) or 1
+        self._peer_datagrams = FIRST_DATAGRAMS
+        self.peer = peer
+        self.counters = counters
+        self.notices = notices
+        self.whereabouts = whereabouts
+        self.backlog = Backlog(limits.buffer, FIRST_WINDOW)
+        self.recovery = Recovery(now)
+        self.controller = CONTROLLERS[limits.controller](limits.datagram, now)
+        self.leave = now
+        self.paced = False
+        self.probes = 0
+
+    # -- what leaves
+
+    def add(self, trains: list[Train], data: bytes, address: object) -> None:
+        """*data*, one datagram or several full ones, leaves for *address*."""
+        segment = self._limits.datagram
+        self.counters.sent += -(-len(data) // segment)
+        self.counters.sent_bytes += len(data)
+        trains.append(Train(data, segment, address))
+
+    def send(self, trains: list[Train], now: float) -> None:
+        """All that may leave now (invariant 2 of `transport`), but for a CLOSE and an INIT."""
+        whereabouts = self.whereabouts
+        if whereabouts.there is not None or whereabouts.responses:
+            self._elsewhere(trains, now)
+        if self.probes:
+            self._probe(trains, now)
+        self._stream(trains, now)
+        if self.notices.due(now):
+            self.add(trains, self._control(now), whereabouts.address)
+
+    def _stream(self, trains: list[Train], now: float) -> None:
+        """Send of the stream what may leave."""
+        backlog, recovery = self.backlog, self.recovery
+        datagram = self._limits.datagram
+        self.paced = False
+        while backlog.wants:
+            room = min(
+                -(-(self.controller.window - recovery.in_flight) // datagram), self._peer_datagrams - recovery.flying
+            )
+            if room <= 0:
+                return
+            rate = self.controller.pacing_rate
+            most = self._most
+            if rate:
+                if now < self.leave:
+                    self.paced = True
+                    return
+                most = min(most, max(int(rate * QUANTUM) // datagram, 2))
+            before = recovery.in_flight
+            parts = self._fill(min(room, most), now)
+            if not parts:
+                break
+            if rate:
+                self.leave = max(self.leave, now - SLACK) + (recovery.in_flight - before) / rate
+            self.controller.on_sent(now, recovery.in_flight)
+            self.add(trains, parts[0] if len(parts) == 1 else b"".join(parts), self.whereabouts.address)
+        if recovery.in_flight < self.controller.window:
+            recovery.limit()
+
+    def _fill(self, count: int, now: float) -> list[bytes]:
+        """A train of at most *count* datagrams of the stream."""
+        parts: list[bytes] = []
+        each, recovery, backlog = self._each, self.recovery, self.backlog
+        while count > 0:
+            old = backlog.sent
+            cut = backlog.cut(each, count)
+            if cut is None:
+                break
+            if cut.offset < old:
+                self.counters.retransmitted += max(-(-cut.size // each), 1)
+                self.counters.retransmitted_bytes += cut.size
+            full = cut.size // each
+            if cut.end and full * each == cut.size and full:
+                full -= 1  # the last one says that it is
+            size = full * each
+            if full:
+                number = recovery.sent(now, full, cut.offset, each, cut.offset + size)
+                parts.append(pack_train(number, self.peer, cut.offset, cut.block, cut.at, full, each))
+                count -= full
+            if size < cut.size or cut.end:
+                rest = Cut(cut.offset + size, cut.block, cut.at + size, cut.size - size, cut.end)
+                parts.append(self._short(rest, now))
+                break
+        return parts
+
+    def _short(self, cut: Cut, now: float) -> bytes:
+        """A datagram that is not full, or is the last: with whatever the session has to say, if it fits."""
+        items: list[bytes] = []
+        note: Note | None = None
+        if self.notices.fit(self._each - cut.size):
+            items, note = self.notices.items(now)
+        stop = cut.offset + cut.size + cut.end
+        number = self.recovery.sent(now, 1, cut.offset, cut.size, stop, note)
+        items.append(pack_stream(cut.offset, cut.block[cut.at : cut.at + cut.size], cut.end))
+        return pack_data(number, self.peer, items)
+
+    def _control(self, now: float) -> bytes:
+        """A datagram of its own for what the session has to say."""
+        notices, recovery = self.notices, self.recovery
+        items, note = notices.items(now)
+        if notices.ping or (notices.arrivals.crowded and not recovery.flying):
+            notices.ping = False
+            items.append(PING_ITEM)
+        elif note is not None and not note.window:
+            return pack_data(recovery.number(), self.peer, items)
+        sent = self.backlog.acked
+        return pack_data(recovery.sent(now, 1, sent, 0, sent, note), self.peer, items)
+
+    def _probe(self, trains: list[Train], now: float) -> None:
+        """Nothing was acknowledged for too long: send something that must be (RFC 9002, 6.2.4)."""
+        first = self.recovery.first()
+        at = first.offset if first is not None and first.stop > first.offset else self.backlog.acked
+        sent = False
+        while self.probes:
+            self.probes -= 1
+            self.counters.probes += 1
+            cut = self.backlog.again(at, self._each)
+            if cut is None:
+                if not sent:
+                    self.notices.ping = True
+                break
+            at += cut.size + cut.end
+            self.counters.retransmitted += 1
+            self.counters.retransmitted_bytes += cut.size
+            self.add(trains, self._short(cut, now), self.whereabouts.address)
+            sent = True
+        self.probes = 0
+
+    def _elsewhere(self, trains: list[Train], now: float) -> None:
+        """What is said of addresses, to where it belongs."""
+        whereabouts, recovery = self.whereabouts, self.recovery
+        for value, address in whereabouts.responses:
+            at = self.backlog.acked
+            data = pack_data(recovery.sent(now, 1, at, 0, at), self.peer, [pack_response(value)])
+            self.add(trains, data, whereabouts.address if address is None else address)
+        whereabouts.responses.clear()
+        there = whereabouts.challenge(now, recovery.pto)
+        if there is not None:
+            data = pack_data(recovery.number(), self.peer, [pack_challenge(there.value)])
+            self.add(trains, data, there.address)
+
+    # -- what became of it
+
+    def allow(self, window: Window) -> None:
+        """The peer takes so much."""
+        if window.limit >= self.backlog.limit:
+            self.backlog.limit = window.limit
+            self._peer_datagrams = window.datagrams
+
+    def acknowledged(self, ack: Ack, now: float) -> bool:
+        """The peer has got packets; False: one of them was never sent."""
+        if ack.ranges[-1][1] >= self.recovery.next:
+            return False
+        acked, lost, spurious, sample = self.recovery.acknowledged(ack.ranges, ack.delay, now)
+        backlog = self.backlog
+        for run in acked:
+            if run.stop > run.offset:
+                backlog.acknowledge(run.offset, run.stop)
+            self.notices.heard(run.note)
+        for run in spurious:
+            self.counters.spurious += run.end - run.first
+            if run.stop > run.offset:
+                backlog.acknowledge(run.offset, run.stop)
+        if lost:
+            self._lose(lost, now)
+        if sample is not None:
+            self.controller.on_ack(sample)
+        return True
+
+    def _lose(self, lost: list[Run], now: float) -> None:
+        for run in lost:
+            self.counters.lost += run.end - run.first
+            self.counters.lost_bytes += run.wire
+            if run.stop > run.offset:
+                self.backlog.lose(run.offset, run.stop)
+            self.notices.lost(run.note)
+        persistent = self.recovery.persistent(lost)
+        self.controller.on_loss(now, sum(run.wire for run in lost), lost[-1].time, persistent)
+
+    def due(self, now: float) -> bool:
+        """Declare lost what is by now: whether nothing was acknowledged for so long that the peer is to be probed."""
+        lost, probe = self.recovery.due(now)
+        if lost:
+            self._lose(lost, now)
+        if probe:
+            self.probes = 2
+        return probe
+
+    def move(self, now: float) -> None:
+        """The peer is at another address: all that was known of the path to it is forgotten (RFC 9000, 9.4)."""
+        self.counters.moves += 1
+        for run in self.recovery.give_up_all():
+            if run.stop > run.offset:
+                self.backlog.lose(run.offset, run.stop)
+        self.controller = CONTROLLERS[self._limits.controller](self._limits.datagram, now)
+        self.leave = now
+        self.notices.window = True
