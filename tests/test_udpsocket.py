@@ -64,6 +64,16 @@ def test_a_kernel_that_neither_cuts_nor_joins_will_do(h, monkeypatch, sends, joi
         assert [items.recv() for _ in range(20_000)] == list(range(20_000))
 
 
+def test_what_the_kernel_can_do_is_left_aside_where_the_environment_says_so(monkeypatch):
+    monkeypatch.delenv("VANILLA_UDP_OFFLOAD", raising=False)
+    found = udpsocket.Offload()
+    if not found.sends or not found.joins:
+        pytest.skip("this kernel has no UDP_SEGMENT, or no UDP_GRO")
+    monkeypatch.setenv("VANILLA_UDP_OFFLOAD", "0")
+    aside = udpsocket.Offload()
+    assert (aside.sends, aside.joins) == (False, False)
+
+
 @pytest.mark.parametrize("share", [0.02, 0.2])
 def test_what_the_way_loses_doubles_and_reorders_is_made_good(h, broker, share):
     proxy = Proxy(h, broker.urls[0], lost=share, doubled=share, late=share, seed=7)

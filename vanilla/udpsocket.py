@@ -18,6 +18,7 @@ does; it is a `poll.Layer` likewise. Invariants:
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from collections import deque
@@ -85,11 +86,15 @@ class Transport(Protocol):
 
 
 class Offload:
-    """Does this kernel cut what is sent (UDP_SEGMENT), and join what comes (UDP_GRO)? Found out once."""
+    """Does this kernel cut what is sent (UDP_SEGMENT), and join what comes (UDP_GRO)? Found out once.
+
+    The environment variable ``VANILLA_UDP_OFFLOAD=0``, read then, leaves both aside: for devices on the way that handle
+    trains of datagrams badly, and to see what they bring.
+    """
 
     def __init__(self) -> None:
         self.sends = self.joins = False
-        if not _ANCILLARY:
+        if not _ANCILLARY or os.environ.get("VANILLA_UDP_OFFLOAD") == "0":
             return
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             try:
