@@ -226,3 +226,8 @@ ROWS = (
 
 #: What it costs a call that nobody can read along.
 ENCRYPTED = Calls("tls-request", "TLS, request and reply, 16 B, one at a time", ("vanilla-tls", "vanilla"), rounds=3)
+
+#: What it costs a call that its way is of datagrams.
+DATAGRAMS = Calls(
+    "udp-request", "UDP, request and reply, 16 B, one at a time", ("udp", "vanilla"), {"vanilla": 1.2}
+)

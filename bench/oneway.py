@@ -44,6 +44,7 @@ class OneWay:
     :ivar apart: those of ``goals`` that are too slow to move as many messages as we do.
     :ivar ours: the side that the others are compared with.
     :ivar broker_cpu: what our broker is to take at most, in CPU seconds a million messages.
+    :ivar least: messages a second that a side is to reach, whatever the others do.
     """
 
     name: str
@@ -55,6 +56,7 @@ class OneWay:
     ours: str = "vanilla"
     broker_cpu: float | None = None
     apart: tuple[str, ...] = ()
+    least: dict[str, float] = field(default_factory=dict)
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """What a reader must know of each side."""
@@ -78,6 +80,7 @@ class OneWay:
         if settings.quick:
             row["met"] = dict.fromkeys(self.goals)  # too few messages to tell
             row["broker_cpu"] = None
+            row["least"] = {name: {**found, "met": None} for name, found in row["least"].items()}
         return [row]
 
     def _pilot(self, about: dict[str, Any], settings: Settings) -> dict[str, Plan]:
@@ -123,7 +126,12 @@ class OneWay:
                 for name, goal in self.goals.items()
             },
             "broker_cpu": self._broker_cpu(sides[self.ours]),
+            "least": {name: self._least(sides[name], goal) for name, goal in self.least.items()},
         }
+
+    def _least(self, side: dict[str, Any], goal: float) -> dict[str, Any]:
+        """The rate that a side is to reach, and whether it does."""
+        return {"goal": goal, "met": None if side["rate"] is None else side["rate"] >= goal}
 
     def _broker_cpu(self, ours: dict[str, Any]) -> dict[str, Any] | None:
         """The goal for our broker's CPU time, and whether it is met."""

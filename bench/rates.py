@@ -57,6 +57,9 @@ def goal(row: dict[str, Any], name: str) -> str:
         return ""
     if name in row["goals"]:
         return f"{row['goals'][name]:g}x{verdict(row['met'][name])}"
+    if name in row.get("least", {}):
+        found = row["least"][name]
+        return f"{rate(found['goal'])}/s{verdict(found['met'])}"
     least = row.get("broker_cpu") if name == next(iter(row["sides"])) else None
     return f"broker {least['goal']:g} s/M{verdict(least['met'])}" if least else ""
 

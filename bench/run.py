@@ -95,6 +95,22 @@ ENCRYPTED = (
     calls.ENCRYPTED,
 )
 
+#: Ours over UDP. What it is held against is the design's, and itself where each message is a datagram.
+UDP = (
+    OneWay(
+        "udp-oneway-64",
+        "UDP, one way, 64 B",
+        64,
+        600_000,
+        {"udp-each": 10.0},
+        ("udp-plain", "vanilla"),
+        ours="udp",
+        apart=("udp-each",),
+        least={"udp": 2e6, "udp-plain": 0.9e6},
+    ),
+    calls.DATAGRAMS,
+)
+
 
 class Rows(Protocol):
     """Some rows of the table, which are measured together; `hub` is a module of this kind."""
@@ -113,6 +129,7 @@ ROWS: dict[str, Rows] = {
     "stuck": stuck,
     **{row.name: row for row in broadcast.ROWS},
     **{row.name: row for row in ENCRYPTED},
+    **{row.name: row for row in UDP},
     "connections": connections,
     **{curve.name: curve for curve in growth.CURVES},
     **{work.name: work for work in prefetch.WORKS},
