@@ -52,11 +52,18 @@ ONE_WAY = (
         16,
         1_000_000,
         {"pyzmq": 3.0, "pyzmq-hwm": 3.0, "pyzmq-batched": 0.5},
-        _OTHERS,
+        ("relay-batches", *_OTHERS),
         broker_cpu=0.04,
     ),
-    OneWay("oneway-256", "one way, 256 B", 256, 700_000, {"pyzmq": 2.5, "pyzmq-hwm": 2.5}, ("pyzmq-batched", *_OTHERS)),
-    OneWay("oneway-4k", "one way, 4 KiB", 4096, 100_000, {"pyzmq": 2.25, "pyzmq-hwm": 2.25}),
+    OneWay(
+        "oneway-256",
+        "one way, 256 B",
+        256,
+        700_000,
+        {"pyzmq": 2.5, "pyzmq-hwm": 2.5},
+        ("pyzmq-batched", "relay-batches", *_OTHERS),
+    ),
+    OneWay("oneway-4k", "one way, 4 KiB", 4096, 100_000, {"pyzmq": 2.25, "pyzmq-hwm": 2.25}, ("relay-batches",)),
     # Here the raised high water mark would be the default.
     OneWay("oneway-64k", "one way, 64 KiB", 65536, 10_000, {"pyzmq": 1.4, "relay": 0.8}, ("relay-c",)),
     # What a user can write who has many messages at hand, of either; and never slower than a message a call.

@@ -1,12 +1,15 @@
-"""Floors: a process that copies bytes from one TCP connection to another and knows no messages, in Python and in C."""
+"""Floors: a process that copies bytes from one TCP connection to another and knows no messages, in Python and in C; and
+what Python takes to send and receive a message a call, in batches, with nothing else to do."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +20,10 @@ from .side import Side
 
 BUFFER_BYTES = 256 << 10
 SOURCE = Path(__file__).with_name("relay.c")
+#: Messages of so many bytes are packed together.
+BATCH_BYTES = 64 << 10
+#: The length of a batch, before it.
+LENGTH = struct.Struct(">I")
 COMPILER = "cc"
 OPTIONS = ("-O2", "-std=c99")
 
@@ -102,4 +109,73 @@ class Compiled(Relay):
         os.execve(program, ["relay", *map(str, ends)], os.environ)
 
 
-SIDES = {"relay": Relay(), "relay-c": Compiled()}
+class Packing:
+    """Sends messages in arrays of msgpack, `BATCH_BYTES` at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        from msgpack import packb
+
+        self._pack = packb
+        self._sock = sock
+        self._pending: list[bytes] = []
+        self._left = BATCH_BYTES
+
+    def send(self, message: bytes) -> None:
+        self._pending.append(message)
+        self._left -= len(message)
+        if self._left <= 0:
+            self.flush()
+
+    def flush(self) -> None:
+        packed = self._pack(self._pending)
+        self._sock.sendall(LENGTH.pack(len(packed)))
+        self._sock.sendall(packed)
+        self._pending = []
+        self._left = BATCH_BYTES
+
+
+class Unpacking:
+    """Receives what `Packing` sends, a batch at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        from msgpack import unpackb
+
+        self._unpack = unpackb
+        self._sock = sock
+        self._buffer = memoryview(bytearray(2 * BATCH_BYTES))
+        self._ready: deque[bytes] = deque()
+
+    def recv(self) -> bytes:
+        if not self._ready:
+            self._fill()
+        return self._ready.popleft()
+
+    def _fill(self) -> None:
+        (size,) = LENGTH.unpack(self._sock.recv(LENGTH.size, socket.MSG_WAITALL))
+        array = self._buffer[:size]
+        self._sock.recv_into(array, size, socket.MSG_WAITALL)
+        self._ready.extend(self._unpack(array))
+
+
+class Batches(Relay):
+    """The same relay between ends that batch: what a message a call costs in Python before anything is promised."""
+
+    title = "Python byte relay, batches"
+    package = "msgpack"
+    payload = "bytes"
+    batching = f"by a few lines of ours: {BATCH_BYTES >> 10} KiB of msgpack, a call a message at both ends"
+
+    @contextmanager
+    def sender(self, address: str, size: int) -> Iterator[Callable[[bytes], Any]]:
+        with connect(address, b"P") as sock:
+            packing = Packing(sock)
+            yield packing.send
+            packing.flush()
+
+    @contextmanager
+    def recver(self, address: str, size: int) -> Iterator[Callable[[], Any]]:
+        with connect(address, b"C") as sock:
+            yield Unpacking(sock).recv
+
+
+SIDES = {"relay": Relay(), "relay-batches": Batches(), "relay-c": Compiled()}
