@@ -19,7 +19,7 @@ from vanilla.protocol.scan import DEPTH, check
 #: Bytes items of this size and more are neither copied nor packed: their head goes before them. Of one such item...
 LARGE_BYTES = 32 << 10
 #: ...and of many that stand side by side: so their heads are made by one call, and one write takes them all.
-MEDIUM_BYTES = 2 << 10
+MEDIUM_BYTES = 4 << 10
 MEDIUM_HEAD_BYTES = 3
 
 _BIN16 = struct.Struct(">BH")

@@ -94,6 +94,8 @@ class PushState(Channel):
         "_given",
         "_idle",
         "_mark",
+        "_most_b",
+        "_most_n",
         "_owed",
         "_refusal",
         "_rest",
@@ -149,6 +151,8 @@ class PushState(Channel):
         #: What ``slack`` was when it was last worked out, how much is in ``pending`` since before that, and its bytes
         #: at most.
         self._given = self._counted = self._counted_b = 0
+        #: What ``pending`` may hold, when ``slack`` was last worked out anew.
+        self._most_n = self._most_b = 0
         #: The next number when it was last looked whether anything is sent.
         self._mark = -1
         #: How many items `take_run` packs at once: few until they are known to be small.
@@ -329,11 +333,13 @@ class PushState(Channel):
     def _slack(self) -> int:
         """What credit, the run, the batch and the output allow beyond what was taken; 64 small items at a time."""
         if self.replay is not None or self.link.full or self.shared is not None:
+            self._most_n = self._most_b = 0
             return 0
         quota, batch = self.quota, self.batch
-        most_b = min(BATCH_BYTES, self.link.frame_limit - COUNTED_BYTES, quota.left_b) - batch.size
-        most_n = quota.left_n - batch.count - self._counted
-        return min(RUN_BYTES - self._counted_b, most_b - self._counted_b, most_n * WEIGHT)
+        self._most_n = most_n = quota.limit_n - quota.n - batch.count
+        most_b = min(BATCH_BYTES, self.link.frame_limit - COUNTED_BYTES, quota.limit_b - quota.b) - batch.size
+        self._most_b = most_b = min(most_b, RUN_BYTES)
+        return min(most_b - self._counted_b, (most_n - self._counted) * WEIGHT)
 
     def _goes_on(self, size: int) -> bool:
         """``slack`` has run out: may the fast path take an item of *size* bytes and go on, or is there something to
@@ -341,16 +347,17 @@ class PushState(Channel):
         if monotonic() - self._since > BATCH_AGE:
             return False
         count = len(self.pending)
-        self._counted_b += self._given - self.slack - (count - self._counted) * (WEIGHT - BIN_HEAD_BYTES)
-        self._counted = count
-        self._given = self._slack()
-        if self._given <= size + WEIGHT:
+        size_b = self._counted_b + self._given - self.slack - (count - self._counted) * (WEIGHT - BIN_HEAD_BYTES)
+        self._counted, self._counted_b = count, size_b
+        given = min(self._most_b - size_b, (self._most_n - count) * WEIGHT)
+        if given <= size + WEIGHT:
             self._close_run()
-            self._given = self._slack()
-        self.slack = self._given - size - WEIGHT
-        if self.slack > 0:
+            given = self._slack()
+        self._given = given
+        self.slack = slack = given - size - WEIGHT
+        if slack > 0:
             return True
-        self.slack = self._given  # the item was not taken
+        self.slack = given  # the item was not taken
         return False
 
     def _close_run(self) -> None:
