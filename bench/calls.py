@@ -228,6 +228,4 @@ ROWS = (
 ENCRYPTED = Calls("tls-request", "TLS, request and reply, 16 B, one at a time", ("vanilla-tls", "vanilla"), rounds=3)
 
 #: What it costs a call that its way is of datagrams.
-DATAGRAMS = Calls(
-    "udp-request", "UDP, request and reply, 16 B, one at a time", ("udp", "vanilla"), {"vanilla": 1.2}
-)
+DATAGRAMS = Calls("udp-request", "UDP, request and reply, 16 B, one at a time", ("udp", "vanilla"), {"vanilla": 1.2})

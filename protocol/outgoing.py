@@ -208,11 +208,9 @@ class Outgoing:
     def _elsewhere(self, trains: list[Train], now: float) -> None:
         """What is said of addresses, to where it belongs."""
         whereabouts, recovery = self.whereabouts, self.recovery
-        for value, address in whereabouts.responses:
-            at = self.backlog.acked
-            data = pack_data(recovery.sent(now, 1, at, 0, at), self.peer, [pack_response(value)])
-            self.add(trains, data, whereabouts.address if address is None else address)
-        whereabouts.responses.clear()
+        for value, address in whereabouts.answers():  # who asks and hears nothing asks again
+            data = pack_data(recovery.number(), self.peer, [pack_response(value)])
+            self.add(trains, data, address)
         there = whereabouts.challenge(now, recovery.pto)
         if there is not None:
             data = pack_data(recovery.number(), self.peer, [pack_challenge(there.value)])

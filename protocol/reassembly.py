@@ -1,7 +1,8 @@
 """What has come of a stream, in order for who reads it, and what is out of order until the rest is there.
 
 Invariants:
-1. ``_ready`` are the bytes from ``read`` up to ``next``, in order, without a hole.
+1. ``_ready`` are the bytes from ``read`` up to ``next``, in order, without a hole. Of two neighbours one has
+   `SMALL_BYTES` at least.
 2. ``_pieces`` begin at ``_offsets``, ascend, do not overlap, and all begin above ``next``.
 3. ``final`` is where the stream ends, once that is known; nothing lies beyond it.
 """
@@ -16,6 +17,8 @@ from .packets import Buffer
 #: Pieces out of order. More than that, and what comes is dropped as if it had been lost: tiny ones would cost far more
 #: memory than their bytes.
 MOST_PIECES = 4096
+#: Pieces in order that are shorter are joined, for the same reason.
+SMALL_BYTES = 512
 
 
 class Contradiction(Exception):
@@ -70,7 +73,7 @@ class Reassembly:
         if offset > self.next:
             self._keep(offset, body, stop)
             return
-        self._ready.append(body[self.next - offset :] if offset < self.next else body)
+        self._append(body[self.next - offset :] if offset < self.next else body)
         self.next = stop
         if self._offsets:
             self._join()
@@ -93,6 +96,13 @@ class Reassembly:
             offsets[at:last] = [offset]
             pieces[at:last] = [body]
 
+    def _append(self, piece: bytes) -> None:
+        ready = self._ready
+        if len(piece) < SMALL_BYTES and ready and len(ready[-1]) < SMALL_BYTES:
+            ready[-1] += piece
+        else:
+            ready.append(piece)
+
     def _join(self) -> None:
         """Move what is in order now."""
         count = 0
@@ -102,7 +112,7 @@ class Reassembly:
             count += 1
             rest = offset + len(piece) - self.next
             if rest > 0:
-                self._ready.append(piece[-rest:])
+                self._append(piece[-rest:])
                 self.next += rest
         del self._offsets[:count], self._pieces[:count]
 

@@ -36,8 +36,10 @@ Invariants:
    window, the pace, the peer's window, or the number of datagrams that its kernel holds does not allow.
 3. What came from elsewhere than the peer's address changes nothing of where datagrams go, before a RESPONSE from there
    has named the value that was sent there; until then, no more than three times what came goes there.
-4. Every datagram but pure ACKs is in `Recovery`. What is lost there is sent again out of `Backlog`, or, if it was
-   a WINDOW, said anew, as it is by then.
+4. Every datagram but pure ACKs and what is said of addresses is in `Recovery`. What is lost there is sent again out
+   of `Backlog`, or, if it was a WINDOW, said anew, as it is by then.
+5. What is kept is bounded, whatever the peer says or does not say: by the windows, by what `Recovery`, `Arrivals` and
+   `Reassembly` keep at most, and by `DEAF_PTOS`.
 """
 
 from __future__ import annotations
@@ -101,6 +103,11 @@ ASK_PTOS = 3
 #: ...and when both ends of the stream are sent, and the peer's has come, nobody may be there to acknowledge.
 LAST_PTOS = 6
 LINGER_PTOS = 3
+#: PTOs in a row before each of which the peer has spoken, and never acknowledged: it will not, and what is kept for it
+#: becomes more with each probe.
+DEAF_PTOS = 32
+#: What is in flight, in datagrams, from which on an INIT has no answer of its own.
+MOST_FLYING = 4096
 #: An end of waiting that comes so much late, was late because our own process did not run: the peer gets this time.
 GRACE = 2.0
 
@@ -118,12 +125,14 @@ class Transport:
 
     __slots__ = (
         "_called",
+        "_deaf",
         "_dialling",
         "_heard",
         "_incoming",
         "_linger",
         "_notices",
         "_outgoing",
+        "_probed",
         "_whereabouts",
         "_words",
         "client",
@@ -157,6 +166,8 @@ class Transport:
         self._outgoing = Outgoing(limits, now, peer, self.counters, self._notices, self._whereabouts)
         self._heard = self._called = now
         self._linger = 0.0
+        self._deaf = 0  # see DEAF_PTOS
+        self._probed = now
         self._words: bytes | None = None
 
     # -- the stream
@@ -317,8 +328,8 @@ class Transport:
         init = parse_init(data)
         if self.client or init.client != self._outgoing.peer:
             self.counters.strangers += 1
-            return
-        self._notices.window = True
+        elif self._outgoing.recovery.flying < MOST_FLYING:
+            self._notices.window = True
 
     def _on_retry(self, data: Buffer, now: float, address: object) -> None:
         retry, dialling = parse_retry(data), self._dialling
@@ -499,11 +510,16 @@ class Transport:
             return
         if self._outgoing.due(now):
             self._back_off(now)
+            self._probed = now
         elif self._outgoing.peer and not self._outgoing.recovery.flying and now >= self._ping_time():
             self._notices.ping = True
 
     def _back_off(self, now: float) -> None:
         backoff = self._outgoing.recovery.backoff
+        self._deaf = (backoff > 1) * self._deaf + (self._heard > self._probed)
+        if self._deaf >= DEAF_PTOS:
+            self._broken("nothing was acknowledged for too long")
+            return
         if self._dialling is not None and self.state == OPEN and backoff >= ASK_PTOS:
             self._dialling.ask(now)
         if backoff >= LAST_PTOS and self._incoming.ended and self._outgoing.backlog.ended:

@@ -30,7 +30,7 @@ class Elsewhere:
 
     @property
     def allowed(self) -> bool:
-        """A CHALLENGE is no more than what may go there."""
+        """A CHALLENGE, or a RESPONSE, is no more than what may go there."""
         return self.sent + CHALLENGE_BYTES <= AMPLIFICATION * self.came
 
 
@@ -67,6 +67,20 @@ class Whereabouts:
         """The peer wants to know from *address* whether we are where it sends to."""
         if len(self.responses) < MOST_RESPONSES:
             self.responses.append((value, address))
+
+    def answers(self) -> list[tuple[int, object]]:
+        """(value, address) of each RESPONSE that goes now, and counts as sent. To where the peer may be goes no more
+        than may, to nowhere else anything."""
+        responses, self.responses = self.responses, []
+        there = self.there
+        found: list[tuple[int, object]] = []
+        for value, address in responses:
+            if address is None or address == self.address:
+                found.append((value, self.address))
+            elif there is not None and there.address == address and there.allowed:
+                there.sent += CHALLENGE_BYTES
+                found.append((value, address))
+        return found
 
     def answered(self, value: int, address: object) -> bool:
         """A RESPONSE has come from *address*: whether the peer is there now."""
