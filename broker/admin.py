@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from vanilla.protocol.frames import STATUS, pack_control
 from vanilla.udpsocket import UDPSocket
 
+from .udplistener import UDPListener
+
 if TYPE_CHECKING:
     from .broker import Broker
     from .endpoint import Endpoint
@@ -87,15 +89,22 @@ def describe_broker(broker: Broker) -> dict[str, Any]:
         "dead": totals.dead + sum(endpoint.dead for endpoint in live),
         "dropped": totals.dropped + sum(endpoint.dropped for endpoint in live),
         "udp": describe_udp(broker),
+        "udp_listeners": [
+            {"url": str(address), **listener.describe()}
+            for listener, address in broker.listeners
+            if isinstance(listener, UDPListener)
+        ],
     }
 
 
 def describe_udp(broker: Broker) -> list[dict[str, Any]]:
     """The sessions over UDP: `SESSIONS` of them at most, those that have lost most first. Times are in ms."""
     found = [
-        (session.peer, session.sock.transport) for session in broker.sessions if isinstance(session.sock, UDPSocket)
+        (session.peer, session.sock, session.sock.transport)
+        for session in broker.sessions
+        if isinstance(session.sock, UDPSocket)
     ]
-    found.sort(key=lambda one: -one[1].counters.lost)
+    found.sort(key=lambda one: -one[2].counters.lost)
     return [
         {
             "peer": peer,
@@ -105,12 +114,13 @@ def describe_udp(broker: Broker) -> list[dict[str, Any]]:
             "retransmitted": transport.counters.retransmitted,
             "duplicates": transport.counters.duplicates,
             "bad": transport.counters.bad + transport.counters.strangers,
+            "dropped": sock.dropped,
             "moves": transport.counters.moves,
             "rtt": round(transport.rtt * 1000, 3),
             "min_rtt": round(transport.min_rtt * 1000, 3),
             "rate": round(transport.rate),
         }
-        for peer, transport in found[:SESSIONS]
+        for peer, sock, transport in found[:SESSIONS]
     ]
 
 

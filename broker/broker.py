@@ -131,7 +131,7 @@ class Broker:
         if address.scheme == "udp":
             sock = udplistener.bind(self.hub, address.host, address.port)
             address = address._replace(port=sock.getsockname()[1])
-            self.listeners.append((udplistener.UDPListener(self.hub, sock, self._accepted), address))
+            self.listeners.append((udplistener.UDPListener(self.hub, sock, self._accepted, self.door), address))
             return str(address)
         return self.adopt(*_bind(address))
 

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from vanilla import unix
 from vanilla.protocol.errors import ProtocolError
+from vanilla.protocol.packets import REFUSED
+from vanilla.udpsocket import UDPSocket
+
+from .session import describe_peer
 
 if TYPE_CHECKING:
     from vanilla.tlssocket import TLSSocket
-    from vanilla.udpsocket import UDPSocket
 
     from .broker import Broker
     from .session import Session
@@ -49,27 +52,48 @@ class Door:
 
     def enter(self, session: Session, address: Any) -> None:
         """*session* was accepted from *address*: let it say hello, or refuse it."""
-        options, count = self.options, 0
         if self._counts:
             session.origin = origin(session.sock, address)
-            count = self._origins[session.origin] = self._origins.get(session.origin, 0) + 1
+            self._origins[session.origin] = self._origins.get(session.origin, 0) + 1
         self.strangers[session] = None
-        if len(self.broker.sessions) > options.connections:
-            text = f"there are {options.connections} connections already"
-            session.fail(ProtocolError("TOO_MANY", text), "connections")
-        elif count > options.connections_per_address:
-            text = f"there are {options.connections_per_address} connections from {session.origin} already"
-            session.fail(ProtocolError("TOO_MANY", text), "connections_per_address")
+        limit, text = self._over(len(self.broker.sessions), session.origin, self._origins.get(session.origin, 0))
+        if limit:
+            session.fail(ProtocolError("TOO_MANY", text), limit)
         else:
             session.begin()
-        if len(self.strangers) > options.handshakes:
+        if len(self.strangers) > self.options.handshakes:
             self._put_out(next(iter(self.strangers)))
 
+    def refusal(self, address: Any, count: int) -> str:
+        """Why nobody may come in from *address* who is not in yet, for what would be kept of that alone; "" if somebody
+        may. It is counted, and logged.
+
+        :param count: connections, in all.
+        """
+        whose = origin(None, address) if self._counts else ""
+        limit, text = self._over(count + 1, whose, self._origins.get(whose, 0) + 1)
+        if limit:
+            self.refusals.count(limit)
+            self.refusals.say(limit, f"session {describe_peer(address)}: refused: {text}", self.broker.now())
+        return text
+
+    def _over(self, count: int, whose: str, from_there: int) -> tuple[str, str]:
+        """The limit that so many connections are over, in all and of one origin, and what is said of it."""
+        most, from_one = self.options.connections, self.options.connections_per_address
+        if count > most:
+            return "connections", f"there are {most} connections already"
+        if self._counts and from_there > from_one:
+            return "connections_per_address", f"there are {from_one} connections from {whose} already"
+        return "", ""
+
     def _put_out(self, stranger: Session) -> None:
-        """What it has said was read, so mostly its last words arrive though it is closed at once."""
+        """What it has said was read, so mostly its last words arrive though it is closed at once. A session over UDP
+        would wait for them to be acknowledged, with a descriptor."""
         if not stranger.closing:
             text = f"{self.options.handshakes} connections came after this one and have not said hello either"
             stranger.fail(ProtocolError("TOO_MANY", text), "handshakes")
+        if isinstance(stranger.sock, UDPSocket):
+            stranger.sock.transport.close(REFUSED)
         stranger.drop("")
 
     def greeted(self, session: Session) -> None:
@@ -115,7 +139,7 @@ class Refusals:
         log.warning("%s%s", text, f" (and {passed_over} more like it before)" if passed_over else "")
 
 
-def origin(sock: socket.socket | TLSSocket | UDPSocket, address: Any) -> str:
+def origin(sock: socket.socket | TLSSocket | UDPSocket | None, address: Any) -> str:
     """Whose connection it is: an IPv4 address; the first half of an IPv6 address, for one subscriber has all of the
     other half (RFC 6177); or the user at the other end of a Unix socket."""
     if not isinstance(address, tuple):

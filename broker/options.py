@@ -25,6 +25,9 @@ class Options:
     depth: int = DEPTH
     #: How long a new connection may take for its hello.
     hello_ms: int = 2_000
+    #: How long a session over UDP lasts of which nothing is heard. Four times in it a peer that is silent is asked, and
+    #: answers if its process runs; so a process that computes for less than a minute keeps its session.
+    udp_idle_ms: int = 60_000
     #: Connections at a time.
     connections: int = 10_000
     #: Connections of one IPv4 address, one /64 of IPv6, or one user of a Unix socket. As many as there are in all, for
@@ -98,6 +101,7 @@ _RANGES = {
     "frame_bytes": (HELLO_LIMIT, MAX_FRAME_LIMIT),
     "depth": (1, MOST_DEPTH),
     "hello_ms": (1, 3_600_000),
+    "udp_idle_ms": (100, 86_400_000),
     "connections": (1, 1 << 20),
     "connections_per_address": (1, 1 << 20),
     "handshakes": (1, 1 << 20),

@@ -144,6 +144,7 @@ GROUPS = {
         Setting("max-frame", INTEGER, "BYTES", "longest frame, and so nearly the longest message", "frame_bytes"),
         Setting("depth", INTEGER, "N", "how deep a message may nest", "depth"),
         Setting("hello-timeout", INTEGER, "MS", "ms that a new connection may take for its hello", "hello_ms"),
+        Setting("udp-idle", INTEGER, "MS", "ms of silence after which a session over UDP ends", "udp_idle_ms"),
         Setting("connections", INTEGER, "N", "connections at a time", "connections"),
         Setting(
             "connections-per-address",

@@ -9,7 +9,7 @@ token.
 
 from __future__ import annotations
 
-import logging
+import errno
 import random
 import socket
 from functools import partial
@@ -19,21 +19,44 @@ from vanilla import udp
 from vanilla.poll import IN
 from vanilla.protocol.cookies import Cookies
 from vanilla.protocol.limits import Limits
-from vanilla.protocol.packets import INIT, BadPacket, kind_of, parse_init, token_of
+from vanilla.protocol.packets import (
+    INIT,
+    NO_COOKIE,
+    REFUSED,
+    VERSION,
+    BadPacket,
+    Close,
+    Init,
+    kind_of,
+    pack_close,
+    parse_init,
+    token_of,
+)
 from vanilla.protocol.transport import Transport
 from vanilla.task import monotonic
 from vanilla.tcp import reason, resolve, url
 from vanilla.udpsocket import UDPSocket, make_room, prepare
 
+from .drops import Drops
+
 if TYPE_CHECKING:
     from vanilla import Hub
 
-log = logging.getLogger("vanilla.broker")
+    from .door import Door
 
 #: Datagrams read at one wake-up, before other descriptors have their turn.
 BATCH = 64
-#: Of sessions, beside how much the kernel holds for them; see `Limits`.
-LIMITS: dict[str, Any] = {}
+#: Sessions that wait for a descriptor, of clients that have returned their cookie...
+MOST_WAITING = 256
+#: ...and how long one does, in seconds: its client asks again in this time, or has given up.
+PATIENCE = 2.5
+#: A session is asked whether it is there when so much of its idle time has passed in silence.
+ASKED_AFTER = 1 / 4
+#: No descriptor, or no memory, is free now; that may change.
+LACKS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+#: Why datagrams were dropped: they are none of the transport; no session has their token; an INIT has a cookie that is
+#: not ours, or too old; or it is of another version.
+REASONS = ("malformed", "unknown", "cookie", "version")
 #: No datagram of ours is longer, and one that is says nothing to us.
 DATAGRAM_BYTES = 65535
 
@@ -42,19 +65,30 @@ class UDPListener:
     """Calls ``on_accept(UDPSocket, address)`` for each session; it has the methods of a `vanilla.listener.Listener`.
 
     :param sock: bound and non-blocking.
+    :param door: says who may come in.
     """
 
-    def __init__(self, hub: Hub, sock: socket.socket, on_accept: Callable[[UDPSocket, Any], object]) -> None:
+    def __init__(
+        self, hub: Hub, sock: socket.socket, on_accept: Callable[[UDPSocket, Any], object], door: Door
+    ) -> None:
         self.hub = hub
         self.sock = sock
         self.on_accept = on_accept
+        self._door = door
+        host, port = sock.getsockname()[:2]
+        self._name = url(host, port, "udp")
         self._random = random.SystemRandom()
         self._cookies = Cookies(monotonic(), self._random)
         self._scratch = bytearray(DATAGRAM_BYTES)
         #: By token; those that linger after their end are among them.
         self.sessions: dict[int, UDPSocket] = {}
-        #: Datagrams that were malformed, or of no session.
-        self.bad = 0
+        #: Datagrams that were dropped, by reason; and first ones that were answered by a RETRY.
+        self.bad = dict.fromkeys(REASONS, 0)
+        self.retries = 0
+        self.drops = Drops(hub, sock, self.sessions, self._warn)
+        #: Without descriptors: by token, who would have a session, and until when it is of use.
+        self._waiting: dict[int, tuple[int, Any, float]] = {}
+        self._admitting = False
         hub.poll.register(sock.fileno(), self._readable, IN)
         hub.onstop(self.close)
 
@@ -66,10 +100,32 @@ class UDPListener:
         self.hub.offstop(self.close)
         if not self.hub.forked:
             self.hub.poll.unregister(fd)
+        self._waiting.clear()
+        self.drops.close()
         self.sock.close()
 
+    def describe(self) -> dict[str, Any]:
+        """For a status."""
+        return {"sessions": len(self.sessions), "retries": self.retries, "bad": self.bad, **self.drops.describe()}
+
+    def _warn(self, text: str) -> None:
+        self._door.refusals.say("udp drops", f"{self._name}: {text}", monotonic())
+
     def retry(self) -> None:
-        """A descriptor has become free. Whoever found none asks again by itself."""
+        """A descriptor has become free: let those in who found none. Cheap when there were none."""
+        if self._admitting:
+            return  # to let one in has put another out
+        self._admitting = True
+        try:
+            while self._waiting and self.sock.fileno() >= 0:
+                token = next(iter(self._waiting))
+                peer, address, until = self._waiting[token]
+                now = monotonic()
+                if now < until and not self._accept(token, peer, address, now):
+                    return
+                self._waiting.pop(token, None)
+        finally:
+            self._admitting = False
 
     def _readable(self, events: int) -> None:
         scratch = self._scratch
@@ -83,7 +139,7 @@ class UDPListener:
             try:
                 self._one(memoryview(scratch)[:size], address)
             except BadPacket:
-                self.bad += 1
+                self.bad["malformed"] += 1
             if self.sock.fileno() < 0:
                 return
 
@@ -92,20 +148,40 @@ class UDPListener:
         if kind_of(data) != INIT:
             session = self.sessions.get(token_of(data))
             if session is None:
-                self.bad += 1
+                self.bad["unknown"] += 1
             else:
                 session.came(data, address)
             return
         init = parse_init(data)
-        session = self.sessions.get(init.server)
+        token = self._token(init, address, now)
+        # An INIT may come twice, and not name the session that the first one has made.
+        session = self.sessions.get(init.server) or self.sessions.get(token)
         if session is not None:
             session.came(data, address)
-            return
-        token = self._cookies.check(address, init, now)
-        if token:
-            self._accept(token, init.client, address, now)
+        elif token:
+            self._admit(token, init.client, address, now)
         else:
+            self.retries += 1
             self._answer(self._cookies.retry(address, init, now), address)
+
+    def _token(self, init: Init, address: Any, now: float) -> int:
+        """Of the session that *init* is let have, 0 for none."""
+        if init.version != VERSION:  # the RETRY tells of ours
+            self.bad["version"] += 1
+            return 0
+        token = self._cookies.check(address, init, now)
+        if not token and init.cookie != NO_COOKIE:
+            self.bad["cookie"] += 1
+        return token
+
+    def _admit(self, token: int, peer: int, address: Any, now: float) -> None:
+        """Let who has returned its cookie have a session, or tell it why not, with less than it has sent."""
+        count = max(len(self._door.broker.sessions), len(self.sessions) - self._door.options.handshakes)
+        text = self._door.refusal(address, count)
+        if text:
+            self._answer(pack_close(Close(REFUSED, peer, f"refused: {text}")), address)
+        elif not self._accept(token, peer, address, now) and len(self._waiting) < MOST_WAITING:
+            self._waiting[token] = peer, address, now + PATIENCE
 
     def _answer(self, data: bytes, address: Any) -> None:
         try:
@@ -113,17 +189,26 @@ class UDPListener:
         except OSError:
             pass  # the client asks again
 
-    def _accept(self, token: int, peer: int, address: Any, now: float) -> None:
+    def _accept(self, token: int, peer: int, address: Any, now: float) -> bool:
+        """Make a session, if that can be. False: for want of a descriptor, say, it cannot be now."""
         try:
             sock = self._connected(address)
         except OSError as error:
-            log.warning("cannot take a session on %s: %s", self.sock.getsockname(), reason(error))
-            return
-        limits = Limits(datagrams=prepare(sock), **LIMITS)
+            text = f"cannot take sessions on {self._name}: {reason(error)}"
+            self._door.refusals.say(f"udp {error.errno}", text, now)
+            return error.errno not in LACKS
+        idle = self._door.options.udp_idle_ms / 1000
+        limits = Limits(datagrams=prepare(sock), idle=idle, ping=idle * ASKED_AFTER)
         transport = Transport(False, now, token, self._random, peer, address, limits)
-        session = UDPSocket(self.hub, sock, transport, self._answer, partial(self.sessions.pop, token, None))
+        session = UDPSocket(self.hub, sock, transport, self._answer, partial(self._ended, token))
         self.sessions[token] = session
         self.on_accept(session, address)
+        return True
+
+    def _ended(self, token: int) -> None:
+        """A session's descriptor is free."""
+        self.drops.leave(self.sessions.pop(token))
+        self.retry()
 
     def _connected(self, address: Any) -> socket.socket:
         """A socket at our own address for datagrams of *address* alone.

@@ -92,6 +92,7 @@ def table(status: dict[str, Any], url: str) -> str:
     refused = broker.get("refused")
     if refused:
         lines.append("refused: " + ", ".join(f"{count} by {limit}" for limit, count in sorted(refused.items())))
+    lines += map(_listener, broker.get("udp_listeners", []))
     lines += map(_session, broker.get("udp", []))
     if status["endpoints"]:
         lines += ["", *_rows(status["endpoints"])]
@@ -99,6 +100,27 @@ def table(status: dict[str, Any], url: str) -> str:
     if notes:
         lines += ["", *notes]
     return "\n".join(lines)
+
+
+def _listener(udp: dict[str, Any]) -> str:
+    """What a listener of udp:// has dropped, and the kernel.
+
+    >>> bad = {"malformed": 3, "unknown": 0, "cookie": 1}
+    >>> _listener({"url": "udp://127.0.0.1:4", "sessions": 2, "bad": bad, "dropped": 0})
+    'udp://127.0.0.1:4: 2 sessions, bad datagrams: 3 malformed, 1 cookie'
+    >>> more = {"dropped": 7, "buffer": 212_992, "buffer_wanted": 4 << 20}
+    >>> _listener({"url": "udp://127.0.0.1:4", "sessions": 1, "bad": {}, **more})
+    'udp://127.0.0.1:4: 1 session, dropped by the kernel 7 (its buffers have 208Ki, wanted 4Mi)'
+    """
+    text = f"{udp['url']}: {plural(udp['sessions'], 'session')}"
+    bad = ", ".join(f"{count} {why}" for why, count in udp["bad"].items() if count)
+    if bad:
+        text += f", bad datagrams: {bad}"
+    if udp["dropped"]:
+        text += f", dropped by the kernel {udp['dropped']}"
+        if udp["buffer"] < udp["buffer_wanted"]:
+            text += f" (its buffers have {size(udp['buffer'])}, wanted {size(udp['buffer_wanted'])})"
+    return text
 
 
 def _session(udp: dict[str, Any]) -> str:

@@ -671,6 +671,7 @@ TESTS = {
     "frame_bytes": ("test_limits", "test_a_frame_is_as_long_as_the_option_says_and_no_longer"),
     "depth": ("test_limits", "test_a_message_nests_as_deep_as_the_broker_says_and_no_deeper"),
     "hello_ms": ("test_limits", "test_thousands_who_say_a_byte_now_and_then_or_nothing_end_at_the_deadline"),
+    "udp_idle_ms": ("test_udpsocket", "test_a_session_whose_peer_vanishes_ends"),
     "connections": ("test_broker", "test_the_number_of_connections_is_limited"),
     "connections_per_address": ("test_limits", "test_an_address_has_so_many_connections_and_gets_them_back"),
     "handshakes": ("test_limits", "test_strangers_have_a_limit_of_their_own_and_the_oldest_goes"),

@@ -1,5 +1,5 @@
-"""A peer that has the token of a session and keeps no rule: nothing is raised, nothing grows, nobody else gets more than
-three times what came from there."""
+"""A peer that has the token of a session and keeps no rule: nothing is raised, nothing grows, and nobody else gets more
+than three times what came from there."""
 
 from __future__ import annotations
 

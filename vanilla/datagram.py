@@ -58,6 +58,15 @@ BOUNCED = frozenset(
 Target = Any  # an address as `socket.sendto` takes it; None of a socket that is connected
 
 
+def dropped(sock: Any) -> int:
+    """How many datagrams the kernel has dropped at *sock*, most often because its buffer was full.
+
+    :raises OSError: this kernel does not say.
+    """
+    count: int = _MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _MEMINFO.size))[-1]
+    return count
+
+
 class Addresses(Protocol):
     """What addresses of users are to a socket that is not connected."""
 
@@ -105,8 +114,7 @@ class Incoming(Half):
     def dropped(self) -> int:
         """How many datagrams the kernel has dropped because they were not received in time."""
         if self.halt is None:
-            said = self.line.transport.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _MEMINFO.size)
-            self._dropped = _MEMINFO.unpack(said)[-1]
+            self._dropped = dropped(self.line.transport)
         return self._dropped
 
     # -- receiving

@@ -24,6 +24,7 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
+from .datagram import dropped
 from .deadline import Deadline
 from .exception import ConnectionLost
 from .poll import GONE, IN, OUT, Handler
@@ -147,6 +148,7 @@ class UDPSocket:
         "_fault",
         "_handler",
         "_live",
+        "_lost",
         "_onclose",
         "_refusal",
         "_sock",
@@ -184,6 +186,7 @@ class UDPSocket:
         self._closed = False
         #: Closed, and what was sent is on its way: the poll knows us by ourselves.
         self._live = False
+        self._lost = 0
         hub.poll.layers[sock.fileno()] = self
         self._leave()
 
@@ -198,6 +201,11 @@ class UDPSocket:
     def dialling(self) -> bool:
         """Has the peer not answered yet?"""
         return self.transport.state == "dialling" and self._fault is None
+
+    @property
+    def dropped(self) -> int:
+        """Datagrams that the kernel has dropped here for want of room; 0 if it does not say."""
+        return self._lost if self._sock is _CLOSED else _dropped(self._sock)
 
     # -- reading
 
@@ -448,6 +456,7 @@ class UDPSocket:
         sock, self._sock = self._sock, _CLOSED
         if sock is _CLOSED:
             return
+        self._lost = _dropped(sock)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -478,6 +487,13 @@ class _Closed:
 
 
 _CLOSED: Any = _Closed()
+
+
+def _dropped(sock: socket.socket) -> int:
+    try:
+        return dropped(sock)
+    except OSError:  # this kernel does not say
+        return 0
 
 
 def dial(hub: Hub, host: str, port: int, timeout: float, make: Callable[[int], Transport]) -> UDPSocket:
