@@ -35,7 +35,7 @@ define install
 	"Python (slower; for the C one: apt-get install gcc python3-dev, make clean)"}[s.KIND])'
 endef
 
-.PHONY: run test chaos soak lint demo bench bench-check test-pypy clean help
+.PHONY: run test chaos fuzz soak lint demo bench bench-check test-pypy clean help
 
 run: .venv/.installed ## start a broker here, in the foreground
 	@echo
@@ -57,6 +57,9 @@ test: .venv/.installed-test ## all tests, and the examples in docstrings
 
 chaos: .venv/.installed-test ## the scenarios of tests/chaos in their long form, with figures: minutes
 	@CHAOS=long $(BIN)/python -m pytest -p no:xdist -v -o faulthandler_timeout=600 tests/chaos $(PYTEST_ARGS)
+
+fuzz: .venv/.installed-test ## strangers and rogues against a live broker over UDP: minutes (FUZZ_SEED=N for one seed again)
+	@FUZZ=long $(BIN)/python -m pytest -p no:xdist -v -s -o faulthandler_timeout=900 tests/test_hostile_udp.py $(PYTEST_ARGS)
 
 soak: .venv/.installed-test ## is anything left of 100,000 connections, tasks, timeouts? With figures: minutes
 	@SOAK=long $(BIN)/python -m pytest -p no:xdist -v -o faulthandler_timeout=600 tests/test_leaks.py $(PYTEST_ARGS)

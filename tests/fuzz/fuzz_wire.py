@@ -13,15 +13,31 @@ Exit code 3: atheris is not there. 2: no such target.
 from __future__ import annotations
 
 import inspect
+import random
 import sys
 from collections.abc import Callable
 
 import msgpack
 
-from vanilla.protocol import connection, errors, frames, options, ranges, scan
+from vanilla.protocol import (
+    arrivals,
+    connection,
+    errors,
+    frames,
+    options,
+    outgoing,
+    packets,
+    ranges,
+    reassembly,
+    recovery,
+    scan,
+    transport,
+    whereabouts,
+)
 
 #: These guide the fuzzer by their coverage.
-INSTRUMENTED = [scan, frames, connection, options, ranges]
+INSTRUMENTED = [scan, frames, connection, options, ranges, arrivals, outgoing, packets, reassembly, recovery, transport]
+INSTRUMENTED += [whereabouts]
 
 SCANNERS = [scanner for scanner in (scan.scan_python, scan.scan_c) if scanner is not None]
 
@@ -216,10 +232,45 @@ def heads(data: bytes) -> bytes:
     return stream
 
 
+#: What a datagram of `fuzz_transport` may be: one of this kind to the session's token, or anything.
+DATAGRAM_KINDS = [packets.DATA, packets.DATA, packets.DATA, packets.INIT, packets.RETRY, packets.CLOSE]
+
+
+def fuzz_transport(data: bytes) -> None:
+    """One byte that says whose session it is, then datagrams: three bytes say how long each is, of which kind and
+    number, when and from where it comes. Nothing is raised, and nobody elsewhere gets more than three times his own."""
+    if not data:
+        return
+    client, now, at, token = bool(data[0] & 1), 0.0, 1, 7
+    address = None if client else 0
+    made = transport.Transport(client, now, token, random.Random(1), 9, address)
+    made.put([bytes(5000)])
+    came, went = {}, {}
+    while at + 3 <= len(data):
+        size, kind, how = data[at : at + 3]
+        body = data[at + 3 : at + 3 + size]
+        at += 3 + size
+        if kind < len(DATAGRAM_KINDS):
+            number = kind + 8 * (how & 31)
+            body = bytes([DATAGRAM_KINDS[kind]]) + number.to_bytes(7, "big") + token.to_bytes(8, "big") + body
+        whence = None if client else how >> 6
+        came[whence] = came.get(whence, 0) + len(body)
+        made.receive(body, now, whence)
+        now += (0.0, 0.001, 1.0, 30.0)[how >> 4 & 3]
+        for train, _, to in made.datagrams(now):
+            if to != made.address:
+                went[to] = went.get(to, 0) + len(train)
+        assert made.state in transport.MOVES
+        assert made.next_time() is None or made.state != transport.CLOSED
+        made.read(100)
+    assert all(size <= whereabouts.AMPLIFICATION * came.get(to, 0) for to, size in went.items()), (went, came)
+
+
 TARGETS = {
     "scan": fuzz_scan,
     "frames": fuzz_frames,
     "connection": fuzz_connection,
+    "transport": fuzz_transport,
 }
 
 
