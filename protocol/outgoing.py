@@ -12,8 +12,10 @@ from .backlog import Backlog, Cut
 from .congestion import CONTROLLERS
 from .counters import Counters
 from .limits import Limits
+from .loose import LooseFrames
 from .notices import FIRST_DATAGRAMS, FIRST_WINDOW, Note, Notices
 from .packets import (
+    HEAD_BYTES,
     OVERHEAD_BYTES,
     PING_ITEM,
     Ack,
@@ -49,6 +51,7 @@ class Outgoing:
     :param peer: the peer's token; 0 if it is not known yet.
     :ivar leave: when the next train may leave.
     :ivar paced: there is something to send then.
+    :ivar loose: frames beside the stream; None: there are none, and none are taken.
     :ivar probes: datagrams to send because nothing was acknowledged.
     """
 
@@ -57,10 +60,12 @@ class Outgoing:
         "_limits",
         "_most",
         "_peer_datagrams",
+        "_was_loose",
         "backlog",
         "controller",
         "counters",
         "leave",
+        "loose",
         "notices",
         "paced",
         "peer",
@@ -86,12 +91,14 @@ class Outgoing:
         self.leave = now
         self.paced = False
         self.probes = 0
+        self.loose: LooseFrames | None = None
+        self._was_loose = False
 
     # -- what leaves
 
-    def add(self, trains: list[Train], data: bytes, address: object) -> None:
-        """*data*, one datagram or several full ones, leaves for *address*."""
-        segment = self._limits.datagram
+    def add(self, trains: list[Train], data: bytes, address: object, segment: int = 0) -> None:
+        """*data*, one datagram or several of *segment* bytes (0: full ones), leaves for *address*."""
+        segment = segment or self._limits.datagram
         self.counters.sent += -(-len(data) // segment)
         self.counters.sent_bytes += len(data)
         trains.append(Train(data, segment, address))
@@ -108,11 +115,11 @@ class Outgoing:
             self.add(trains, self._control(now), whereabouts.address)
 
     def _stream(self, trains: list[Train], now: float) -> None:
-        """Send of the stream what may leave."""
+        """Send of the stream, and of what is beside it, what may leave. While both have something, they take turns."""
         backlog, recovery = self.backlog, self.recovery
         datagram = self._limits.datagram
         self.paced = False
-        while backlog.wants:
+        while backlog.wants or self._loose_waits:
             room = min(
                 -(-(self.controller.window - recovery.in_flight) // datagram), self._peer_datagrams - recovery.flying
             )
@@ -126,13 +133,19 @@ class Outgoing:
                     return
                 most = min(most, max(int(rate * QUANTUM) // datagram, 2))
             before = recovery.in_flight
-            parts = self._fill(min(room, most), now)
+            loose = self._loose_waits and not (backlog.wants and self._was_loose)
+            self._was_loose = loose
+            parts = self._fill_loose(min(room, most), now) if loose else self._fill(min(room, most), now)
             if not parts:
+                if self._loose_waits:
+                    continue
                 break
             if rate:
                 self.leave = max(self.leave, now - SLACK) + (recovery.in_flight - before) / rate
             self.controller.on_sent(now, recovery.in_flight)
-            self.add(trains, parts[0] if len(parts) == 1 else b"".join(parts), self.whereabouts.address)
+            for train in _alike(parts) if loose else [parts]:
+                data = train[0] if len(train) == 1 else b"".join(train)
+                self.add(trains, data, self.whereabouts.address, len(train[0]) if loose else 0)
         if recovery.in_flight < self.controller.window:
             recovery.limit()
 
@@ -160,6 +173,22 @@ class Outgoing:
                 rest = Cut(cut.offset + size, cut.block, cut.at + size, cut.size - size, cut.end)
                 parts.append(self._short(rest, now))
                 break
+        return parts
+
+    @property
+    def _loose_waits(self) -> bool:
+        return self.loose is not None and self.loose.waits
+
+    def _fill_loose(self, count: int, now: float) -> list[bytes]:
+        """At most *count* datagrams of frames beside the stream."""
+        assert self.loose is not None
+        parts: list[bytes] = []
+        at = self.backlog.acked
+        while self.loose.waits and len(parts) < count:
+            items, frames = self.loose.datagram()
+            size = sum(map(len, items)) + HEAD_BYTES - OVERHEAD_BYTES
+            number = self.recovery.sent(now, 1, at, 0, at, frames, size)
+            parts.append(pack_data(number, self.peer, items))
         return parts
 
     def _short(self, cut: Cut, now: float) -> bytes:
@@ -233,11 +262,16 @@ class Outgoing:
         for run in acked:
             if run.stop > run.offset:
                 backlog.acknowledge(run.offset, run.stop)
-            self.notices.heard(run.note)
+            if run.beside and self.loose is not None:
+                self.loose.acknowledge(run.note)
+            else:
+                self.notices.heard(run.note)
         for run in spurious:
             self.counters.spurious += run.end - run.first
             if run.stop > run.offset:
                 backlog.acknowledge(run.offset, run.stop)
+            if run.beside and self.loose is not None:
+                self.loose.regain(run.note)
         if lost:
             self._lose(lost, now)
         if sample is not None:
@@ -250,7 +284,10 @@ class Outgoing:
             self.counters.lost_bytes += run.wire
             if run.stop > run.offset:
                 self.backlog.lose(run.offset, run.stop)
-            self.notices.lost(run.note)
+            if run.beside and self.loose is not None:
+                self.loose.lose(run.note)
+            else:
+                self.notices.lost(run.note)
         persistent = self.recovery.persistent(lost)
         self.controller.on_loss(now, sum(run.wire for run in lost), lost[-1].time, persistent)
 
@@ -269,6 +306,19 @@ class Outgoing:
         for run in self.recovery.give_up_all():
             if run.stop > run.offset:
                 self.backlog.lose(run.offset, run.stop)
+            if run.beside and self.loose is not None:
+                self.loose.lose(run.note)
         self.controller = CONTROLLERS[self._limits.controller](self._limits.datagram, now)
         self.leave = now
         self.notices.window = True
+
+
+def _alike(datagrams: list[bytes]) -> list[list[bytes]]:
+    """*datagrams* in trains: of one length each, but for a shorter one at the end."""
+    trains: list[list[bytes]] = []
+    for datagram in datagrams:
+        if trains and len(trains[-1][-1]) == len(trains[-1][0]) >= len(datagram):
+            trains[-1].append(datagram)
+        else:
+            trains.append([datagram])
+    return trains

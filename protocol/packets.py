@@ -25,6 +25,11 @@ The items of a DATA datagram::
     | 40                                        PING: to be acknowledged, as everything but ACK and CLOSE is
     | 50 | value u64                            CHALLENGE: say so from where you got this
     | 51 | value u64                            RESPONSE
+    | 60 | position u56 | length u16 | bytes    LOOSE: a frame that is sent once, and lost if this packet is
+    | 61 | frame u56 | position u64 | offset u32 | total u32 | length u16 | bytes       LOOSE: a part of one, of *total*
+                                                bytes, from *offset* on; the parts of one have the same *frame*
+
+What a *position* is, is nothing to the transport: see `loose`.
 
 An ACK says which packets have come: the *largest*, how many microseconds ago it came, the *rest* packets right below
 it, and then, going down, *gap* packets (1 or more) that have not come and *length* ones (1 or more) that have.
@@ -45,6 +50,7 @@ INIT, RETRY, DATA, CLOSE = 1, 2, 3, 4
 NAMES = {INIT: "INIT", RETRY: "RETRY", DATA: "DATA", CLOSE: "CLOSE"}
 
 STREAM, STREAM_END, ACK, WINDOW, PING, CHALLENGE, RESPONSE = 0x10, 0x11, 0x20, 0x30, 0x40, 0x50, 0x51
+LOOSE, LOOSE_PART = 0x60, 0x61
 ITEM_NAMES = {
     STREAM: "STREAM",
     STREAM_END: "STREAM",
@@ -53,6 +59,8 @@ ITEM_NAMES = {
     PING: "PING",
     CHALLENGE: "CHALLENGE",
     RESPONSE: "RESPONSE",
+    LOOSE: "LOOSE",
+    LOOSE_PART: "LOOSE",
 }
 
 #: Why a session ended, or what its last datagram said. ``docs/protocol.md`` lists the same.
@@ -90,11 +98,14 @@ _RANGE = struct.Struct("!II")
 _WINDOW = struct.Struct("!QI")
 _VALUE = struct.Struct("!BQ")
 _FIRST = struct.Struct("!QQQH")
+_PART = struct.Struct("!QQIIH")
 
 STREAM_BYTES = _STREAM.size
 WINDOW_BYTES = _WINDOW.size
 ACK_BYTES = _ACK.size
 RANGE_BYTES = _RANGE.size
+LOOSE_BYTES = _STREAM.size
+PART_BYTES = _PART.size
 #: Of a datagram that carries one STREAM alone: what comes before the stream's bytes.
 OVERHEAD_BYTES = HEAD_BYTES + STREAM_BYTES
 
@@ -159,7 +170,20 @@ class Response(NamedTuple):
     value: int
 
 
-Item = Union[Stream, Ack, Window, Ping, Challenge, Response]
+class Loose(NamedTuple):
+    position: int
+    body: bytes
+
+
+class LoosePart(NamedTuple):
+    frame: int
+    position: int
+    offset: int
+    total: int
+    body: bytes
+
+
+Item = Union[Stream, Ack, Window, Ping, Challenge, Response, Loose, LoosePart]
 
 
 class Data(NamedTuple):
@@ -224,6 +248,14 @@ def pack_challenge(value: int) -> bytes:
 
 def pack_response(value: int) -> bytes:
     return _VALUE.pack(RESPONSE, value)
+
+
+def pack_loose(position: int, body: Buffer) -> bytes:
+    return _STREAM.pack(LOOSE << _KIND_SHIFT | position, len(body)) + body
+
+
+def pack_loose_part(frame: int, position: int, offset: int, total: int, body: Buffer) -> bytes:
+    return _PART.pack(LOOSE_PART << _KIND_SHIFT | frame, position, offset, total, len(body)) + body
 
 
 @lru_cache(maxsize=128)
@@ -373,6 +405,24 @@ def _read_response(data: Buffer, at: int) -> tuple[Item, int]:
     return Response(_VALUE.unpack_from(data, at)[1]), at + _VALUE.size
 
 
+def _read_loose(data: Buffer, at: int) -> tuple[Item, int]:
+    head, length = _STREAM.unpack_from(data, at)
+    begin = at + LOOSE_BYTES
+    stop = begin + length
+    if stop > len(data) or not length:
+        raise BadPacket("a LOOSE is cut short, or has no bytes")
+    return Loose(head & MAX_NUMBER, bytes(data[begin:stop])), stop
+
+
+def _read_part(data: Buffer, at: int) -> tuple[Item, int]:
+    head, position, offset, total, length = _PART.unpack_from(data, at)
+    begin = at + PART_BYTES
+    stop = begin + length
+    if stop > len(data) or not 0 < length < total or offset + length > total:
+        raise BadPacket("a part of a LOOSE is cut short, or empty, or all of it, or lies beyond its end")
+    return LoosePart(head & MAX_NUMBER, position, offset, total, bytes(data[begin:stop])), stop
+
+
 _READERS: dict[int, Callable[[Buffer, int], tuple[Item, int]]] = {
     STREAM: _read_stream,
     STREAM_END: _read_stream,
@@ -381,6 +431,8 @@ _READERS: dict[int, Callable[[Buffer, int], tuple[Item, int]]] = {
     PING: _read_ping,
     CHALLENGE: _read_challenge,
     RESPONSE: _read_response,
+    LOOSE: _read_loose,
+    LOOSE_PART: _read_part,
 }
 
 

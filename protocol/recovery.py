@@ -24,7 +24,7 @@ Invariants:
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .packets import OVERHEAD_BYTES
 
@@ -47,9 +47,11 @@ MOST_GONE = 256
 
 class Run:
     """Packets ``first`` up to ``end`` (exclusive), sent at ``time``, which carry the stream from ``offset`` to
-    ``stop``: ``each`` bytes in each, the last one perhaps fewer. ``note`` is what else a run of one packet carries."""
+    ``stop``: ``each`` bytes in each, the last one perhaps fewer. ``note`` is what else a run of one packet carries, and
+    ``beside`` how many bytes of that count as the stream's do."""
 
     __slots__ = (
+        "beside",
         "delivered",
         "delivered_time",
         "each",
@@ -76,12 +78,13 @@ class Run:
         self.delivered_time = 0.0
         self.first_sent = 0.0
         self.limited = False
-        self.note: object = None
+        self.note: Any = None
+        self.beside = 0
 
     @property
     def wire(self) -> int:
-        """Bytes of the datagrams; items other than a STREAM do not count."""
-        return self.stop - self.offset + OVERHEAD_BYTES * (self.end - self.first)
+        """Bytes of the datagrams; of items other than a STREAM what is ``beside``."""
+        return self.stop - self.offset + OVERHEAD_BYTES * (self.end - self.first) + self.beside
 
     def part(self, first: int, end: int) -> Run:
         """The packets from *first* up to *end* of this one."""
@@ -223,7 +226,9 @@ class Recovery:
 
     # -- sending
 
-    def sent(self, now: float, count: int, offset: int, each: int, stop: int, note: object = None) -> int:
+    def sent(
+        self, now: float, count: int, offset: int, each: int, stop: int, note: object = None, beside: int = 0
+    ) -> int:
         """*count* packets leave, which must be acknowledged: the number of the first."""
         first = self.next
         self.next += count
@@ -233,6 +238,7 @@ class Recovery:
         run.delivered, run.delivered_time, run.first_sent = self._delivered, self._delivered_time, self._first_sent
         run.limited = self._limited_until > self._delivered
         run.note = note
+        run.beside = beside
         self._sent.add(run)
         self._serial += count
         self._time = now

@@ -10,6 +10,7 @@ three things with it: gives it what has come (`receive`), gives it bytes for the
     taken = transport.put([head, body])                             # bytes taken; 0: try again after a `receive`
     size = transport.read_into([buffer])                            # bytes read; 0: none, or `ended`
     transport.finish()                                              # no more bytes from us
+    transport.loosen().put([frame], position, messages)             # sent once, beside the stream: see `loose`
     transport.close(code, text)                                     # at once: the peer is told, once
 
 * `state` is one of the keys of `MOVES`. From "closed" on, `error` is (code of `packets.CODES`, text), or None if both
@@ -51,6 +52,7 @@ from typing import Callable
 from .counters import Counters
 from .dialling import Dialling
 from .limits import DEFAULTS, Limits
+from .loose import LooseFrames
 from .notices import Notices
 from .outgoing import Outgoing, Train
 from .packets import (
@@ -59,6 +61,7 @@ from .packets import (
     CODES,
     DATA,
     DONE,
+    HEAD_BYTES,
     INIT,
     OTHER_VERSION,
     RETRY,
@@ -72,6 +75,8 @@ from .packets import (
     Close,
     Consecutive,
     Item,
+    Loose,
+    LoosePart,
     Ping,
     Response,
     Stream,
@@ -185,6 +190,17 @@ class Transport:
         """No more bytes come from us; what was put goes out. Twice does nothing."""
         self._outgoing.backlog.finish()
 
+    def loosen(self) -> LooseFrames:
+        """From now on frames may be sent, and are taken, that are not in the stream."""
+        if self._outgoing.loose is None:
+            self._outgoing.loose = LooseFrames(self.limits.datagram - HEAD_BYTES)
+        return self._outgoing.loose
+
+    @property
+    def loose(self) -> LooseFrames | None:
+        """Frames beside the stream, if there may be any."""
+        return self._outgoing.loose
+
     def read_into(self, buffers: list[memoryview]) -> int:
         """Fill *buffers*, one after the other, with what came in order: how many bytes."""
         size = self._incoming.read_into(buffers)
@@ -219,8 +235,8 @@ class Transport:
 
     @property
     def empty(self) -> bool:
-        """All that was put is acknowledged, and the end, if there is one."""
-        return self._outgoing.backlog.empty
+        """All that was put is acknowledged, and the end, if there is one; and of what is loose is known what it met."""
+        return self._outgoing.backlog.empty and (self.loose is None or not self.loose.pending)
 
     # -- status
 
@@ -360,6 +376,8 @@ class Transport:
         for item in items:
             if type(item) is Stream and not self._accepts(item.offset + len(item.body)):
                 return
+            if isinstance(item, (Loose, LoosePart)) and (self.loose is None or not self.loose.accepts(item)):
+                return
         if not self._arrived(number, 1, len(data), now, address):
             self.counters.duplicates += 1
             return
@@ -431,6 +449,13 @@ class Transport:
         if not self._outgoing.acknowledged(item, now):
             self._broken("a packet was acknowledged that was never sent")
 
+    def _on_loose(self, item: Loose | LoosePart, now: float, address: object) -> None:
+        assert self.loose is not None
+        try:
+            self.loose.came(item)
+        except Contradiction as error:
+            self._broken(str(error))
+
     _ITEMS: dict[type, Callable[[Transport, Item, float, object], None]] = {
         Stream: _on_stream,  # type: ignore[dict-item]
         Ack: _on_ack,  # type: ignore[dict-item]
@@ -438,6 +463,8 @@ class Transport:
         Ping: _on_ping,  # type: ignore[dict-item]
         Challenge: _on_challenge,  # type: ignore[dict-item]
         Response: _on_response,  # type: ignore[dict-item]
+        Loose: _on_loose,  # type: ignore[dict-item]
+        LoosePart: _on_loose,  # type: ignore[dict-item]
     }
 
     def _check_done(self, now: float) -> None:

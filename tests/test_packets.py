@@ -17,6 +17,8 @@ from vanilla.protocol.packets import (
     CLOSE,
     DATA,
     INIT,
+    LOOSE,
+    LOOSE_PART,
     MAX_NUMBER,
     RESPONSE,
     RETRY,
@@ -29,6 +31,8 @@ from vanilla.protocol.packets import (
     Close,
     Data,
     Init,
+    Loose,
+    LoosePart,
     Ping,
     Response,
     Retry,
@@ -49,6 +53,8 @@ PACKERS = {
     Ping: lambda item: packets.PING_ITEM,
     Challenge: lambda item: packets.pack_challenge(*item),
     Response: lambda item: packets.pack_response(*item),
+    Loose: lambda item: packets.pack_loose(*item),
+    LoosePart: lambda item: packets.pack_loose_part(*item),
 }
 
 
@@ -115,6 +121,15 @@ items = st.one_of(
     st.just(Ping()),
     st.builds(Challenge, u64),
     st.builds(Response, u64),
+    st.builds(Loose, number, st.binary(min_size=1, max_size=60)),
+    st.builds(
+        LoosePart,
+        number,
+        u64,
+        st.integers(0, 1 << 20),
+        st.integers(1 << 21, 1 << 22),
+        st.binary(min_size=1, max_size=60),
+    ),
 )
 
 
@@ -125,11 +140,11 @@ def test_what_is_packed_is_parsed_as_it_was(value):
 
 
 _heads = st.sampled_from([INIT, RETRY, DATA, CLOSE, 0, 9])
-_types = st.sampled_from([STREAM, STREAM_END, ACK, WINDOW, 0x40, CHALLENGE, RESPONSE, 0])
+_types = st.sampled_from([STREAM, STREAM_END, ACK, WINDOW, 0x40, CHALLENGE, RESPONSE, LOOSE, LOOSE_PART, 0])
 
 
 @settings(deadline=None, max_examples=500)
-@given(_heads, st.binary(min_size=15, max_size=15), st.lists(st.tuples(_types, st.binary(max_size=24)), max_size=5))
+@given(_heads, st.binary(min_size=15, max_size=15), st.lists(st.tuples(_types, st.binary(max_size=32)), max_size=5))
 def test_nothing_that_comes_raises_anything_but_bad_packet(kind, head, parts):
     data = bytes([kind]) + head + b"".join(bytes([type_]) + rest for type_, rest in parts)
     try:
