@@ -29,6 +29,7 @@ import hub
 import kept
 import latency
 import machine
+import paths
 import prefetch
 import selects
 import sleepers
@@ -136,7 +137,7 @@ ROWS: dict[str, Rows] = {
     "stuck": stuck,
     **{row.name: row for row in broadcast.ROWS},
     **{row.name: row for row in ENCRYPTED},
-    **{row.name: row for row in UDP},
+    **{row.name: row for row in (*UDP, *paths.ROWS)},
     "connections": connections,
     **{curve.name: curve for curve in growth.CURVES},
     **{work.name: work for work in prefetch.WORKS},

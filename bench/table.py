@@ -22,6 +22,7 @@ import echoes
 import growthtable
 import kept
 import latency
+import pathtable
 import prefetchtable
 import rates
 import selects
@@ -61,6 +62,8 @@ LAYOUTS = {
     "latency": Layout("Latency", latency.HEAD, latency.lines_of),
     "calls-alone": Layout("Calls, one at a time", callstable.HEAD_ALONE, callstable.lines_alone, in_readme=True),
     "calls-many": Layout("Calls, many at a time", callstable.HEAD_MANY, callstable.lines_many, in_readme=True),
+    "path": Layout("A path that loses packets", pathtable.HEAD, pathtable.lines_of),
+    "share": Layout("A path that is shared", pathtable.SHARE_HEAD, pathtable.lines_of_shares),
     "stuck": Layout("A server that hangs", stuck.HEAD, stuck.lines_of),
     "broadcast": Layout("Broadcasts", broadcast.HEAD, broadcast.lines_of),
     "connections": Layout("Connections", connections.HEAD, connections.lines_of),
