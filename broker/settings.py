@@ -126,6 +126,15 @@ GROUPS = {
             "permissions",
         ),
     ),
+    "UDP": (
+        Setting(
+            "udp-datagram",
+            INTEGER,
+            "BYTES",
+            "the longest datagram of a session, if its client takes it; 0: 15,900 on loopback, else 1,200",
+            "udp_datagram",
+        ),
+    ),
     "endpoints": (
         Setting("capacity", INTEGER, "N", "messages that an endpoint holds before its producers wait", "capacity"),
         Setting("capacity-bytes", INTEGER, "BYTES", "the same in bytes of packed messages", "capacity_bytes"),

@@ -198,7 +198,7 @@ class UDPListener:
             self._door.refusals.say(f"udp {error.errno}", text, now)
             return error.errno not in LACKS
         idle = self._door.options.udp_idle_ms / 1000
-        limits = Limits(datagrams=prepare(sock), idle=idle, ping=idle * ASKED_AFTER)
+        limits = Limits(**prepare(sock, self._door.options.udp_datagram)._asdict(), idle=idle, ping=idle * ASKED_AFTER)
         transport = Transport(False, now, token, self._random, peer, address, limits)
         session = UDPSocket(self.hub, sock, transport, self._answer, partial(self._ended, token))
         self.sessions[token] = session

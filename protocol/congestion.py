@@ -34,6 +34,9 @@ class Controller(Protocol):
     @property
     def pacing_rate(self) -> float: ...
 
+    def resize(self, datagram: int) -> None:
+        """Full datagrams have *datagram* bytes from now on; the window is as many of them as before, or more."""
+
     def on_sent(self, now: float, in_flight: int) -> None:
         """Datagrams have left, and so much is in flight with them."""
 
@@ -145,14 +148,19 @@ class DeliveryRate:
 
     @property
     def pacing_rate(self) -> float:
-        if not self.rate:
-            return STARTUP_GAIN * self.window / self._smoothed if self._smoothed else 0.0
-        return self._gain() * self.rate * MARGIN
+        paced = self._gain() * self.rate * MARGIN
+        if self.mode != STARTUP or not self._smoothed:
+            return paced
+        return max(paced, STARTUP_GAIN * INITIAL_DATAGRAMS * self._datagram / self._smoothed)
 
     def _gain(self) -> float:
         if self.mode == CYCLING:
             return CYCLE[self._phase]
         return {STARTUP: STARTUP_GAIN, DRAIN: DRAIN_GAIN, PROBE_RTT: 1.0}[self.mode]
+
+    def resize(self, datagram: int) -> None:
+        self.window = max(self.window, self.window * datagram // self._datagram)
+        self._datagram = datagram
 
     def on_sent(self, now: float, in_flight: int) -> None:
         if in_flight > self._top:

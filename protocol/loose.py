@@ -138,6 +138,10 @@ class LooseFrames:
 
     # -- sending
 
+    def resize(self, each: int) -> None:
+        """A datagram has room for *each* bytes of items from now on."""
+        self._each = each
+
     def fits(self, size: int) -> bool:
         """Does a frame of *size* bytes go into one datagram?"""
         return size + LOOSE_BYTES <= self._each
@@ -176,7 +180,7 @@ class LooseFrames:
         room, waiting = self._each, self._waiting
         while waiting:
             frame = waiting[0]
-            if self.fits(frame.size):
+            if not frame.at and self.fits(frame.size):
                 room -= frame.size + LOOSE_BYTES
                 if room < 0:
                     break

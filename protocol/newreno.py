@@ -30,6 +30,10 @@ class NewReno:
         self._used = 0
         self.window = INITIAL_DATAGRAMS * datagram
 
+    def resize(self, datagram: int) -> None:
+        self.window = max(self.window, self.window * datagram // self._datagram)
+        self._datagram = datagram
+
     def on_sent(self, now: float, in_flight: int) -> None:
         self._used = max(self._used, in_flight)
 

@@ -30,9 +30,10 @@ class Notices:
     :ivar granted: the peer may send the stream up to here.
     :ivar window: a WINDOW is due.
     :ivar ping: a PING is due.
+    :ivar size: the longest datagram that we take, in bytes.
     """
 
-    __slots__ = ("_incoming", "_limits", "arrivals", "granted", "ping", "window")
+    __slots__ = ("_incoming", "_limits", "arrivals", "granted", "ping", "size", "window")
 
     def __init__(self, limits: Limits, incoming: Reassembly) -> None:
         self._limits = limits
@@ -41,6 +42,7 @@ class Notices:
         self.granted = FIRST_WINDOW
         self.window = True
         self.ping = False
+        self.size = limits.datagram
 
     def renew(self) -> None:
         """Bytes were read: say so, if it is worth a datagram."""
@@ -68,7 +70,7 @@ class Notices:
             return items, Note(acked, False) if items else None
         self.window = False
         self.granted = max(self.granted, self._incoming.read + self._limits.window)
-        items.append(pack_window(self.granted, self._limits.datagrams))
+        items.append(pack_window(self.granted, self._limits.datagrams, self.size))
         return items, Note(acked, True)
 
     def heard(self, note: object) -> None:

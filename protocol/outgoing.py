@@ -15,6 +15,7 @@ from .limits import Limits
 from .loose import LooseFrames
 from .notices import FIRST_DATAGRAMS, FIRST_WINDOW, Note, Notices
 from .packets import (
+    DATAGRAM_BYTES,
     HEAD_BYTES,
     OVERHEAD_BYTES,
     PING_ITEM,
@@ -56,6 +57,7 @@ class Outgoing:
     """
 
     __slots__ = (
+        "_datagram",
         "_each",
         "_limits",
         "_most",
@@ -78,8 +80,6 @@ class Outgoing:
         self, limits: Limits, now: float, peer: int, counters: Counters, notices: Notices, whereabouts: Whereabouts
     ) -> None:
         self._limits = limits
-        self._each = limits.datagram - OVERHEAD_BYTES
-        self._most = min(TRAIN_DATAGRAMS, TRAIN_BYTES // limits.datagram) or 1
         self._peer_datagrams = FIRST_DATAGRAMS
         self.peer = peer
         self.counters = counters
@@ -87,18 +87,28 @@ class Outgoing:
         self.whereabouts = whereabouts
         self.backlog = Backlog(limits.buffer, FIRST_WINDOW)
         self.recovery = Recovery(now)
-        self.controller = CONTROLLERS[limits.controller](limits.datagram, now)
+        self.controller = CONTROLLERS[limits.controller](DATAGRAM_BYTES, now)
+        self.loose: LooseFrames | None = None
+        self._size(DATAGRAM_BYTES)
         self.leave = now
         self.paced = False
         self.probes = 0
-        self.loose: LooseFrames | None = None
         self._was_loose = False
+
+    def _size(self, datagram: int) -> None:
+        """*datagram* bytes are the longest datagram from now on."""
+        self._datagram = datagram
+        self._each = datagram - OVERHEAD_BYTES
+        self._most = min(TRAIN_DATAGRAMS, TRAIN_BYTES // datagram) or 1
+        self.controller.resize(datagram)
+        if self.loose is not None:
+            self.loose.resize(datagram - HEAD_BYTES)
 
     # -- what leaves
 
     def add(self, trains: list[Train], data: bytes, address: object, segment: int = 0) -> None:
         """*data*, one datagram or several of *segment* bytes (0: full ones), leaves for *address*."""
-        segment = segment or self._limits.datagram
+        segment = segment or self._datagram
         self.counters.sent += -(-len(data) // segment)
         self.counters.sent_bytes += len(data)
         trains.append(Train(data, segment, address))
@@ -117,7 +127,7 @@ class Outgoing:
     def _stream(self, trains: list[Train], now: float) -> None:
         """Send of the stream, and of what is beside it, what may leave. While both have something, they take turns."""
         backlog, recovery = self.backlog, self.recovery
-        datagram = self._limits.datagram
+        datagram = self._datagram
         self.paced = False
         while backlog.wants or self._loose_waits:
             room = min(
@@ -252,6 +262,9 @@ class Outgoing:
         if window.limit >= self.backlog.limit:
             self.backlog.limit = window.limit
             self._peer_datagrams = window.datagrams
+            size = min(window.size, self.notices.size)
+            if size != self._datagram:
+                self._size(size)
 
     def acknowledged(self, ack: Ack, now: float) -> bool:
         """The peer has got packets; False: one of them was never sent."""
@@ -308,8 +321,11 @@ class Outgoing:
                 self.backlog.lose(run.offset, run.stop)
             if run.beside and self.loose is not None:
                 self.loose.lose(run.note)
-        self.controller = CONTROLLERS[self._limits.controller](self._limits.datagram, now)
+        size = min(self._datagram, self._limits.elsewhere)
+        self.controller = CONTROLLERS[self._limits.controller](size, now)
+        self._size(size)
         self.leave = now
+        self.notices.size = self._limits.elsewhere
         self.notices.window = True
 
 

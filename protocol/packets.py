@@ -20,8 +20,8 @@ The items of a DATA datagram::
     | 10 | offset u56 | length u16 | bytes      STREAM: bytes of the stream from offset on
     | 11 | offset u56 | length u16 | bytes      STREAM that ends the stream
     | 20 | largest u56 | delay u32 | rest u32 | count u8 | (gap u32, length u32) * count       ACK
-    | 30 | limit u56 | datagrams u32            WINDOW: the receiver takes the stream below limit; its kernel's buffer
-                                                holds so many datagrams
+    | 30 | limit u56 | datagrams u32 | size u16  WINDOW: the receiver takes the stream below limit, in datagrams of at
+                                                most size bytes; its kernel's buffer holds so many datagrams of them
     | 40                                        PING: to be acknowledged, as everything but ACK and CLOSE is
     | 50 | value u64                            CHALLENGE: say so from where you got this
     | 51 | value u64                            RESPONSE
@@ -74,7 +74,8 @@ CODES = {
 }
 DONE, BAD_PACKET, TIMEOUT, UNKNOWN, OTHER_VERSION, REFUSED = CODES
 
-#: What every path carries (RFC 9000, 14), and the length of an INIT: so much more goes to who asks than comes back.
+#: What every path carries (RFC 9000, 14), so what a peer takes at least, and until it says more. The length of an
+#: INIT: so much more goes to who asks than comes back.
 DATAGRAM_BYTES = 1200
 INIT_BYTES = 1200
 #: What UDP over IPv4 carries.
@@ -95,7 +96,7 @@ _RETRY = struct.Struct("!QQQ16s")
 _STREAM = struct.Struct("!QH")
 _ACK = struct.Struct("!QIIB")
 _RANGE = struct.Struct("!II")
-_WINDOW = struct.Struct("!QI")
+_WINDOW = struct.Struct("!QIH")
 _VALUE = struct.Struct("!BQ")
 _FIRST = struct.Struct("!QQQH")
 _PART = struct.Struct("!QQIIH")
@@ -156,6 +157,7 @@ class Ack(NamedTuple):
 class Window(NamedTuple):
     limit: int
     datagrams: int
+    size: int
 
 
 class Ping(NamedTuple):
@@ -235,8 +237,8 @@ def pack_ack(ranges: list[tuple[int, int]], delay: float) -> bytes:
     return b"".join(parts)
 
 
-def pack_window(limit: int, datagrams: int) -> bytes:
-    return _WINDOW.pack(WINDOW << _KIND_SHIFT | limit, datagrams)
+def pack_window(limit: int, datagrams: int, size: int) -> bytes:
+    return _WINDOW.pack(WINDOW << _KIND_SHIFT | limit, datagrams, size)
 
 
 PING_ITEM = bytes([PING])
@@ -387,10 +389,10 @@ def _read_ack(data: Buffer, at: int) -> tuple[Item, int]:
 
 
 def _read_window(data: Buffer, at: int) -> tuple[Item, int]:
-    head, datagrams = _WINDOW.unpack_from(data, at)
-    if not datagrams:
-        raise BadPacket("a WINDOW is for one datagram or more")
-    return Window(head & MAX_NUMBER, datagrams), at + _WINDOW.size
+    head, datagrams, size = _WINDOW.unpack_from(data, at)
+    if not datagrams or not DATAGRAM_BYTES <= size <= MAX_DATAGRAM_BYTES:
+        raise BadPacket(f"a WINDOW is for one datagram or more, of {DATAGRAM_BYTES} to {MAX_DATAGRAM_BYTES} bytes")
+    return Window(head & MAX_NUMBER, datagrams, size), at + _WINDOW.size
 
 
 def _read_ping(data: Buffer, at: int) -> tuple[Item, int]:

@@ -193,7 +193,7 @@ class Transport:
     def loosen(self) -> LooseFrames:
         """From now on frames may be sent, and are taken, that are not in the stream."""
         if self._outgoing.loose is None:
-            self._outgoing.loose = LooseFrames(self.limits.datagram - HEAD_BYTES)
+            self._outgoing.loose = LooseFrames(self._outgoing.datagram - HEAD_BYTES)
         return self._outgoing.loose
 
     @property

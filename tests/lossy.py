@@ -23,6 +23,7 @@ class Proxy:
     :param lost, doubled, late: shares of the datagrams, each way. A late one leaves behind the next.
     :ivar cut: nothing passes.
     :ivar passed: datagrams that came; those that were lost are among them.
+    :ivar longest: bytes of the longest one.
     """
 
     def __init__(self, hub, url, lost=0.05, doubled=0.02, late=0.05, seed=1):
@@ -32,7 +33,7 @@ class Proxy:
         self.shares = lost, doubled, late
         self.random = random.Random(seed)
         self.cut = False
-        self.passed = self.lost = 0
+        self.passed = self.lost = self.longest = 0
         self.front = bound()
         self.url = f"udp://127.0.0.1:{self.front.getsockname()[1]}"
         #: By the client's address.
@@ -69,6 +70,7 @@ class Proxy:
         lost, doubled, late = self.shares
         chance = self.random.random()
         self.passed += 1
+        self.longest = max(self.longest, len(data))
         if self.cut or chance < lost:
             self.lost += 1
             return

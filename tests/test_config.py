@@ -24,7 +24,11 @@ VALUES = {
     URLS.name: ("unix:///tmp/a,tcp://[::1]:1", ["unix:///tmp/a", "tcp://[::1]:1"], '["unix:///tmp/b"]'),
 }
 #: The same for settings whose range has none of these.
-WITHIN = {"depth": ("10", 10, "20"), "memory": ("100000000", 100_000_000, "200000000")}
+WITHIN = {
+    "depth": ("10", 10, "20"),
+    "memory": ("100000000", 100_000_000, "200000000"),
+    "udp-datagram": ("1400", 1400, "9000"),
+}
 
 
 @pytest.fixture

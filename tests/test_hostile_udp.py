@@ -235,7 +235,8 @@ def optimistic(chance, number):
 
 
 def narrowing(chance, number):
-    return [packets.pack_window(max(5_000_000 - 1000 * number, 0), 1 + number % 3), packets.PING_ITEM]
+    size = chance.choice((1200, 3000, 65507))
+    return [packets.pack_window(max(5_000_000 - 1000 * number, 0), 1 + number % 3, size), packets.PING_ITEM]
 
 
 def tiny(chance, number):

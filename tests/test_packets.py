@@ -117,7 +117,7 @@ def acks(draw):
 items = st.one_of(
     st.builds(Stream, st.integers(0, MAX_NUMBER - 100), st.binary(min_size=1, max_size=60), st.booleans()),
     acks(),
-    st.builds(Window, number, st.integers(1, 1 << 31)),
+    st.builds(Window, number, st.integers(1, 1 << 31), st.integers(1200, 65507)),
     st.just(Ping()),
     st.builds(Challenge, u64),
     st.builds(Response, u64),

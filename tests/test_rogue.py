@@ -103,7 +103,9 @@ def pack_ack(start, parts, delay):
 items = st.one_of(
     st.builds(packets.pack_stream, offsets, st.binary(min_size=1, max_size=40), st.booleans()),
     st.builds(pack_ack, st.integers(-1, 30), acks, st.sampled_from([0.0, 0.01, 4000.0])),
-    st.builds(packets.pack_window, numbers, st.sampled_from([1, 7, 4096, 0xFFFFFFFF])),
+    st.builds(
+        packets.pack_window, numbers, st.sampled_from([1, 7, 4096, 0xFFFFFFFF]), st.sampled_from([1, 1200, 60_000])
+    ),
     st.just(packets.PING_ITEM),
     st.builds(packets.pack_challenge, st.integers(0, 9)),
     st.builds(packets.pack_response, st.integers(0, 9)),
@@ -234,8 +236,8 @@ def test_a_challenge_from_elsewhere_is_answered_within_what_came():
 
 def test_the_windows_of_a_peer_only_grow():
     rogue = Rogue()
-    rogue.say(packets.pack_window(150_000, 4096))
-    rogue.say(packets.pack_window(10, 1))
+    rogue.say(packets.pack_window(150_000, 4096, packets.DATAGRAM_BYTES))
+    rogue.say(packets.pack_window(10, 1, packets.DATAGRAM_BYTES))
     assert rogue.transport._outgoing.backlog.limit == 150_000 and rogue.transport._outgoing._peer_datagrams == 4096
 
 

@@ -184,6 +184,15 @@ def test_an_address_that_answers_another_challenge_is_not_moved_to():
         assert server.address == moved
 
 
+@pytest.mark.parametrize("datagram", [packets.DATAGRAM_BYTES, 16_000])
+def test_much_that_comes_after_little_is_not_paced_by_it(datagram):
+    made = opened(limits=Limits(datagram=datagram, datagrams=4096))
+    begin = made.world.now
+    made.client.transport.put([bytes(300_000)])
+    made.client.pump()
+    assert made.world.run(begin + 0.15, lambda: made.server.count == 300_000)  # a round trip is 20 ms
+
+
 def test_what_leaves_at_once_is_what_the_pace_has_for_a_few_milliseconds(monkeypatch):
     made = flow(1, rate=1e6, queue=50_000)
     made.client.source = bytes
@@ -271,6 +280,31 @@ def test_a_train_read_at_once_is_what_its_datagrams_are(grouped):
             for at in range(0, len(train), segment):
                 server.receive(train[at : at + segment], now)
     assert bytes(server.read(1 << 20)) == data[: len(data) - client.unsent]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "both"), [(16_000, 16_000, 16_000), (16_000, 3_000, 3_000)])
+def test_datagrams_are_as_long_as_both_take_once_the_peer_has_said_so(ours, theirs, both):
+    made = flow(1, Limits(datagram=ours, datagrams=4096), Limits(datagram=theirs, datagrams=4096))
+    sizes = []
+    carry = made.client.outgoing.send
+    made.client.outgoing.send = lambda data, deliver: (sizes.append(len(data)), carry(data, deliver))
+    data, made.client.source = bytes_of(500_000, made.world.random)
+    made.start()
+    assert made.world.run(20.0, lambda: made.server is not None and made.server.got == data)
+    assert sizes[2] == packets.DATAGRAM_BYTES and max(sizes) == both
+
+
+def test_what_loopback_carries_counts_no_more_once_the_peer_has_moved():
+    made = opened(limits=Limits(datagram=16_000, datagrams=4096))
+    server = made.server.transport
+    made.client.address = "elsewhere"
+    made.client.transport.put([bytes(500_000)])
+    made.client.pump()
+    assert made.world.run(60.0, lambda: made.server.count == 500_000 and server.counters.moves == 1)
+    made.world.run(made.world.now + 1.0)
+    for transport in (server, made.client.transport):
+        transport.put([bytes(100_000)])
+        assert {segment for _, segment, _ in transport.datagrams(made.world.now)} == {packets.DATAGRAM_BYTES}
 
 
 def test_an_init_is_as_long_as_the_rule_says():

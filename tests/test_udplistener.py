@@ -324,7 +324,7 @@ def test_what_is_bad_is_counted_by_its_reason(h, broker, stranger):
     with h.client.connect(broker.urls[0]) as remote:
         stranger.say(b"")
         stranger.say(b"GET / HTTP/1.1\r\n")
-        stranger.say(pack_data(1, 5, [pack_window(1, 1)]))
+        stranger.say(pack_data(1, 5, [pack_window(1, 1, 1200)]))
         stranger.ask(bytes([9] * 16))
         stranger.ask(version=7)
         stranger.ask()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 
@@ -12,9 +13,10 @@ import pytest
 from lossy import Proxy, bound
 from peers import until
 
-from vanilla import ConnectionLost, Timeout, udpsocket
+from vanilla import ConnectionLost, Timeout, udppath, udpsocket
 from vanilla.client.table import table
 from vanilla.protocol.packets import DATAGRAM_BYTES, Init, pack_init
+from vanilla.udppath import LOOPBACK_BYTES
 
 
 @pytest.fixture
@@ -74,15 +76,64 @@ def test_what_the_kernel_can_do_is_left_aside_where_the_environment_says_so(monk
     assert (aside.sends, aside.joins) == (False, False)
 
 
-@pytest.mark.parametrize("share", [0.02, 0.2])
-def test_what_the_way_loses_doubles_and_reorders_is_made_good(h, broker, share):
+@pytest.mark.parametrize(("share", "datagram"), [(0.02, DATAGRAM_BYTES), (0.2, DATAGRAM_BYTES), (0.2, 0)])
+def test_what_the_way_loses_doubles_and_reorders_is_made_good(h, share, datagram):
+    broker = h.broker.listen("udp://127.0.0.1:0", udp_datagram=datagram)
     proxy = Proxy(h, broker.urls[0], lost=share, doubled=share, late=share, seed=7)
     with h.client.connect(proxy.url) as remote:
         jobs, items = remote.push("jobs"), remote.pull("jobs")
         h.spawn(jobs.send_many, [(n, bytes(500)) for n in range(2_000)])
         assert [items.recv()[0] for _ in range(2_000)] == list(range(2_000))
-    assert proxy.lost > 10
+    assert proxy.lost > (10 if datagram else 5)
     proxy.close()
+    broker.close()
+
+
+@pytest.mark.parametrize(("datagram", "longest"), [(0, LOOPBACK_BYTES), (3_000, 3_000), (60_000, LOOPBACK_BYTES)])
+def test_datagrams_are_as_long_as_both_ends_take(h, datagram, longest):
+    with h.broker.listen("udp://127.0.0.1:0", udp_datagram=datagram) as broker:
+        proxy = Proxy(h, broker.urls[0], lost=0, doubled=0, late=0)
+        with h.client.connect(proxy.url) as remote:
+            jobs, items = remote.push("jobs"), remote.pull("jobs")
+            h.spawn(jobs.send_many, [bytes(100_000)] * 10)
+            for _ in range(10):
+                items.recv()
+        assert proxy.longest == longest
+        proxy.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("configured", [0, DATAGRAM_BYTES, 60_000])
+def test_the_kernel_holds_as_many_datagrams_as_a_path_says(host, configured):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as one, socket.socket(family, socket.SOCK_DGRAM) as other:
+        try:
+            one.bind((host, 0))
+        except OSError as error:
+            pytest.skip(f"no {host} here: {error}")
+        other.connect(one.getsockname())
+        one.connect(other.getsockname())
+        path = udpsocket.prepare(one, configured)
+        assert path.datagram == (configured or LOOPBACK_BYTES)
+        assert path.elsewhere == (configured or DATAGRAM_BYTES)
+        for _ in range(path.datagrams):
+            other.send(bytes(path.datagram))
+        for _ in range(path.datagrams):
+            assert len(one.recv(65_536)) == path.datagram
+
+
+def test_a_path_that_leaves_the_machine_has_datagrams_that_every_path_carries():
+    class Away:
+        def getsockname(self):
+            return "192.0.2.1", 1
+
+        def getpeername(self):
+            return "fe80::1%eth0", 2, 0, 3
+
+        def getsockopt(self, level, option):
+            return 1 << 20
+
+    assert udppath.path_of(Away()).datagram == DATAGRAM_BYTES
 
 
 def test_a_way_that_is_cut_for_a_while_heals(h, broker, proxy):
@@ -237,7 +288,8 @@ def test_a_session_whose_peer_vanishes_ends(h):
         remote.close()
 
 
-def test_a_status_tells_of_each_session(h, broker):
+def test_a_status_tells_of_each_session(h):
+    broker = h.broker.listen("udp://127.0.0.1:0", udp_datagram=DATAGRAM_BYTES)
     proxy = Proxy(h, broker.urls[0], lost=0.1, doubled=0, late=0, seed=2)
     with h.client.connect(proxy.url) as remote:
         jobs, items = remote.push("jobs"), remote.pull("jobs")
@@ -251,3 +303,4 @@ def test_a_status_tells_of_each_session(h, broker):
         assert 0 < told["min_rtt"] <= told["rtt"] < 10_000
         assert "lost" in table(remote.status(), proxy.url)
     proxy.close()
+    broker.close()

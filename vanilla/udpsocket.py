@@ -30,6 +30,7 @@ from .exception import ConnectionLost
 from .poll import GONE, IN, OUT, Handler
 from .task import monotonic
 from .tcp import reason, resolve, url, wait_ready
+from .udppath import Path, path_of
 
 if TYPE_CHECKING:
     from .core import Hub
@@ -40,9 +41,8 @@ if TYPE_CHECKING:
 UDP_SEGMENT, UDP_GRO = 103, 104
 #: Reads at one wake-up, before other descriptors have their turn.
 READS = 16
-#: What we ask the kernel to hold for us, in bytes; and what it counts for a datagram of 1,200 bytes.
+#: What we ask the kernel to hold for us, in bytes.
 BUFFER_BYTES = 4 << 20
-COUNTED_BYTES = 2304
 #: Seconds in which a client that has another address has to send something from there.
 MOVING = 2.0
 #: ms after `close` for what was sent to arrive.
@@ -123,12 +123,12 @@ def make_room(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
 
 
-def prepare(sock: socket.socket) -> int:
-    """Make *sock* ready for a session: how many datagrams the kernel holds for it."""
+def prepare(sock: socket.socket, configured: int = 0) -> Path:
+    """Make *sock*, which is connected, ready for a session: what its path is; *configured* as `path_of` has it."""
     make_room(sock)
     if OFFLOAD.joins:
         OFFLOAD.join(sock)
-    return max(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // COUNTED_BYTES, 16)
+    return path_of(sock, configured)
 
 
 class UDPSocket:
@@ -496,11 +496,14 @@ def _dropped(sock: socket.socket) -> int:
         return 0
 
 
-def dial(hub: Hub, host: str, port: int, timeout: float, make: Callable[[int], Transport]) -> UDPSocket:
+def dial(
+    hub: Hub, host: str, port: int, timeout: float, make: Callable[[Path], Transport], datagram: int = 0
+) -> UDPSocket:
     """Connect to *host* and *port*.
 
     :param timeout: ms for the look-up and the handshake, -1 for ever.
-    :param make: makes the transport of a client, told how many datagrams our kernel holds.
+    :param make: makes the transport of a client.
+    :param datagram: the longest one that we send or take, in bytes; 0: as the path has it.
     :raises ConnectionLost: nobody is there, or who is does not speak this.
     :raises Timeout: the time is over.
     """
@@ -511,7 +514,7 @@ def dial(hub: Hub, host: str, port: int, timeout: float, make: Callable[[int], T
         sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
             sock.connect(address)
-            made = UDPSocket(hub, sock, make(prepare(sock)))
+            made = UDPSocket(hub, sock, make(prepare(sock, datagram)))
         except OSError as error:
             sock.close()
             lost = error
