@@ -16,7 +16,7 @@ export PIP_ROOT_USER_ACTION = ignore
 
 BIN := .venv/bin
 # An install is stale when one of these is newer than its stamp. The other sources are read in place.
-SOURCES := pyproject.toml setup.py protocol/_scan.c protocol/_scan_build.py
+SOURCES := pyproject.toml setup.py protocol/_scan.c protocol/_train.c protocol/_scan_build.py
 
 # $(call environment,FOLDER,PYTHON,PACKAGES): make a virtual environment unless a working one is there.
 define environment

@@ -271,7 +271,7 @@ class LooseFrames:
 
     def accepts(self, item: Loose | LoosePart) -> bool:
         """Is there room for it? If not, its packet counts as lost."""
-        if type(item) is Loose:
+        if isinstance(item, Loose):
             return self.ready_b < MOST_BYTES
         if item.total > LOOSE_FRAME_BYTES or self.ready_b >= MOST_BYTES:
             return False
@@ -282,7 +282,7 @@ class LooseFrames:
 
         :raises Contradiction: its parts do not agree.
         """
-        if type(item) is Loose:
+        if isinstance(item, Loose):
             self._finish(item.position, item.body)
             return
         frame = self._incomplete.get(item.frame)

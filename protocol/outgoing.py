@@ -20,14 +20,15 @@ from .packets import (
     OVERHEAD_BYTES,
     PING_ITEM,
     Ack,
+    Buffer,
     Window,
     pack_challenge,
     pack_data,
     pack_response,
     pack_stream,
-    pack_train,
 )
 from .recovery import Recovery, Run
+from .trains import pack_train
 from .whereabouts import Whereabouts
 
 #: The most of one train: what kernels take (UDP_MAX_SEGMENTS was 64 for long), and bytes.
@@ -41,7 +42,7 @@ SLACK = 0.004
 class Train(NamedTuple):
     """Datagrams of ``segment`` bytes each, the last one may be shorter, for ``address``."""
 
-    data: bytes
+    data: Buffer
     segment: int
     address: object
 
@@ -106,7 +107,7 @@ class Outgoing:
 
     # -- what leaves
 
-    def add(self, trains: list[Train], data: bytes, address: object, segment: int = 0) -> None:
+    def add(self, trains: list[Train], data: Buffer, address: object, segment: int = 0) -> None:
         """*data*, one datagram or several of *segment* bytes (0: full ones), leaves for *address*."""
         segment = segment or self._datagram
         self.counters.sent += -(-len(data) // segment)
@@ -145,7 +146,8 @@ class Outgoing:
             before = recovery.in_flight
             loose = self._loose_waits and not (backlog.wants and self._was_loose)
             self._was_loose = loose
-            parts = self._fill_loose(min(room, most), now) if loose else self._fill(min(room, most), now)
+            fill = self._fill_loose if loose else self._fill
+            parts = fill(min(room, most), now)
             if not parts:
                 if self._loose_waits:
                     continue
@@ -159,9 +161,9 @@ class Outgoing:
         if recovery.in_flight < self.controller.window:
             recovery.limit()
 
-    def _fill(self, count: int, now: float) -> list[bytes]:
+    def _fill(self, count: int, now: float) -> list[Buffer]:
         """A train of at most *count* datagrams of the stream."""
-        parts: list[bytes] = []
+        parts: list[Buffer] = []
         each, recovery, backlog = self._each, self.recovery, self.backlog
         while count > 0:
             old = backlog.sent
@@ -189,10 +191,10 @@ class Outgoing:
     def _loose_waits(self) -> bool:
         return self.loose is not None and self.loose.waits
 
-    def _fill_loose(self, count: int, now: float) -> list[bytes]:
+    def _fill_loose(self, count: int, now: float) -> list[Buffer]:
         """At most *count* datagrams of frames beside the stream."""
         assert self.loose is not None
-        parts: list[bytes] = []
+        parts: list[Buffer] = []
         at = self.backlog.acked
         while self.loose.waits and len(parts) < count:
             items, frames = self.loose.datagram()
@@ -329,9 +331,9 @@ class Outgoing:
         self.notices.window = True
 
 
-def _alike(datagrams: list[bytes]) -> list[list[bytes]]:
+def _alike(datagrams: list[Buffer]) -> list[list[Buffer]]:
     """*datagrams* in trains: of one length each, but for a shorter one at the end."""
-    trains: list[list[bytes]] = []
+    trains: list[list[Buffer]] = []
     for datagram in datagrams:
         if trains and len(trains[-1][-1]) == len(trains[-1][0]) >= len(datagram):
             trains[-1].append(datagram)

@@ -40,8 +40,6 @@ Whatever is not exactly so raises `BadPacket` and nothing else.
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
-from itertools import chain, repeat
 from typing import Callable, NamedTuple, Union
 
 VERSION = 1
@@ -98,7 +96,6 @@ _ACK = struct.Struct("!QIIB")
 _RANGE = struct.Struct("!II")
 _WINDOW = struct.Struct("!QIH")
 _VALUE = struct.Struct("!BQ")
-_FIRST = struct.Struct("!QQQH")
 _PART = struct.Struct("!QQIIH")
 
 STREAM_BYTES = _STREAM.size
@@ -260,24 +257,6 @@ def pack_loose_part(frame: int, position: int, offset: int, total: int, body: Bu
     return _PART.pack(LOOSE_PART << _KIND_SHIFT | frame, position, offset, total, len(body)) + body
 
 
-@lru_cache(maxsize=128)
-def _train(count: int, each: int) -> struct.Struct:
-    return struct.Struct("!" + f"QQQH{each}s" * count)
-
-
-def pack_train(number: int, token: int, offset: int, data: bytes, at: int, count: int, each: int) -> bytes:
-    """*count* DATA datagrams, one after the other, numbered from *number* on, each of which carries *each* bytes of
-    *data* from *at* on, which are the stream's from *offset* on: all in a few calls, none of them for each datagram."""
-    number |= DATA << _KIND_SHIFT
-    if count == 1:
-        return _FIRST.pack(number, token, STREAM << _KIND_SHIFT | offset, each) + data[at : at + each]
-    offset |= STREAM << _KIND_SHIFT
-    size = count * each
-    bodies = map(data.__getitem__, map(slice, range(at, at + size, each), range(at + each, at + size + each, each)))
-    columns = range(number, number + count), repeat(token), range(offset, offset + size, each), repeat(each), bodies
-    return _train(count, each).pack(*chain.from_iterable(zip(*columns)))
-
-
 # -- parse
 
 
@@ -436,54 +415,3 @@ _READERS: dict[int, Callable[[Buffer, int], tuple[Item, int]]] = {
     LOOSE: _read_loose,
     LOOSE_PART: _read_part,
 }
-
-
-class Consecutive(NamedTuple):
-    """What `parse_train` and `parse_one` have found: packets from ``number`` on, bytes of the stream from ``offset``
-    on."""
-
-    number: int
-    token: int
-    packets: int
-    offset: int
-    body: bytes
-
-
-def parse_one(data: Buffer) -> Consecutive | None:
-    """What `parse_data` says, sooner, of a datagram that carries one STREAM alone, which does not end. None:
-    another."""
-    size = len(data)
-    if size <= OVERHEAD_BYTES or data[0] != DATA or data[HEAD_BYTES] != STREAM:
-        return None
-    number, token, offset, length = _FIRST.unpack_from(data)
-    offset &= MAX_NUMBER
-    if length != size - OVERHEAD_BYTES or offset + length > MAX_NUMBER:
-        return None
-    return Consecutive(number & MAX_NUMBER, token, 1, offset, bytes(data[OVERHEAD_BYTES:]))
-
-
-@lru_cache(maxsize=32)
-def _segments(each: int) -> struct.Struct:
-    return struct.Struct(f"!QQQH{each}s")
-
-
-def parse_train(data: Buffer, segment: int) -> Consecutive | None:
-    """Datagrams of *segment* bytes each, a whole number of them, read at once: as one piece of the stream.
-
-    None unless they are DATA with consecutive numbers and one STREAM alone each, of consecutive offsets, none the last.
-    Then each has to be parsed by itself.
-    """
-    each = segment - OVERHEAD_BYTES
-    if each < 1 or data[0] != DATA or data[HEAD_BYTES] != STREAM:
-        return None
-    numbers, tokens, offsets, lengths, bodies = zip(*_segments(each).iter_unpack(data))
-    count, number, token, offset = len(numbers), numbers[0], tokens[0], offsets[0]
-    if (
-        numbers != tuple(range(number, number + count))
-        or offsets != tuple(range(offset, offset + count * each, each))
-        or tokens.count(token) != count
-        or lengths.count(each) != count
-        or (numbers[-1] | offsets[-1] + each) & MAX_NUMBER < number & MAX_NUMBER
-    ):
-        return None
-    return Consecutive(number & MAX_NUMBER, token, count, offset & MAX_NUMBER, b"".join(bodies))

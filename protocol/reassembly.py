@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from typing import Union
 
 from .packets import Buffer
 
@@ -19,6 +20,10 @@ from .packets import Buffer
 MOST_PIECES = 4096
 #: Pieces in order that are shorter are joined, for the same reason.
 SMALL_BYTES = 512
+
+
+#: Whoever gives one keeps no hand on it.
+Piece = Union[bytes, bytearray]
 
 
 class Contradiction(Exception):
@@ -35,10 +40,10 @@ class Reassembly:
     __slots__ = ("_at", "_offsets", "_pieces", "_ready", "final", "next", "read")
 
     def __init__(self) -> None:
-        self._ready: deque[bytes] = deque()
+        self._ready: deque[Piece] = deque()
         self._at = 0  # of the first of them, handed out already
         self._offsets: list[int] = []
-        self._pieces: list[bytes] = []
+        self._pieces: list[Piece] = []
         self.read = self.next = 0
         self.final: int | None = None
 
@@ -56,7 +61,7 @@ class Reassembly:
     def full(self) -> bool:
         return len(self._pieces) >= MOST_PIECES
 
-    def add(self, offset: int, body: bytes, end: bool) -> None:
+    def add(self, offset: int, body: Piece, end: bool) -> None:
         """*body* has come, the stream's bytes from *offset* on; *end*: they are its last.
 
         :raises Contradiction: the end is known, and is another.
@@ -81,7 +86,7 @@ class Reassembly:
     def _top(self) -> int:
         return self._offsets[-1] + len(self._pieces[-1]) if self._offsets else self.next
 
-    def _keep(self, offset: int, body: bytes, stop: int) -> None:
+    def _keep(self, offset: int, body: Piece, stop: int) -> None:
         offsets, pieces = self._offsets, self._pieces
         at = bisect_left(offsets, offset)
         if at and (over := offsets[at - 1] + len(pieces[at - 1]) - offset) > 0:
@@ -96,7 +101,7 @@ class Reassembly:
             offsets[at:last] = [offset]
             pieces[at:last] = [body]
 
-    def _append(self, piece: bytes) -> None:
+    def _append(self, piece: Piece) -> None:
         ready = self._ready
         if len(piece) < SMALL_BYTES and ready and len(ready[-1]) < SMALL_BYTES:
             ready[-1] += piece

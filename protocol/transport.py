@@ -73,7 +73,6 @@ from .packets import (
     Buffer,
     Challenge,
     Close,
-    Consecutive,
     Item,
     Loose,
     LoosePart,
@@ -86,11 +85,10 @@ from .packets import (
     parse_close,
     parse_data,
     parse_init,
-    parse_one,
     parse_retry,
-    parse_train,
 )
-from .reassembly import Contradiction, Reassembly
+from .reassembly import Contradiction, Piece, Reassembly
+from .trains import Consecutive, parse_one, parse_train
 from .whereabouts import Whereabouts
 
 DIALLING, OPEN, LINGERING, CLOSED = "dialling", "open", "lingering", "closed"
@@ -421,7 +419,7 @@ class Transport:
             self._whereabouts.came(address, first + count - 1 > largest, size)
         return True
 
-    def _take(self, offset: int, body: bytes, end: bool) -> bool:
+    def _take(self, offset: int, body: Piece, end: bool) -> bool:
         try:
             self._incoming.add(offset, body, end)
         except Contradiction as error:

@@ -12,13 +12,16 @@ from trees import ROOT, copy_of_the_checkout, run
 
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="no make on this machine")
 
+#: What a build is made of.
+SOURCES = ("pyproject.toml", "setup.py", "protocol/_scan.c", "protocol/_train.c", "protocol/_scan_build.py")
+
 
 @pytest.fixture
 def tree(tmp_path):
     """The checkout, and an environment that looks installed."""
     copy = copy_of_the_checkout(tmp_path / "checkout")
     (copy / ".venv").mkdir()
-    for source in ("pyproject.toml", "setup.py", "protocol/_scan.c", "protocol/_scan_build.py"):
+    for source in SOURCES:
         os.utime(copy / source, (1, 1))
     (copy / ".venv" / ".installed").touch()
     return copy
@@ -33,7 +36,7 @@ def test_a_second_run_installs_nothing(tree, target):
     assert "pip" not in dry_run(tree, target)
 
 
-@pytest.mark.parametrize("source", ["pyproject.toml", "setup.py", "protocol/_scan.c", "protocol/_scan_build.py"])
+@pytest.mark.parametrize("source", SOURCES)
 def test_a_changed_build_is_installed_again(tree, source):
     later = (tree / ".venv" / ".installed").stat().st_mtime + 10
     os.utime(tree / source, (later, later))

@@ -71,6 +71,7 @@ def test_the_sdist_has_all_that_a_build_and_the_tests_need(unpacked):
     held = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     needed = {
         "protocol/_scan.c",
+        "protocol/_train.c",
         "protocol/_scan_build.py",
         "vanilla/py.typed",
         "LICENSE",

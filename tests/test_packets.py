@@ -148,41 +148,9 @@ _types = st.sampled_from([STREAM, STREAM_END, ACK, WINDOW, 0x40, CHALLENGE, RESP
 def test_nothing_that_comes_raises_anything_but_bad_packet(kind, head, parts):
     data = bytes([kind]) + head + b"".join(bytes([type_]) + rest for type_, rest in parts)
     try:
-        value = parse(data)
+        parse(data)
     except BadPacket:
-        value = None
-    plain = packets.parse_one(data)
-    if plain is not None:
-        assert value == Data(plain.number, plain.token, [Stream(plain.offset, plain.body, False)])
-    for segment in (27, 30, 40):
-        whole = data[: len(data) // segment * segment]
-        train = packets.parse_train(whole, segment) if whole else None
-        if train is not None:
-            assert [parse(whole[at : at + segment]).number for at in range(0, len(whole), segment)] == list(
-                range(train.number, train.number + train.packets)
-            )
-
-
-@settings(deadline=None)
-@given(st.integers(0, 1 << 50), st.integers(1, 64), st.integers(1, 300), st.integers(0, 1 << 50), st.integers(0, 50))
-def test_a_train_is_its_datagrams(first, count, each, offset, at):
-    data = bytes(range(251)) * 80
-    train = packets.pack_train(first, 77, offset, data, at, count, each)
-    segment = each + packets.OVERHEAD_BYTES
-    for index in range(count):
-        begin = at + index * each
-        assert parse(train[index * segment : (index + 1) * segment]) == Data(
-            first + index, 77, [Stream(offset + index * each, data[begin : begin + each], False)]
-        )
-    whole = packets.parse_train(train, segment)
-    assert whole == (first, 77, count, offset, data[at : at + count * each])
-
-
-@pytest.mark.parametrize("spoil", [0, 7, 15, 16, 23, 24, 25])
-def test_a_train_with_another_head_among_its_own_is_none(spoil):
-    train = bytearray(packets.pack_train(5, 77, 1000, bytes(300), 0, 3, 100))
-    train[126 + spoil] ^= 1
-    assert packets.parse_train(train, 126) is None
+        pass
 
 
 def test_an_ack_says_the_largest_ranges_that_fit():
