@@ -15,6 +15,8 @@ from .packets import ACK_BYTES, MAX_RANGES, RANGE_BYTES, pack_ack
 MOST_RANGES = 4 * MAX_RANGES
 #: How long an acknowledgement may wait, in seconds, for more to acknowledge or for data to go with.
 DELAY = 0.001
+#: It goes along with data, but not with all of it if that leaves more often than this, in seconds.
+SPACING = DELAY / 2
 
 
 class Arrivals:
@@ -24,7 +26,7 @@ class Arrivals:
     :ivar at: when an acknowledgement is due, None if none is.
     """
 
-    __slots__ = ("_every", "_firsts", "_floor", "_lasts", "_time", "_unsaid", "at")
+    __slots__ = ("_every", "_firsts", "_floor", "_lasts", "_said", "_time", "_unsaid", "at")
 
     def __init__(self, every: int) -> None:
         self._every = every
@@ -33,6 +35,7 @@ class Arrivals:
         self._floor = 0
         self._time = 0.0
         self._unsaid = 0
+        self._said = float("-inf")  # when the last one was
         self.at: float | None = None
 
     @property
@@ -83,11 +86,16 @@ class Arrivals:
         elif self.at is None:
             self.at = now + DELAY
 
+    def ripe(self, now: float) -> bool:
+        """An ACK is to go along with data that leaves."""
+        return self.at is not None and (now >= self.at or now - self._said >= SPACING)
+
     def item(self, now: float) -> bytes | None:
         """The ACK that says it all, None if nobody waits for one."""
         if self.at is None:
             return None
         self.at = None
+        self._said = now
         self._unsaid = 0
         ranges = list(zip(self._firsts[-MAX_RANGES - 1 :], self._lasts[-MAX_RANGES - 1 :]))
         return pack_ack(ranges, max(now - self._time, 0.0))

@@ -77,6 +77,7 @@ REDUCTION = 0.7
 HEADROOM = 0.85
 
 STARTUP, DRAIN, CYCLING, PROBE_RTT = "startup", "drain", "cycling", "probe rtt"
+GAINS = {STARTUP: STARTUP_GAIN, DRAIN: DRAIN_GAIN, PROBE_RTT: 1.0}
 
 
 class DeliveryRate:
@@ -154,9 +155,7 @@ class DeliveryRate:
         return max(paced, STARTUP_GAIN * INITIAL_DATAGRAMS * self._datagram / self._smoothed)
 
     def _gain(self) -> float:
-        if self.mode == CYCLING:
-            return CYCLE[self._phase]
-        return {STARTUP: STARTUP_GAIN, DRAIN: DRAIN_GAIN, PROBE_RTT: 1.0}[self.mode]
+        return CYCLE[self._phase] if self.mode == CYCLING else GAINS[self.mode]
 
     def resize(self, datagram: int) -> None:
         self.window = max(self.window, self.window * datagram // self._datagram)

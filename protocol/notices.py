@@ -55,9 +55,9 @@ class Notices:
         at = self.arrivals.at
         return self.window or self.ping or (at is not None and now >= at)
 
-    def fit(self, room: int) -> bool:
+    def fit(self, room: int, now: float) -> bool:
         """There is something to say, due or not, and it fits into *room* bytes."""
-        return (self.window or self.arrivals.at is not None) and room >= self.arrivals.size + WINDOW_BYTES
+        return (self.window or self.arrivals.ripe(now)) and room >= self.arrivals.size + WINDOW_BYTES
 
     def items(self, now: float) -> tuple[list[bytes], Note | None]:
         """An ACK and a WINDOW, as far as there are; they count as said."""

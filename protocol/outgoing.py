@@ -51,6 +51,7 @@ class Outgoing:
     """What one session sends, once it is there.
 
     :param peer: the peer's token; 0 if it is not known yet.
+    :ivar datagram: bytes of a full datagram, either way.
     :ivar leave: when the next train may leave.
     :ivar paced: there is something to send then.
     :ivar loose: frames beside the stream; None: there are none, and none are taken.
@@ -58,7 +59,6 @@ class Outgoing:
     """
 
     __slots__ = (
-        "_datagram",
         "_each",
         "_limits",
         "_most",
@@ -67,6 +67,7 @@ class Outgoing:
         "backlog",
         "controller",
         "counters",
+        "datagram",
         "leave",
         "loose",
         "notices",
@@ -98,7 +99,7 @@ class Outgoing:
 
     def _size(self, datagram: int) -> None:
         """*datagram* bytes are the longest datagram from now on."""
-        self._datagram = datagram
+        self.datagram = datagram
         self._each = datagram - OVERHEAD_BYTES
         self._most = min(TRAIN_DATAGRAMS, TRAIN_BYTES // datagram) or 1
         self.controller.resize(datagram)
@@ -109,7 +110,7 @@ class Outgoing:
 
     def add(self, trains: list[Train], data: Buffer, address: object, segment: int = 0) -> None:
         """*data*, one datagram or several of *segment* bytes (0: full ones), leaves for *address*."""
-        segment = segment or self._datagram
+        segment = segment or self.datagram
         self.counters.sent += -(-len(data) // segment)
         self.counters.sent_bytes += len(data)
         trains.append(Train(data, segment, address))
@@ -128,7 +129,7 @@ class Outgoing:
     def _stream(self, trains: list[Train], now: float) -> None:
         """Send of the stream, and of what is beside it, what may leave. While both have something, they take turns."""
         backlog, recovery = self.backlog, self.recovery
-        datagram = self._datagram
+        datagram = self.datagram
         self.paced = False
         while backlog.wants or self._loose_waits:
             room = min(
@@ -207,7 +208,7 @@ class Outgoing:
         """A datagram that is not full, or is the last: with whatever the session has to say, if it fits."""
         items: list[bytes] = []
         note: Note | None = None
-        if self.notices.fit(self._each - cut.size):
+        if self.notices.fit(self._each - cut.size, now):
             items, note = self.notices.items(now)
         stop = cut.offset + cut.size + cut.end
         number = self.recovery.sent(now, 1, cut.offset, cut.size, stop, note)
@@ -265,7 +266,7 @@ class Outgoing:
             self.backlog.limit = window.limit
             self._peer_datagrams = window.datagrams
             size = min(window.size, self.notices.size)
-            if size != self._datagram:
+            if size != self.datagram:
                 self._size(size)
 
     def acknowledged(self, ack: Ack, now: float) -> bool:
@@ -323,7 +324,7 @@ class Outgoing:
                 self.backlog.lose(run.offset, run.stop)
             if run.beside and self.loose is not None:
                 self.loose.lose(run.note)
-        size = min(self._datagram, self._limits.elsewhere)
+        size = min(self.datagram, self._limits.elsewhere)
         self.controller = CONTROLLERS[self._limits.controller](size, now)
         self._size(size)
         self.leave = now

@@ -407,6 +407,8 @@ class Recovery:
             return self._loss_time
         if not self.flying:
             return None
+        if not self.backoff:
+            return self._time + self.pto
         return self._time + min(self.pto * (1 << min(self.backoff, 16)), max(self.pto, MAX_PTO))
 
     def due(self, now: float) -> tuple[list[Run], bool]:

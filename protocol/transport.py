@@ -239,6 +239,11 @@ class Transport:
     # -- status
 
     @property
+    def datagram(self) -> int:
+        """Bytes of a full datagram, either way, as it is now."""
+        return self._outgoing.datagram
+
+    @property
     def rtt(self) -> float:
         """The smoothed round-trip time in seconds; 0 before the first."""
         return self._outgoing.recovery.smoothed if self._outgoing.recovery.sampled else 0.0
@@ -498,22 +503,25 @@ class Transport:
         outgoing, notices = self._outgoing, self._notices
         if outgoing.peer and (notices.window or notices.ping or outgoing.probes):
             return self._called
-        times = [self._heard + self.limits.idle]
+        first = self._heard + self.limits.idle
         if self.state == LINGERING:
-            times.append(self._linger)
+            first = min(first, self._linger)
         if self._dialling is not None and self._dialling.at is not None:
-            times.append(self._dialling.at)
+            first = min(first, self._dialling.at)
         if not outgoing.peer:
-            return min(times)
+            return first
         at = outgoing.recovery.next_time()
-        times.append(self._ping_time() if at is None else at)
-        if (at := notices.arrivals.at) is not None:
-            times.append(at)
-        if outgoing.paced:
-            times.append(outgoing.leave)
-        if (at := self._whereabouts.next_time()) is not None:
-            times.append(at)
-        return min(times)
+        if at is None:
+            at = self._ping_time()
+        if at < first:
+            first = at
+        if (at := notices.arrivals.at) is not None and at < first:
+            first = at
+        if outgoing.paced and outgoing.leave < first:
+            first = outgoing.leave
+        if self._whereabouts.there is not None and (at := self._whereabouts.next_time()) is not None:
+            first = min(first, at)
+        return first
 
     def _ping_time(self) -> float:
         return self._heard + self.limits.ping

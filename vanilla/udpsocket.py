@@ -64,6 +64,8 @@ class Transport(Protocol):
     @property
     def address(self) -> object: ...
     @property
+    def datagram(self) -> int: ...
+    @property
     def rtt(self) -> float: ...
     @property
     def min_rtt(self) -> float: ...
@@ -266,6 +268,7 @@ class UDPSocket:
     def _receive(self) -> None:
         """Give the transport what the kernel has."""
         sock, transport, scratch = self._sock, self.transport, self.hub.udp.scratch
+        view = memoryview(scratch)
         now = monotonic()
         for _ in range(READS):
             try:
@@ -283,7 +286,9 @@ class UDPSocket:
             for level, kind, value in ancillary:
                 if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO):
                     (segment,) = _INT.unpack(value[: _INT.size])
-            transport.receive(memoryview(scratch)[:size], now, None, segment)
+            transport.receive(view[:size], now, None, segment)
+            if (size % segment or segment if segment else size) < transport.datagram:
+                return  # the peer had no more to send; if it has now, the poll says so
         self.hub.poll.again.add(sock.fileno())
 
     def _refused(self, error: OSError, now: float) -> None:
@@ -309,21 +314,24 @@ class UDPSocket:
     def _leave(self) -> None:
         """Send what is to be sent, and set the timer (invariant 2)."""
         now = monotonic()
-        if not self._stuck:
+        if not self._stuck or self._drain(now):
             self._stuck.extend(self.transport.datagrams(now))
-        while self._stuck:
-            train = self._stuck[0]
+            self._drain(now)
+        self._mind(now)
+
+    def _drain(self, now: float) -> bool:
+        """Send what is stuck: whether it was all sent."""
+        stuck = self._stuck
+        while stuck:
             try:
-                self._send(train)
+                self._send(stuck[0])
             except (BlockingIOError, InterruptedError):
-                break
+                return False
             except OSError as error:  # the datagrams are lost, which the transport will notice
                 if error.errno == errno.ECONNREFUSED:
                     self._refused(error, now)
-            self._stuck.popleft()
-            if not self._stuck:
-                self._stuck.extend(self.transport.datagrams(now))
-        self._mind(now)
+            stuck.popleft()
+        return True
 
     def _send(self, train: Any) -> None:
         data, segment, address = train
@@ -350,7 +358,7 @@ class UDPSocket:
         elif timer is None or due < timer.due:
             if timer is not None:
                 timer.cancel()
-            self._timer = self.hub.timers.after(max(due - now, 0), now, self._tick)
+            self._timer = self.hub.timers.at(due, self._tick)
         asked = self._kernel()
         fd = self._sock.fileno()
         if asked != self._asked and fd in self.hub.poll.handlers:
