@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ from peers import until
 from vanilla import ConnectionLost, Timeout, udppath, udpsocket
 from vanilla.client.table import table
 from vanilla.protocol.packets import DATAGRAM_BYTES, Init, pack_init
+from vanilla.protocol.transport import Transport
 from vanilla.udppath import LOOPBACK_BYTES
 
 
@@ -120,6 +122,53 @@ def test_the_kernel_holds_as_many_datagrams_as_a_path_says(host, configured):
             other.send(bytes(path.datagram))
         for _ in range(path.datagrams):
             assert len(one.recv(65_536)) == path.datagram
+
+
+class Uncut:
+    """A socket on a device for which the kernel does not cut."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.asked = 0
+
+    def __getattr__(self, name):
+        return getattr(self.sock, name)
+
+    def sendmsg(self, buffers, ancillary):
+        self.asked += 1
+        raise OSError(errno.EIO, "no checksums")
+
+
+def test_trains_that_the_kernel_does_not_cut_for_a_device_leave_one_by_one(h, broker):
+    if not udpsocket.OFFLOAD.sends:
+        pytest.skip("this kernel has no UDP_SEGMENT")
+    with h.client.connect(broker.urls[0]) as remote:
+        sock = remote._link.sock
+        sock._sock = uncut = Uncut(sock._sock)
+        jobs, items = remote.push("jobs"), remote.pull("jobs")
+        h.spawn(jobs.send_many, [bytes(100_000)] * 10)
+        for _ in range(10):
+            assert len(items.recv()) == 100_000
+        assert uncut.asked == 1
+
+
+def test_datagrams_that_come_one_by_one_are_read_as_the_trains_they_were(h, monkeypatch):
+    monkeypatch.setattr(udpsocket.OFFLOAD, "joins", False)
+    sizes = []
+    receive = Transport.receive
+
+    def watch(transport, data, now, address=None, segment=0):
+        sizes.append(-(-len(data) // segment) if segment else 1)
+        receive(transport, data, now, address, segment)
+
+    monkeypatch.setattr(Transport, "receive", watch)
+    with h.broker.listen("udp://127.0.0.1:0", udp_datagram=DATAGRAM_BYTES) as broker:
+        with h.client.connect(broker.urls[0]) as remote:
+            jobs, items = remote.push("jobs"), remote.pull("jobs")
+            h.spawn(jobs.send_many, [os.urandom(500_000)] * 4)
+            for _ in range(4):
+                items.recv()
+    assert max(sizes) > 20
 
 
 def test_a_path_that_leaves_the_machine_has_datagrams_that_every_path_carries():

@@ -108,7 +108,7 @@ class Service:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         #: What all sessions over UDP of this hub read to, one after the other: as much as UDP_GRO joins.
-        self.scratch = bytearray(65535)
+        self.scratch = memoryview(bytearray(2 * 65536))
 
     def listen(self, port: int = 0, host: str = "127.0.0.1") -> Datagrams:
         """A socket that is bound to *host* and *port*: a Pair with these as attributes.

@@ -39,8 +39,13 @@ if TYPE_CHECKING:
 
 #: As linux/udp.h has them: the socket module does not.
 UDP_SEGMENT, UDP_GRO = 103, 104
-#: Reads at one wake-up, before other descriptors have their turn.
-READS = 16
+#: Bytes that are read at one wake-up, before other descriptors have their turn; each read counts as so many at least.
+BUDGET = 1 << 20
+READ_COST = 16 << 10
+#: How a kernel says that it does not cut: the device has no checksums; a datagram would be longer than it takes.
+UNCUT = (errno.EIO, errno.EINVAL, errno.EMSGSIZE)
+#: No datagram, or what UDP_GRO joins, is longer.
+LONGEST = 65535
 #: What we ask the kernel to hold for us, in bytes.
 BUFFER_BYTES = 4 << 20
 #: Seconds in which a client that has another address has to send something from there.
@@ -146,6 +151,7 @@ class UDPSocket:
         "_away",
         "_busy",
         "_closed",
+        "_cuts",
         "_dialling",
         "_fault",
         "_handler",
@@ -174,6 +180,7 @@ class UDPSocket:
         self._sock = sock
         self._away = away
         self._onclose = onclose
+        self._cuts = OFFLOAD.sends
         self._stuck: deque[Any] = deque()
         self._timer: Timer | None = None
         self._dialling = transport.state == "dialling"
@@ -266,30 +273,51 @@ class UDPSocket:
     # -- datagrams
 
     def _receive(self) -> None:
-        """Give the transport what the kernel has."""
-        sock, transport, scratch = self._sock, self.transport, self.hub.udp.scratch
-        view = memoryview(scratch)
-        now = monotonic()
-        for _ in range(READS):
+        """Give the transport what the kernel has. Single datagrams of one length are put one behind the other, as
+        UDP_GRO would have joined them, since the transport reads a train at once."""
+        transport, now = self.transport, monotonic()
+        view, full = self.hub.udp.scratch, transport.datagram
+        at = length = 0
+        budget = BUDGET
+        while budget > 0:
             try:
-                if _ANCILLARY:
-                    size, ancillary, _, _ = sock.recvmsg_into([scratch], _ANCILLARY)
-                else:
-                    size, ancillary = sock.recv_into(scratch), []
+                size, segment = self._read(view[at:])
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except OSError as error:  # an ICMP answer: nobody is there, or there is no way
                 self._refused(error, now)
-                return
+                break
             self._refusal = None
-            segment = 0
-            for level, kind, value in ancillary:
-                if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO):
-                    (segment,) = _INT.unpack(value[: _INT.size])
-            transport.receive(view[:size], now, None, segment)
-            if (size % segment or segment if segment else size) < transport.datagram:
-                return  # the peer had no more to send; if it has now, the poll says so
-        self.hub.poll.again.add(sock.fileno())
+            budget -= max(size, READ_COST)
+            if at and (segment or size > length):
+                transport.receive(view[:at], now, None, length)
+                transport.receive(view[at : at + size], now, None, segment)
+                at = 0
+            elif segment:
+                transport.receive(view[:size], now, None, segment)
+            else:
+                length = length if at else size
+                at += size
+                if size < length or at + LONGEST > len(view):
+                    transport.receive(view[:at], now, None, length)
+                    at = 0
+            if (size % segment or segment if segment else size) < full:
+                break  # the peer had no more to send; if it has now, the poll says so
+        else:
+            self.hub.poll.again.add(self._sock.fileno())
+        if at:
+            transport.receive(view[:at], now, None, length)
+
+    def _read(self, view: memoryview) -> tuple[int, int]:
+        """One datagram, or several that UDP_GRO has joined: how many bytes, and of how many each is but for the last;
+        0: it is one."""
+        if not OFFLOAD.joins:
+            return self._sock.recv_into(view), 0
+        size, ancillary, _, _ = self._sock.recvmsg_into([view], _ANCILLARY)
+        for level, kind, value in ancillary:
+            if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO):
+                return size, int(_INT.unpack(value[: _INT.size])[0])
+        return size, 0
 
     def _refused(self, error: OSError, now: float) -> None:
         """Nobody is at the peer's address. A client has lost its server then; a server hears it also of a client whose
@@ -340,12 +368,20 @@ class UDPSocket:
                 self._away(data[at : at + segment], address)
         elif len(data) <= segment:
             self._sock.send(data)
-        elif OFFLOAD.sends:
-            self._sock.sendmsg([data], [(socket.IPPROTO_UDP, UDP_SEGMENT, _SHORT.pack(segment))])
-        else:
+        elif not self._cuts or not self._send_train(data, segment):
             view = memoryview(data)
             for at in range(0, len(data), segment):
                 self._sock.send(view[at : at + segment])
+
+    def _send_train(self, data: Buffer, segment: int) -> bool:
+        """Have the kernel cut it; False: it does not, for this device or this size, and is not asked again."""
+        try:
+            self._sock.sendmsg([data], [(socket.IPPROTO_UDP, UDP_SEGMENT, _SHORT.pack(segment))])
+        except OSError as error:
+            if error.errno not in UNCUT:
+                raise
+            self._cuts = False
+        return self._cuts
 
     def _mind(self, now: float) -> None:
         """Set the timer, and ask for what is to come."""
