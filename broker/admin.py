@@ -24,7 +24,7 @@ SESSIONS = 16
 FRESH = 0.05
 #: Endpoints on a page of a status at most.
 PAGE = 100
-#: What the map of one endpoint takes at most: a name of 255 bytes, its kind, 19 numbers and their keys, what was
+#: What the map of one endpoint takes at most: a name of 255 bytes, its kind, 20 numbers and their keys, what was
 #: dropped for which reason, and its options, of which one is a name.
 ENTRY_BYTES = 1400
 
@@ -98,9 +98,10 @@ def describe_broker(broker: Broker) -> dict[str, Any]:
 
 
 def describe_udp(broker: Broker) -> list[dict[str, Any]]:
-    """The sessions over UDP: `SESSIONS` of them at most, those that have lost most first. Times are in ms."""
+    """The sessions over UDP: `SESSIONS` of them at most, those that have lost most first. Times are in ms; ``loose`` is
+    of one that was dialled with ?reliable=0 (`Beside.describe`)."""
     found = [
-        (session.peer, session.sock, session.sock.transport)
+        (session.peer, session.sock, session.sock.transport, session.beside)
         for session in broker.sessions
         if isinstance(session.sock, UDPSocket)
     ]
@@ -108,6 +109,8 @@ def describe_udp(broker: Broker) -> list[dict[str, Any]]:
     return [
         {
             "peer": peer,
+            "reliable": beside is None,
+            "loose": {} if beside is None else beside.describe(),
             "sent": transport.counters.sent,
             "received": transport.counters.received,
             "lost": transport.counters.lost,
@@ -120,7 +123,7 @@ def describe_udp(broker: Broker) -> list[dict[str, Any]]:
             "min_rtt": round(transport.min_rtt * 1000, 3),
             "rate": round(transport.rate),
         }
-        for peer, sock, transport in found[:SESSIONS]
+        for peer, sock, transport, beside in found[:SESSIONS]
     ]
 
 
@@ -141,6 +144,7 @@ def describe(endpoint: Endpoint, now: float) -> dict[str, Any]:
         "drops": endpoint.drops,
         "duplicates": endpoint.duplicates,
         "missed": endpoint.missed,
+        "lost": endpoint.lost,
         "bytes": endpoint.ready_b + endpoint.delayed_b + endpoint.flight_b,
         "rate_in": round(endpoint.rate_in, 1),
         "rate_out": round(endpoint.rate_out, 1),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable
 
-from vanilla.protocol.frames import CREDIT, DATA, NACK, Buffer, pack_control, pack_head
+from vanilla.protocol.frames import CREDIT, DATA, NACK, SENT, Buffer, pack_control, pack_head
 from vanilla.protocol.scan import scan
 
 from .endpoint import Endpoint
@@ -78,7 +78,7 @@ class Publisher(Unmetered):
 
     __slots__ = ()
 
-    frames: dict[int, Callable[[Any, Event], None]] = {DATA: Pusher.data}
+    frames: dict[int, Callable[[Any, Event], None]] = {DATA: Pusher.data, SENT: Pusher.sent}
 
 
 class Subscriber:
@@ -110,8 +110,12 @@ class Subscriber:
 
     def line_up(self) -> None:
         """It has credit, or takes output again: tell it what it has missed."""
+        beside = self.session.beside
         if self.session.full:
             self.session.starved.add(self)
+        elif beside is not None:
+            if self.next > self.told:
+                beside.account(self)
         elif self.next > self.told and self.can_take:
             self.session.put(pack_control(NACK, self.id, 0, {"r": [self.told, self.next - self.told]}))
             self.told = self.next
@@ -126,6 +130,8 @@ class Subscriber:
     def offer(self, count: int, body: Buffer) -> int:
         """Send as much of *count* messages as it takes: how many. The rest it misses."""
         seq, session = self.next, self.session
+        if session.beside is not None:
+            return session.beside.offer(self, count, body)
         self.next += count
         if not self.can_take or session.full:
             self.endpoint.missed += count
@@ -148,5 +154,7 @@ class Subscriber:
     def detach(self, seen: int | None) -> None:
         """It is gone."""
         self.session.starved.discard(self)
+        if self.session.beside is not None:
+            self.session.beside.forget(self)
         self.endpoint.pullers.discard(self)  # type: ignore[arg-type]
         self.endpoint.broker.touch(self.endpoint)

@@ -98,6 +98,7 @@ class Endpoint:
         "grave",
         "hungry",
         "keys",
+        "lost",
         "mark",
         "name",
         "named",
@@ -150,6 +151,8 @@ class Endpoint:
         self.drops: dict[str, int] = _NO_DROPS
         #: Messages that were discarded for their ids, and not accepted.
         self.duplicates = 0
+        #: Messages that were sent here by who dials with ?reliable=0, and did not come; none of them was accepted.
+        self.lost = 0
         self.pushers: set[Pusher] = set()
         self.pullers: set[Puller] = set()
         # Ordered sets: whoever waits longest is first, and who leaves is found at once.

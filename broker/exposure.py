@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vanilla.protocol.urls import Address
+from vanilla.protocol.urls import UNRELIABLE, Address
 
 WAY_OUT = "listen on 127.0.0.1 or unix://, or say --insecure (insecure=True) if you mean it"
 
@@ -17,6 +17,8 @@ def check_exposure(address: Address, authenticated: bool, insecure: bool) -> Non
     :param insecure: whoever runs the broker takes the consequences.
     :raises ValueError: no; the text says what is missing.
     """
+    if not address.reliable:
+        raise ValueError(f"{address}: who dials says whether what it sends may be lost: listen without {UNRELIABLE}")
     if address.is_local or insecure:
         return
     if not address.encrypted:

@@ -19,6 +19,7 @@ from vanilla.protocol.frames import (
     EXTRA_BYTES,
     MAX_FIRST,
     NACK,
+    SENT,
     WANT,
     Buffer,
     pack_control,
@@ -111,7 +112,7 @@ class Pusher:
         left_n, left_b = quota.limit_n - seq - count, quota.limit_b - quota.b - size - extra
         if left_n < 0 or left_b < 0:
             self._overdrawn(count, size + extra)
-        if self.want_n and self.endpoint.terms.overflow == "drop-oldest":
+        if self.want_n and self.endpoint.terms.overflow == "drop-oldest" and self.session.beside is None:
             self.want_n = self.want_b = 0  # this may be it, and nothing is to be dropped for it twice
         if count:
             self._take(seq, count, memoryview(array)[at:] if size >= LITTLE_BYTES else bytes(array[at:]), options)
@@ -119,6 +120,39 @@ class Pusher:
         quota.b += size + extra
         self._recount()
         if left_n * 2 <= self.window_n or left_b * 2 <= self.window_b:  # else it would be given nothing
+            self.ask()
+
+    def come(self, event: Event, position: int) -> None:
+        """Messages that came beside the stream, behind *position* bytes of others. What they have overtaken is lost."""
+        if event.seq < self.quota.n:
+            return
+        self._miss(event.seq, position)
+        self.data(event)
+        self._ask_again()
+
+    def sent(self, event: Event) -> None:
+        """All that was sent up to there has come by now, or is lost. What was sent since may have come as well."""
+        if event.seq > self.quota.n:
+            self._miss(event.seq, event.payload["b"])
+            self._ask_again()
+
+    def _miss(self, n: int, b: int) -> None:
+        """What lies below number *n* and before byte *b*, and has not come, is lost. It has used its credit."""
+        quota, beside = self.quota, self.session.beside
+        count, size = n - quota.n, b - quota.b
+        if count < 0 or size < 0 or (size and not count) or (count and beside is None):
+            raise ProtocolError("BAD_SEQUENCE", f"{size} bytes in {count} messages are missing")
+        if count > quota.left_n or size > quota.left_b:
+            self._overdrawn(count, size)
+        if count and beside is not None:
+            beside.miss(self, quota.n, count)
+            quota.spend(count, size)
+            self._recount()
+            self.stir()
+
+    def _ask_again(self) -> None:
+        """When it said what it wants it may have sent more than had come by then."""
+        if self.want_n or self.want_b or self.spent:
             self.ask()
 
     def _take(self, seq: int, count: int, body: Buffer, options: dict[str, Any]) -> None:
@@ -312,7 +346,7 @@ class Pusher:
         fields = {"n": quota.limit_n, "b": quota.limit_b, "epoch": self.epoch}
         self.session.put(pack_control(CREDIT, self.id, 0, fields))
 
-    frames: dict[int, Callable[[Any, Event], None]] = {DATA: data, DATA_OPTIONS: data, WANT: want}
+    frames: dict[int, Callable[[Any, Event], None]] = {DATA: data, DATA_OPTIONS: data, WANT: want, SENT: sent}
 
     # -- the rest
 
@@ -325,10 +359,13 @@ class Pusher:
     def emit(self) -> None:
         """Confirm what was accepted in this tick."""
         self.dirty = False
-        count = self.quota.n - self.confirmed
-        if count:
-            self.session.put(pack_control(ACK, self.id, 0, {"r": [self.confirmed, count]}))
-            self.confirmed = self.quota.n
+        first, stop = self.confirmed, self.quota.n
+        if stop > first:
+            beside = self.session.beside
+            came = [first, stop - first] if beside is None else beside.report(self, first, stop)
+            if came:
+                self.session.put(pack_control(ACK, self.id, 0, {"r": came}))
+            self.confirmed = stop
 
     def detach(self, seen: int | None) -> None:
         """The channel is gone: what it was granted is free again."""
@@ -338,6 +375,9 @@ class Pusher:
         endpoint.pushers.discard(self)
         endpoint.asking.pop(self, None)
         endpoint.broker.touch(endpoint)
+        if self.session.beside is not None:
+            self.session.beside.forget(self)
+            return
         if seen is None and type(self) is Pusher:
             endpoint.broker.producers.keep(self.session, endpoint.name, self.quota.n)
 

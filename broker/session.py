@@ -37,6 +37,7 @@ from vanilla.tlssocket import NotTLS, TLSError, TLSSocket
 from vanilla.udpsocket import UDPSocket
 
 from .access import check_subject
+from .beside import Beside
 from .broadcast import Broadcast, Publisher, Subscriber
 from .caller import Caller
 from .conduit import Conduit, ConduitPuller, ConduitPusher
@@ -78,6 +79,7 @@ class Session:
     __slots__ = (
         "agent",
         "answering",
+        "beside",
         "broker",
         "channels",
         "closing",
@@ -117,6 +119,8 @@ class Session:
         self.connection = Connection("broker", broker.scratch, broker.options.frame_bytes)
         self.channels: dict[int, Pusher | Puller] = {}
         self.out = Outbox()
+        #: What is on its way beside the stream, of a client that has said that it may be lost.
+        self.beside: Beside | None = None
         #: STATUS and ADMIN frames that wait for their answers.
         self.questions: list[Event] = []
         #: Channels that were refused and that it has not closed: an empty tuple, as nearly always, or a set.
@@ -207,9 +211,13 @@ class Session:
             self.broker.memory.hold(self, size)
 
     def _receive(self, buffers: list[memoryview]) -> int:
-        if len(buffers) == 1:
-            return self.sock.recv_into(buffers[0])
-        return self.sock.recvmsg_into(buffers)[0]
+        try:
+            if len(buffers) == 1:
+                return self.sock.recv_into(buffers[0])
+            return self.sock.recvmsg_into(buffers)[0]
+        finally:
+            if self.beside is not None:  # before what the stream says of it
+                self.beside.take()
 
     # -- frames of the connection
 
@@ -221,6 +229,8 @@ class Session:
         self.agent = event.payload.get("agent", "")[:100]
         self.identity = self.broker.access.identify(self.identity, event.payload.get("token"))
         self.broker.producers.enter(self, event.payload["id"])
+        if event.payload.get("loose") and isinstance(self.sock, UDPSocket):
+            self.beside = Beside(self, self.sock)
         self.put(self.broker.hello)
         log.debug("session %s: hello from %r, who is %r", self.peer, self.agent, self.identity or "anonymous")
         if self.broker.draining:
@@ -364,6 +374,8 @@ class Session:
         self.dirty = self.owed = False
         try:
             self.out.write(self.sock)
+            if self.beside is not None:
+                self.beside.leave()
         except OSError as error:
             self.drop(error.strerror or str(error))
         else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from vanilla.message import Recver
 from vanilla.protocol.connection import Event
 from vanilla.protocol.errors import ProtocolError
-from vanilla.protocol.frames import ACK, DATA, MAX_SEQ, NACK
+from vanilla.protocol.frames import ACK, ARRAY_HEAD_BYTES, DATA, MAX_SEQ, NACK, SENT
 from vanilla.protocol.ranges import pairs
 
 from .pull import PullState
@@ -30,7 +30,10 @@ BUFFER_BYTES = 8 << 20
 
 
 class PublishState(PushState):
-    """What is behind a publisher. It needs no credit, so it waits for its own socket alone."""
+    """What is behind a publisher. It needs no credit, so it waits for its own socket alone.
+
+    If what it sends may be lost, that has no place in the stream: then it waits for its channel, too, at first.
+    """
 
     __slots__ = ()
 
@@ -41,22 +44,35 @@ class PublishState(PushState):
         super().__init__(link, name)
         self.kind = f"broadcast {name!r}"
         if not link.down:
+            self._begin()
+
+    def _begin(self) -> None:
+        """The channel was asked for. What does not come behind that, in the stream, has to wait until it is there."""
+        if self.loose:
+            self._want = True
+        else:
             self.quota.raise_to(MAX_SEQ, MAX_SEQ)
 
     def reopen(self) -> None:
-        self.quota.raise_to(MAX_SEQ, MAX_SEQ)
+        self._begin()
         super().reopen()
+
+    def opened(self, first: int) -> None:
+        super().opened(first)
+        if self.loose:
+            self.quota.raise_to(MAX_SEQ, MAX_SEQ)
+            self._serve()
 
     def _look_idle(self) -> None:
         self._idle = None
 
-    frames: dict[int, Callable[[Any, Event], None]] = {ACK: PushState._ack}
+    frames: dict[int, Callable[[Any, Event], None]] = {ACK: PushState._ack, NACK: PushState._nack}
 
 
 class SubscribeState(PullState):
     """What is behind one `Subscription`. Its numbers, unlike those on the wire, leave out what was missed."""
 
-    __slots__ = ("_number", "missed")
+    __slots__ = ("_number", "_position", "missed")
 
     role = "subscribe"
 
@@ -64,6 +80,8 @@ class SubscribeState(PullState):
         self.missed = 0
         #: The number on the wire of what is to come next.
         self._number = 0
+        #: Bytes of the messages that were sent on this connection, as far as is known.
+        self._position = 0
         super().__init__(link, name, False, size, window_bytes)
         self.kind = f"subscription to {name!r}"
         self._claim()
@@ -76,6 +94,7 @@ class SubscribeState(PullState):
     def reopen(self) -> None:
         super().reopen()
         self._number = self.arrived
+        self._position = 0
         self._claim()
         self.link.notify("missed", f"{self.kind}: what was published while there was no connection did not come")
 
@@ -93,7 +112,39 @@ class SubscribeState(PullState):
             raise ProtocolError("BAD_SEQUENCE", f"message {first} came where {self._number} was next")
         self._number += count
 
-    frames: dict[int, Callable[[Any, Event], None]] = {DATA: _data, NACK: _miss}
+    # -- what may be lost
+
+    def came(self, event: Event, position: int) -> None:
+        """A frame that came beside the stream. What it has overtaken is lost."""
+        if event.seq < self._number:
+            return
+        self._skip(event.seq, position)
+        self._position += len(event.payload) - ARRAY_HEAD_BYTES
+        self._data(event)
+
+    def _sent(self, event: Event) -> None:
+        """All that was sent up to there has come by now, or is lost. What was sent since may have come as well."""
+        if event.seq > self._number:
+            self._skip(event.seq, event.payload["b"])
+
+    def _skip(self, number: int, position: int) -> None:
+        """What lies below *number* and before *position*, and has not come, was missed."""
+        count, size = number - self._number, position - self._position
+        if count < 0 or size < 0 or (size and not count):
+            raise ProtocolError("BAD_SEQUENCE", f"{size} bytes in {count} messages are missing")
+        if count:
+            self.missed += count
+            self._number = number
+            self._position = position
+            self.arrived_b += size
+            self.done_b += size
+            self._told = 0  # credit counts what is missed
+            self.link.dirty[self] = None
+
+    def _wire_number(self, number: int) -> int:
+        return number + self._number - self.arrived if self.link.loose else number
+
+    frames: dict[int, Callable[[Any, Event], None]] = {DATA: _data, NACK: _miss, SENT: _sent}
 
     def _note_taken(self) -> None:
         """What was handed out makes room; nobody is told which it was."""
@@ -117,7 +168,8 @@ class Subscription(PullRecver):
 
     @property
     def missed(self) -> int:
-        """How many items went by, so far, because this end was too far behind. Known as soon as it has room again."""
+        """How many items went by, so far, because this end was too far behind, which is known as soon as it has room
+        again; and of a connection with ``?reliable=0``, how many were lost on their way here."""
         missed: int = self._state.missed
         return missed
 

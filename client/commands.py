@@ -21,7 +21,7 @@ from .jsonlines import EXPANSION, decode, encode
 from .remote import Remote
 from .sender import PushSender
 from .stdio import Output, chunks, lines
-from .table import table
+from .table import plural, table
 from .tlsflags import files
 
 log = logging.getLogger("vanilla.client")
@@ -77,6 +77,8 @@ class _Push:
         try:
             self._send_all(source)
             self.jobs.sync()
+            if self.jobs.lost:
+                log.warning("%s", self._losses())
         except (ConnectionLost, Refused) as error:
             raise Failed(f"{error}; {self._account()}") from None
         except KeyboardInterrupt:
@@ -127,8 +129,10 @@ class _Push:
 
     def _account(self) -> str:
         """What became of the lines that were read."""
-        left = self.jobs.unconfirmed
-        if not self.sent:
+        left, lost = self.jobs.unconfirmed, self.jobs.lost
+        if lost and not left:
+            text = self._losses()
+        elif not self.sent:
             text = "nothing was sent"
         elif self.sent == 1:
             text = f"the one message sent is {'not ' if left else ''}confirmed"
@@ -137,6 +141,10 @@ class _Push:
         else:
             text = f"{left} of {self.sent} messages sent {'is' if left == 1 else 'are'} not confirmed"
         return f"{text}; from line {self.line} on nothing was sent" if self.line else text
+
+    def _losses(self) -> str:
+        """What the way has lost."""
+        return f"{self.jobs.lost} of {plural(self.sent, 'message')} sent {'is' if self.jobs.lost == 1 else 'are'} lost"
 
 
 def pull(args: Namespace) -> None:

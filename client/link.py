@@ -56,14 +56,17 @@ from vanilla.protocol.frames import (
     PONG,
     REPLY,
     SCRATCH_BYTES,
+    SENT,
     STATUS,
     Buffer,
     pack_control,
 )
 from vanilla.protocol.scan import DEPTH
 from vanilla.protocol.urls import parse
+from vanilla.udpsocket import UDPSocket
 
 from . import udp
+from .beside import Beside
 from .questions import GREETING, Questions
 from .redial import ATTEMPT_MS, FINAL, Backoff, Stock, is_final
 
@@ -72,7 +75,6 @@ if TYPE_CHECKING:
 
     from vanilla.core import Hub, Task
     from vanilla.tlssocket import TLSSocket
-    from vanilla.udpsocket import UDPSocket
 
     from .arrival import Arrival
     from .state import ChannelState, Speaker
@@ -108,6 +110,10 @@ class Link:
         #: The one that was connected to last.
         self.url = urls[0]
         self.notify = notify
+        #: What is pushed and published may be lost. (All URLs say the same of it.)
+        self.loose = not parse(urls[0]).reliable
+        #: What is on its way beside the stream, of a connection where it may.
+        self.beside: Beside | None = None
         self._context = context
         self._token = token
         self.backoff = backoff
@@ -189,6 +195,9 @@ class Link:
         else:
             sock = tcp.dial(self.hub, address.host, address.port, timeout)
         self.url, self.sock = url, sock
+        if self.loose:
+            assert isinstance(sock, UDPSocket)
+            self.beside = Beside(self, sock)
         self.connection = Connection("client", bytearray(SCRATCH_BYTES))
         self._interest = IN
         _links.add(self)
@@ -231,6 +240,8 @@ class Link:
         fields: dict[str, Any] = {"v": VERSION, "id": self.id, "agent": f"vanilla/{__version__}"}
         if self._token is not None:
             fields["token"] = self._token
+        if self.loose:
+            fields["loose"] = True
         return pack_control(HELLO, 0, 0, fields)
 
     def _await(self, number: int, timeout: float) -> Any:
@@ -318,9 +329,13 @@ class Link:
     def _receive(self, buffers: list[memoryview]) -> int:
         if self.sock is None:  # ended by a handler of this batch
             raise BlockingIOError
-        if len(buffers) == 1:
-            return self.sock.recv_into(buffers[0])
-        return self.sock.recvmsg_into(buffers)[0]
+        try:
+            if len(buffers) == 1:
+                return self.sock.recv_into(buffers[0])
+            return self.sock.recvmsg_into(buffers)[0]
+        finally:
+            if self.beside is not None:  # before what the stream says of it
+                self.beside.take()
 
     def _hello(self, event: Event) -> None:
         self.broker = event.payload["id"]
@@ -359,6 +374,10 @@ class Link:
 
     def _closed(self, event: Event) -> None:
         """The broker has forgotten the channel; so has the connection's table."""
+
+    def live(self, channel: int) -> ChannelState | None:
+        """The state to which frames on *channel* go."""
+        return self._live.get(channel)
 
     def _channel(self, event: Event) -> None:
         state: Any = self._live.get(event.channel)
@@ -449,7 +468,7 @@ class Link:
             for state in list(self.dirty):
                 if not state.emit():
                     self.dirty.pop(state, None)
-        if self.out and not self.out.blocked:
+        if (self.out and not self.out.blocked) or self.beside is not None:
             self.flush()
 
     def flush(self) -> None:
@@ -461,8 +480,14 @@ class Link:
             except OSError as error:
                 self.lost(tcp.reason(error))
                 return
+        if self.beside is not None and self.beside.flush():
+            self.fresh = False
         if self.out.blocked or self._interest != IN:
             self._mind_interest()
+        self.relieve()
+
+    def relieve(self) -> None:
+        """Let those go on who wait for the output to be less than full, if it is."""
         if self.crowded and not self.full:
             self.crowded = False
             for state in list(self.channels.values()):
@@ -564,6 +589,7 @@ class Link:
         self._unhook()
         self._unhook = _nothing
         self.lent.clear()
+        self.beside = None
         sock, self.sock = self.sock, None
         if sock is not None:
             if not self.hub.forked:
@@ -654,6 +680,7 @@ _HANDLERS: dict[int, Callable[[Link, Event], None]] = {
             CANCEL,
             CLEAR,
             NACK,
+            SENT,
         ),
         Link._channel,
     ),

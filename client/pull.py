@@ -343,7 +343,13 @@ class PullState(Channel):
         limit_b = self.done_b + self.window_bytes
         self._limit_b = limit_b
         self._told = self.window.limit
-        return pack_control(CREDIT, self.id, 0, {"n": min(self.window.limit, MAX_SEQ), "b": min(limit_b, MAX_SEQ)})
+        return pack_control(
+            CREDIT, self.id, 0, {"n": min(self._wire_number(self.window.limit), MAX_SEQ), "b": min(limit_b, MAX_SEQ)}
+        )
+
+    def _wire_number(self, number: int) -> int:
+        """What is *number* here, in a CREDIT."""
+        return number
 
     # -- settling
 

@@ -18,7 +18,8 @@ Invariants:
    Timeout before that means that it was not sent.
 5. While the link is down, and until all that was taken before is sent again, ``replay`` is there, and every frame goes
    through it. ``quota.n`` counts those frames already, and ``quota.b`` their bytes.
-6. ``sent`` and then ``replay`` have the frames of all numbers from ``_confirmed`` on, if ``keeps``.
+6. ``sent`` and then ``replay`` have the frames of all numbers from ``_confirmed`` on, if ``keeps``, and not ``loose``.
+7. If ``loose``, frames leave beside the stream and may be lost (`beside`); all else is as it is.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ from vanilla.protocol.frames import (
     DATA,
     DATA_OPTIONS,
     NACK,
+    SENT,
     WANT,
     Buffer,
     pack_control,
     pack_head,
 )
 
+from . import beside
 from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message, make_message
 from .packing import LARGE_BYTES, MEDIUM_BYTES, MEDIUM_HEAD_BYTES, medium_parts, pack_many, pack_run
 from .rejected import TooBig, refusal
@@ -73,6 +76,8 @@ BIN_HEAD_BYTES = 5
 FULL_MS = 100
 #: Frames that are confirmed stay up to so many bytes, for the sake of their memory: more than is on its way mostly.
 SPENT_BYTES = 2 << 20
+#: The code of a NACK that says what is lost.
+LOST = "LOST"
 #: After so many ms without a send credit goes back.
 IDLE_MS = 1_000
 
@@ -107,6 +112,8 @@ class PushState(Channel):
         "batch",
         "id",
         "link",
+        "loose",
+        "lost",
         "name",
         "options",
         "pending",
@@ -134,6 +141,9 @@ class PushState(Channel):
         self.options = options or {}
         self.link = link
         self.name = name
+        #: What it sends may be lost, and how many messages were.
+        self.loose = link.loose and self.role in ("push", "publish")
+        self.lost = 0
         #: Handles that are open.
         self.users = 0
         self.slack = 0
@@ -203,6 +213,10 @@ class PushState(Channel):
 
     def _put(self, message: Message | Termed, timeout: float) -> None:
         """Take *message* when there is room for it."""
+        if self.loose and message.size > beside.MESSAGE_LIMIT:
+            raise TooBig(
+                f"a message of {message.size} bytes is too big to be lost: the limit is {beside.MESSAGE_LIMIT}"
+            )
         self.check()
         if self.senders or not self._fits_now(message.size):
             self._wait(message, timeout)
@@ -218,12 +232,12 @@ class PushState(Channel):
         """
         self.seal()
         self.check()
-        if self.senders or self.replay is not None or self.link.full:
+        if self.senders or self.replay is not None or self._full:
             return 0
         if self.shared is not None:
             self._frame()
         end = min(start + self.quota.left_n - self.batch.count, len(items))
-        most_b = min(self.quota.left_b - self.batch.size, self.link.frame_limit - COUNTED_BYTES)
+        most_b = min(self.quota.left_b - self.batch.size, self._frame_limit - COUNTED_BYTES)
         at, size = start, 0
         packed: list[Buffer] = []
         while at < end and size < RUN_BYTES:
@@ -246,7 +260,7 @@ class PushState(Channel):
             size += len(some)
             at += count
         if packed:
-            if self.batch.size + size + COUNTED_BYTES > self.link.frame_limit:
+            if self.batch.size + size + COUNTED_BYTES > self._frame_limit:
                 self._frame()
             self.batch.add_run(b"".join(packed), at - start)
             self._decide()
@@ -270,13 +284,25 @@ class PushState(Channel):
 
     def _add_medium(self, items: Sequence[bytes]) -> None:
         size = sum(map(len, items)) + len(items) * MEDIUM_HEAD_BYTES
-        if self.batch.size + size + COUNTED_BYTES > self.link.frame_limit:
+        if self.batch.size + size + COUNTED_BYTES > self._frame_limit:
             self._frame()
         self.batch.add_parts(medium_parts(items), size, len(items))
 
+    @property
+    def _frame_limit(self) -> int:
+        """The longest frame of several messages."""
+        limit = self.link.frame_limit
+        return min(limit, beside.FRAME_LIMIT) if self.loose else limit
+
+    @property
+    def _full(self) -> bool:
+        """Does so much wait to leave that no more is to be taken?"""
+        link = self.link
+        return link.full or (self.loose and link.beside is not None and link.beside.full)
+
     def _fits(self, size: int) -> bool:
         quota, batch, link = self.quota, self.batch, self.link
-        if link.full:
+        if link.full or (self.loose and self._full):
             link.crowded = True
             return False
         if batch.count < quota.limit_n - quota.n and batch.size + size <= quota.limit_b - quota.b:
@@ -296,7 +322,8 @@ class PushState(Channel):
         if self.shared is not None or isinstance(message, Termed):
             self._add_with(message)
             return
-        if self.batch.size + message.size + COUNTED_BYTES > self.link.frame_limit:
+        limit = self._frame_limit if self.loose else self.link.frame_limit
+        if self.batch.size + message.size + COUNTED_BYTES > limit:
             self._frame()
         self.batch.add(message)
 
@@ -305,7 +332,7 @@ class PushState(Channel):
         terms, body = (message.terms, message.body) if isinstance(message, Termed) else (PLAIN, message.size)
         batch, shared = self.batch, self.shared
         more = terms.own if shared else terms.size + PLAIN.own * batch.count
-        most = self.link.frame_limit - COUNTED_BYTES
+        most = self._frame_limit - COUNTED_BYTES
         if not self.link.down:  # then there is no credit, and what there will be cuts the frame
             most = min(most, self.quota.left_b)
         if terms.shared != (shared.pairs if shared else PLAIN.shared) or batch.size + body + more > most:
@@ -332,12 +359,12 @@ class PushState(Channel):
 
     def _slack(self) -> int:
         """What credit, the run, the batch and the output allow beyond what was taken; 64 small items at a time."""
-        if self.replay is not None or self.link.full or self.shared is not None:
+        if self.replay is not None or self._full or self.shared is not None:
             self._most_n = self._most_b = 0
             return 0
         quota, batch = self.quota, self.batch
         self._most_n = most_n = quota.limit_n - quota.n - batch.count
-        most_b = min(BATCH_BYTES, self.link.frame_limit - COUNTED_BYTES, quota.limit_b - quota.b) - batch.size
+        most_b = min(BATCH_BYTES, self._frame_limit - COUNTED_BYTES, quota.limit_b - quota.b) - batch.size
         self._most_b = most_b = min(most_b, RUN_BYTES)
         return min(most_b - self._counted_b, (most_n - self._counted) * WEIGHT)
 
@@ -397,8 +424,12 @@ class PushState(Channel):
         if self.replay is not None:
             self._stock(count, size, frame)
             return
-        link.put(*frame)
-        if self.keeps:
+        if self.loose:
+            assert link.beside is not None
+            link.beside.put(self, frame, quota.b - size, count)
+        else:
+            link.put(*frame)
+        if self.keeps and not self.loose:
             self.sent.append((quota.n, count, size, frame, link.broker))
         self._want = False  # what waits is asked for anew, behind these
         self._mark = -1
@@ -519,7 +550,10 @@ class PushState(Channel):
 
     def _ack(self, event: Event) -> None:
         ranges = event.payload["r"]
-        confirmed = ranges[-2] + ranges[-1]
+        self._known(ranges[-2] + ranges[-1])
+
+    def _known(self, confirmed: int) -> None:
+        """The broker has said of all numbers below *confirmed* what it has."""
         if confirmed > self.quota.n:
             raise ProtocolError("BAD_SEQUENCE", f"message {confirmed - 1} is confirmed and was never sent")
         self._confirm(confirmed)
@@ -541,10 +575,13 @@ class PushState(Channel):
 
     def _nack(self, event: Event) -> None:
         """What waits gets no credit, and is not to wait for any; but what was taken already has to."""
+        if event.payload.get("code") == LOST:
+            self._miss(event.payload["r"])
+            return
         if self.replay is not None:
             self.hub.after(FULL_MS, self._ask_later)
             return
-        if event.payload["r"][0] != self.quota.n:
+        if event.payload["r"][0] != self.quota.n and not self.loose:
             return  # it is about what has left since; for what waits now there is a question of its own
         self._want = False
         code = event.payload.get("code", "FULL")
@@ -556,6 +593,21 @@ class PushState(Channel):
                 self.fail(waiter, Rejected(code, f"{self.name!r}: {REJECTIONS.get(code, 'it takes no more')}"))
             else:
                 waiter.selection.fire(waiter, None)  # to send would not wait: it would fail
+
+    # -- what may be lost
+
+    def _miss(self, flat: list[int]) -> None:
+        """Messages are lost, which counts as an answer, too."""
+        self.lost += sum(flat[1::2])
+        self._known(flat[-2] + flat[-1])
+
+    def account(self) -> None:
+        """Nothing is on its way any more, and some of what was is lost: what the broker does not have by now it is not
+        to wait for."""
+        replay = self.replay
+        n, b = (self.quota.n, self.quota.b) if replay is None else (replay.n, replay.b)
+        if self.halt is None and n > self._confirmed:
+            self.link.put(pack_control(SENT, self.id, n, {"b": b}))
 
     frames: dict[int, Callable[[PushState, Event], None]] = {CREDIT: _credit, ACK: _ack, NACK: _nack}
 
@@ -615,7 +667,7 @@ class PushState(Channel):
         quota, replay = self.quota, self.replay
         left = list(replay.frames) if replay is not None else []
         n = replay.n if replay is not None else quota.n
-        if self.keeps:
+        if self.keeps and not self.loose:
             left[:0] = map(Frame._make, self.sent)
             # Of the first a part may be confirmed: it comes whole, and the broker passes over what it has.
             n = left[0].end - left[0].count if left else self._confirmed
@@ -632,6 +684,11 @@ class PushState(Channel):
     def _lose_sent(self, n: int) -> None:
         """What has left, of numbers below *n*, and is not confirmed, is not sent again: it may have arrived."""
         count, self._confirmed = n - self._confirmed, n
+        if self.loose:
+            self.lost += count
+            while self.syncs and self.syncs[0].value <= n:
+                self.hub.ready.append(self.syncs.popleft())
+            return
         text = f"the connection was lost; of what was sent last on this {self.kind}, {count} may not have arrived"
         if not self._warn(ConnectionLost, text):
             self._owed = ConnectionLost(text)
@@ -664,7 +721,7 @@ class PushState(Channel):
         replay.begin()
         self.seal()
         self._frame()
-        self.link.reopen(self, replay.n, self.keeps and replay.was_sent_to(self.link.broker))
+        self.link.reopen(self, replay.n, self.keeps and not self.loose and replay.was_sent_to(self.link.broker))
         for waiter in [waiter for waiter in self.senders if waiter.selection is None]:
             if self._is_too_big(waiter.value.size):
                 self.senders.remove(waiter)
@@ -691,16 +748,20 @@ class PushState(Channel):
             return self.stocks
         quota = self.quota
         while replay.frames:
-            if link.full:
+            if self._full:
                 link.crowded = True
                 return False
             frame = replay.take(quota.limit_n, quota.limit_b, link.frame_limit, self.id, link.broker)
             if frame is None:
                 self._ask_again(replay)
                 return False
-            link.put(*frame.parts)
+            if self.loose:
+                assert link.beside is not None
+                link.beside.put(self, frame.parts, replay.b - frame.size, frame.count)
+            else:
+                link.put(*frame.parts)
             self._want = False
-            if self.keeps:
+            if self.keeps and not self.loose:
                 self.sent.append(frame)
         self.replay = None
         quota.b = replay.b  # marks and cuts have made the options longer
@@ -797,6 +858,8 @@ class PushState(Channel):
         """The last handle is closed: what was sent is on its way."""
         if self.halt is None:
             self.flush()
+            if self.loose and not self.link.down:
+                self.account()  # what is still on its way would be nobody's
             self.link.close_channel(self, end=self.final)
             self._end(lambda: halt(f"this {self.kind} was closed"))
 

@@ -17,7 +17,7 @@ from vanilla.exception import Timeout
 from vanilla.message import Pair, Recver, Sender
 from vanilla.protocol.frames import COUNTED_BYTES, PING, STATUS
 from vanilla.protocol.terms import MAX_MS
-from vanilla.protocol.urls import check_name, parse
+from vanilla.protocol.urls import UNRELIABLE, check_name, parse
 from vanilla.timers import seconds
 
 from .broadcast import RemoteBroadcast
@@ -456,7 +456,9 @@ class Service:
 
         If a certificate is not accepted, or the broker says that something is wrong with us (as DENIED), it stays lost.
 
-        :param urls: ``tcp://HOST:PORT``, ``tls://HOST:PORT``, ``udp://HOST:PORT`` or ``unix:///PATH``.
+        :param urls: ``tcp://HOST:PORT``, ``tls://HOST:PORT``, ``udp://HOST:PORT`` or ``unix:///PATH``. With
+            ``udp://HOST:PORT?reliable=0`` what is pushed and published is sent once, and what subscribers get is, too:
+            some of it may be lost, which is counted (`PushSender.lost`, `Subscription.missed`).
         :param timeout: ms for look-up, connection and handshakes together.
         :param linger: ms that closing, and the interpreter's exit, wait for confirms; -1 for ever.
         :param ca: for tls, as the next three: a PEM file of the authorities that may have signed the broker's
@@ -489,6 +491,8 @@ class Service:
             context = client_context(ca, cert, key, verify)
         elif ca or cert or key or not verify:
             raise ValueError(f"{urls[0]}: certificates are for tls:// only, here nothing is encrypted")
+        if len({address.reliable for address in addresses}) > 1:
+            raise ValueError(f"{', '.join(urls)}: all of them are to end in {UNRELIABLE}, or none")
         for url, address in zip(urls, addresses):
             if secret is not None and address.scheme == "tcp" and not address.is_local:
                 log.warning("%s: the token travels in clear text; whoever listens can use it", url)

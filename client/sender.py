@@ -29,6 +29,12 @@ class Detached:
     def __init__(self, state: PushState) -> None:
         self.hub = state.hub
         self.kind = state.kind
+        self._state = state
+
+    @property
+    def lost(self) -> int:
+        """It may not be known before the end is."""
+        return self._state.lost
 
     def check(self, *_: Any) -> None:
         raise Closed(f"cannot send: this {self.kind} was closed")
@@ -119,7 +125,8 @@ class PushSender(Sender):
         self._state.flush()
 
     def sync(self, timeout: float = -1) -> None:
-        """Wait until the broker has confirmed all that was sent so far on this endpoint.
+        """Wait until the broker has confirmed all that was sent so far on this endpoint; with ``?reliable=0``, until it
+        is known of all of it whether it has come or is lost.
 
         :param timeout: ms to wait, -1 for ever.
         :raises Timeout: some of it is not confirmed yet; it may be tried again.
@@ -131,6 +138,17 @@ class PushSender(Sender):
     def unconfirmed(self) -> int:
         """How many items were sent and are not confirmed yet."""
         count: int = getattr(self._state, "unconfirmed", 0)
+        return count
+
+    @property
+    def lost(self) -> int:
+        """How many items were lost on the way, as far as the broker has said: always 0, unless the connection was made
+        with ``?reliable=0``. After `sync` it is so of all that was sent.
+
+        All Senders of one connection on one endpoint count together. What was on its way when the connection was lost
+        counts as lost, though it may have arrived.
+        """
+        count: int = getattr(self._state, "lost", 0)
         return count
 
     def close(self) -> None:

@@ -129,11 +129,21 @@ def _session(udp: dict[str, Any]) -> str:
     >>> counts = {"sent": 200, "lost": 3, "retransmitted": 4, "received": 9}
     >>> _session({"peer": "127.0.0.1:4", "rtt": 0.25, "rate": 2e6, **counts})
     'udp 127.0.0.1:4: round trip 0.25 ms, 1.9Mi/s, sent 200, lost 3 (1.5 %), repeated 4, received 9'
+    >>> loose = {"missing": 5, "sent": 100, "acknowledged": 98, "lost": 2}
+    >>> _session({"peer": "127.0.0.1:4", "rtt": 0.25, "rate": 2e6, "reliable": False, "loose": loose, **counts})[96:]
+    'reliable=0: lost 5 messages from there, 2 of 100 to there'
     """
     lost = 100 * udp["lost"] / max(udp["sent"], 1)
+    loose = udp.get("loose")
+    tail = (
+        f"; reliable=0: lost {plural(loose['missing'], 'message')} from there, "
+        f"{loose['lost']} of {loose['sent']} to there"
+        if loose
+        else ""
+    )
     return (
         f"udp {udp['peer']}: round trip {udp['rtt']:g} ms, {size(udp['rate'])}/s, sent {udp['sent']}, "
-        f"lost {udp['lost']} ({lost:.1f} %), repeated {udp['retransmitted']}, received {udp['received']}"
+        f"lost {udp['lost']} ({lost:.1f} %), repeated {udp['retransmitted']}, received {udp['received']}{tail}"
     )
 
 
@@ -142,8 +152,8 @@ def _notes(endpoint: dict[str, Any]) -> list[str]:
 
     >>> _notes({"name": "jobs", "options": {"capacity": 5, "overflow": "reject"}, "drops": {"overflow": 2}})
     ['options of jobs: capacity 5, overflow reject', 'dropped from jobs: 2 by overflow']
-    >>> _notes({"name": "jobs"})
-    []
+    >>> _notes({"name": "jobs"}), _notes({"name": "jobs", "lost": 3})
+    ([], ['lost on the way to jobs: 3 messages'])
     """
     notes = []
     options, drops = endpoint.get("options"), endpoint.get("drops")
@@ -151,6 +161,8 @@ def _notes(endpoint: dict[str, Any]) -> list[str]:
         notes.append(f"options of {endpoint['name']}: " + ", ".join(f"{key} {value}" for key, value in options.items()))
     if drops:
         notes.append(f"dropped from {endpoint['name']}: " + ", ".join(f"{n} by {why}" for why, n in drops.items()))
+    if endpoint.get("lost"):
+        notes.append(f"lost on the way to {endpoint['name']}: {plural(endpoint['lost'], 'message')}")
     return notes
 
 

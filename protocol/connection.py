@@ -54,6 +54,7 @@ from .frames import (
     PING,
     PONG,
     REPLY,
+    SENT,
     STATUS,
     TOUCH,
     WANT,
@@ -64,6 +65,7 @@ from .frames import (
     control_map,
     no_map,
     reading,
+    whole_frame,
 )
 from .ranges import check_ranges
 from .scan import MOST_DEPTH
@@ -172,6 +174,7 @@ FIELDS: dict[int, dict[str, Field]] = {
         "agent": Field(_text, "program and version, for logs"),
         "token": Field(_token, "the client's secret; text counts as its UTF-8"),
         "frame": Field(_limit, "longest frame that the broker takes, in bytes", "client"),
+        "loose": Field(_flag, "true, of a client on UDP: what is pushed and published may be lost"),
         "depth": Field(_depth, "how deep a message may nest; 64 if it is not there"),
     },
     OPEN: {
@@ -247,6 +250,7 @@ FIELDS: dict[int, dict[str, Field]] = {
         "left": Field(_number, "of replay: how many were to move and did not"),
         "text": Field(_text, "of replay: why they did not"),
     },
+    SENT: {"b": Field(_number, "bytes of messages that were sent on the channel in all", "both")},
 }
 
 #: Fields that stand together or not at all...
@@ -259,22 +263,22 @@ APART: dict[int, tuple[str, ...]] = {NACK: ("delay", "back", "dead")}
 _DATA = frozenset((DATA, DATA_OPTIONS))
 _ANSWER = frozenset((REPLY, PART, FAIL, END))
 _DELIVERY = _DATA | {DATA | MORE, DATA_OPTIONS | MORE}
-_TO_CLIENT = _DELIVERY | _ANSWER | {OPEN, CREDIT, ACK, NACK, CANCEL, CLEAR, CLOSE, ERROR}
-_TO_BROKER = _DATA | _ANSWER | {WANT, CREDIT, ACK, NACK, TOUCH, CANCEL, CLEAR, CLOSE}
+_TO_CLIENT = _DELIVERY | _ANSWER | {OPEN, CREDIT, ACK, NACK, CANCEL, CLEAR, CLOSE, ERROR, SENT}
+_TO_BROKER = _DATA | _ANSWER | {WANT, CREDIT, ACK, NACK, TOUCH, CANCEL, CLEAR, CLOSE, SENT}
 
 #: (who receives, state) -> the frames that may come. "hello" and "ready" are states of channel 0.
 ALLOWED: dict[tuple[str, str], frozenset[int]] = {
     ("broker", "hello"): frozenset((HELLO,)),
     ("broker", "ready"): frozenset((STATUS, ADMIN, PING, PONG)),
     ("broker", "none"): frozenset((OPEN,)),
-    ("broker", "push"): _DATA | {WANT, CLOSE},
+    ("broker", "push"): _DATA | {WANT, CLOSE, SENT},
     ("broker", "pull"): frozenset((CREDIT, ACK, NACK, TOUCH, CLOSE)),
     ("broker", "call"): _DATA | {WANT, CREDIT, CANCEL, CLOSE},
     ("broker", "serve"): _ANSWER | {CREDIT, NACK, CLOSE},
     ("broker", "send"): _DATA | {WANT, CANCEL, CLOSE},
     ("broker", "recv"): frozenset((CREDIT, ACK, NACK, CLOSE)),
     ("broker", "state"): frozenset((DATA, CLEAR, CLOSE)),
-    ("broker", "publish"): frozenset((DATA, CLOSE)),
+    ("broker", "publish"): frozenset((DATA, CLOSE, SENT)),
     ("broker", "subscribe"): frozenset((CREDIT, CLOSE)),
     ("broker", "ended"): _TO_BROKER,
     ("client", "hello"): frozenset((HELLO, ERROR)),
@@ -287,8 +291,8 @@ ALLOWED: dict[tuple[str, str], frozenset[int]] = {
     ("client", "send"): frozenset((OPEN, CREDIT, ACK, FAIL, ERROR)),
     ("client", "recv"): _DELIVERY | {OPEN, ERROR},
     ("client", "state"): frozenset((OPEN, DATA, ACK, CLEAR, ERROR)),
-    ("client", "publish"): frozenset((OPEN, ACK, ERROR)),
-    ("client", "subscribe"): frozenset((OPEN, DATA, NACK, ERROR)),
+    ("client", "publish"): frozenset((OPEN, ACK, NACK, ERROR)),
+    ("client", "subscribe"): frozenset((OPEN, DATA, NACK, ERROR, SENT)),
     ("client", "closing"): _TO_CLIENT,
     ("client", "ended"): frozenset(),
 }
@@ -297,6 +301,9 @@ ALLOWED: dict[tuple[str, str], frozenset[int]] = {
 _ALLOWED = {
     who: {state: kinds for (side, state), kinds in ALLOWED.items() if side == who} for who in ("broker", "client")
 }
+
+#: The channels whose messages may come beside the stream, by who receives them.
+LOOSE = {"broker": frozenset(("push", "publish")), "client": frozenset(("subscribe",))}
 
 #: The fields that must be there, by who receives them.
 _REQUIRED = {
@@ -401,6 +408,23 @@ class Connection:
         if kind in _TURNS:
             self._follow(kind, channel, seq, fields)
         return None if state in DEAF and kind != CLOSE else Event(kind, channel, seq, 1, fields)
+
+    def beside(self, data: bytes) -> Event | None:
+        """A frame that came beside the stream. None: the channel that it was for has ended.
+
+        :raises ProtocolError: it is none, or none of messages that may come so.
+        """
+        frame = whole_frame(data, self.limit)
+        state = self.channels.get(frame.channel, "none")
+        if frame.kind not in (DATA, DATA_OPTIONS) or (
+            state in LOOSE[self.side] and frame.kind not in self._allowed[state]
+        ):
+            raise ProtocolError("BAD_STATE", f"{NAMES.get(frame.kind, 'this')} may not come beside the stream")
+        if frame.seq > MAX_SEQ:
+            raise ProtocolError(
+                "BAD_SEQUENCE", f"the seq of {NAMES[frame.kind]} is {frame.seq}; numbers are below 2**63"
+            )
+        return frame if state in LOOSE[self.side] else None
 
     def _refuse(self, kind: int, channel: int, state: str) -> None:
         name = NAMES.get(kind)

@@ -55,6 +55,7 @@ CANCEL = 0x2E
 CLEAR = 0x2F
 TOUCH = 0x30
 ADMIN = 0x31
+SENT = 0x32
 
 NAMES = {
     DATA: "DATA",
@@ -81,6 +82,7 @@ NAMES = {
     CLEAR: "CLEAR",
     TOUCH: "TOUCH",
     ADMIN: "ADMIN",
+    SENT: "SENT",
 }
 
 # -- sizes
@@ -195,6 +197,22 @@ def control_map(frame: Frame, limit: int = CONTROL_LIMIT) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ProtocolError("BAD_MAP", f"{NAMES[kind]} carries a map, not a {type(fields).__name__}")
     return fields
+
+
+def whole_frame(data: bytes, limit: int) -> Frame:
+    """*data*, which is one frame and nothing else, as those that come beside a stream are.
+
+    :param limit: the longest frame, counted as its length field does.
+    :raises ProtocolError: BAD_FRAME or TOO_BIG.
+    """
+    if len(data) - (HEAD_BYTES - COUNTED_BYTES) > limit:
+        raise ProtocolError("TOO_BIG", f"a frame of {len(data)} bytes is over the limit of {limit}")
+    if len(data) >= HEAD_BYTES:
+        bin32, length, array4, kind, u32, channel, u64, seq, array32, count = _HEAD.unpack_from(data)
+        marks = bin32, array4, u32, u64, array32
+        if marks == _MARKS and length == len(data) - (HEAD_BYTES - COUNTED_BYTES):
+            return _frame((kind, channel, seq, count, data[ARRAY_AT:]))
+    raise ProtocolError("BAD_FRAME", "what came beside the stream is not one frame")
 
 
 def part_index(array: Buffer, count: int) -> tuple[int, int]:

@@ -25,7 +25,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .frames import EXTRA_BYTES, FRAME_LIMIT
-from .packets import LOOSE_BYTES, PART_BYTES, Buffer, Loose, LoosePart, pack_loose, pack_loose_part
+from .packets import (
+    DATAGRAM_BYTES,
+    HEAD_BYTES,
+    LOOSE_BYTES,
+    PART_BYTES,
+    Buffer,
+    Loose,
+    LoosePart,
+    pack_loose,
+    pack_loose_part,
+)
 from .reassembly import Contradiction
 
 #: Bytes that wait to leave; who has more to send waits.
@@ -37,6 +47,8 @@ PART_COST = 200
 MOST_INCOMPLETE = 64
 #: The longest frame.
 LOOSE_FRAME_BYTES = FRAME_LIMIT + EXTRA_BYTES
+#: The longest frame that goes into one datagram.
+ONE_DATAGRAM = DATAGRAM_BYTES - HEAD_BYTES - LOOSE_BYTES
 
 
 class Sent:
@@ -145,11 +157,6 @@ class LooseFrames:
     def fits(self, size: int) -> bool:
         """Does a frame of *size* bytes go into one datagram?"""
         return size + LOOSE_BYTES <= self._each
-
-    @property
-    def most(self) -> int:
-        """The longest frame that goes into one datagram, in bytes."""
-        return self._each - LOOSE_BYTES
 
     @property
     def full(self) -> bool:

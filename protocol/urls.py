@@ -1,4 +1,5 @@
-"""Addresses as URLs: ``tcp://HOST:PORT``, ``tls://HOST:PORT``, ``udp://HOST:PORT``, ``unix:///PATH``."""
+"""Addresses as URLs: ``tcp://HOST:PORT``, ``tls://HOST:PORT``, ``udp://HOST:PORT``, ``unix:///PATH``; and of who dials
+``udp://HOST:PORT?reliable=0``."""
 
 from __future__ import annotations
 
@@ -6,22 +7,28 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+#: Ends the URL of a session on which what is pushed and published may be lost...
+UNRELIABLE = "?reliable=0"
+#: ...and what may be said of it: reliable or not.
+_QUERIES = {"": True, "reliable=1": True, "reliable=0": False}
 _EXAMPLES = {"tcp": "127.0.0.1:8264", "tls": "broker.example.org:8265", "udp": "127.0.0.1:8264"}
 
 
 class Address(NamedTuple):
-    """Where to listen or dial. ``host`` and ``port``, for unix ``path``."""
+    """Where to listen or dial. ``host`` and ``port``, for unix ``path``. Not ``reliable``, of udp: what is pushed and
+    published is sent once, and may be lost."""
 
     scheme: str
     host: str = ""
     port: int = 0
     path: str = ""
+    reliable: bool = True
 
     def __str__(self) -> str:
         if self.scheme == "unix":
             return f"unix://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{host}:{self.port}{'' if self.reliable else UNRELIABLE}"
 
     @property
     def encrypted(self) -> bool:
@@ -43,7 +50,7 @@ def parse(url: str) -> Address:
     """Read a URL.
 
     >>> parse("tcp://127.0.0.1:8264")
-    Address(scheme='tcp', host='127.0.0.1', port=8264, path='')
+    Address(scheme='tcp', host='127.0.0.1', port=8264, path='', reliable=True)
     >>> str(parse("unix:///run/vanilla.sock"))
     'unix:///run/vanilla.sock'
 
@@ -55,8 +62,10 @@ def parse(url: str) -> Address:
         parts = urlsplit(url)
     except ValueError as error:
         raise ValueError(f"{url!r}: {error}") from None
-    if "?" in url or "#" in url or "@" in parts.netloc:
+    if "#" in url or "@" in parts.netloc:
         raise ValueError(f"{url!r}: an address has no user, query or fragment")
+    if "?" in url and (parts.scheme != "udp" or parts.query not in _QUERIES or not parts.query):
+        raise ValueError(f"{url!r}: an address has no query, but for udp://HOST:PORT{UNRELIABLE} (or 1)")
     if parts.scheme == "unix":
         path = parts.netloc + parts.path
         if not path:
@@ -71,7 +80,7 @@ def parse(url: str) -> Address:
         raise ValueError(f"{url!r}: {error}") from None
     if not host or port is None or parts.path not in ("", "/"):
         raise ValueError(f"{url!r}: {scheme}:// needs a host and a port, as in {scheme}://{_EXAMPLES[scheme]}")
-    return Address(scheme, host, port)
+    return Address(scheme, host, port, reliable=_QUERIES[parts.query])
 
 
 def check_name(name: object) -> str:

@@ -120,6 +120,7 @@ def test_a_body_is_shared_by_all_subscribers(h, broker, peer):
     bodies = []
 
     class Session:
+        beside = None
         full = False
 
         def __init__(self):

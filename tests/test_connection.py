@@ -28,6 +28,7 @@ from vanilla.protocol.frames import (
     NAMES,
     OPEN,
     PING,
+    SENT,
     STATUS,
     TOUCH,
     WANT,
@@ -51,6 +52,7 @@ MAPS = {
     END: {"n": 1},
     CANCEL: {"r": [0, 1]},
     TOUCH: {"r": [0, 1]},
+    SENT: {"b": 0},
     ADMIN: {"do": "count", "name": "jobs", "n": 1},
 }
 

@@ -68,6 +68,7 @@ class Connection:
     """What a channel needs of a session; it reads what it is sent, at once."""
 
     full = dirty = False
+    beside = None
     identity = ""
     who = "a consumer"
 

@@ -40,6 +40,9 @@ OPTIONS = st.sampled_from(
 class Link:
     """What a PushState asks of its link; the broker behind it checks each frame."""
 
+    loose = False
+    beside = None
+
     def __init__(self, hub, frame_limit):
         self.hub = hub
         self.frame_limit = frame_limit

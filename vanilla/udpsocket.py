@@ -67,6 +67,8 @@ class Transport(Protocol):
     counters: Any
 
     @property
+    def loose(self) -> Any: ...
+    @property
     def address(self) -> object: ...
     @property
     def datagram(self) -> int: ...
@@ -87,6 +89,7 @@ class Transport(Protocol):
     def receive(self, data: Any, now: float, address: object = None, segment: int = 0) -> None: ...
     def put(self, buffers: Any) -> int: ...
     def read_into(self, buffers: list[memoryview]) -> int: ...
+    def loosen(self) -> Any: ...
     def finish(self) -> None: ...
     def close(self, code: int = ..., text: str = ...) -> None: ...
     def datagrams(self, now: float) -> Any: ...
@@ -164,6 +167,7 @@ class UDPSocket:
         "_timer",
         "_wanted",
         "hub",
+        "onloose",
         "transport",
     )
 
@@ -181,6 +185,8 @@ class UDPSocket:
         self._away = away
         self._onclose = onclose
         self._cuts = OFFLOAD.sends
+        #: Called at the edge when `LooseFrames.news` has something to tell.
+        self.onloose: Callable[[], object] | None = None
         self._stuck: deque[Any] = deque()
         self._timer: Timer | None = None
         self._dialling = transport.state == "dialling"
@@ -269,6 +275,11 @@ class UDPSocket:
         if not self._busy:
             self._leave()
         return taken
+
+    def leave(self) -> None:
+        """Send what was put beside the stream."""
+        if not self._busy and self._sock.fileno() >= 0:
+            self._leave()
 
     # -- datagrams
 
@@ -402,6 +413,8 @@ class UDPSocket:
             self.hub.poll.ask_kernel(fd, asked)
         if self._told():
             self.hub.poll.again.add(fd)
+        if self.onloose is not None and self.transport.loose.news():
+            self.hub.at_edge(self.onloose)
 
     def _tick(self) -> None:
         """It is time. (Or was to be: the timer is not put off each time that the transport has more time.)"""
@@ -430,7 +443,9 @@ class UDPSocket:
         if self._fault is not None or transport.state == "closed":
             return wanted
         told = 0
-        if wanted & IN and (transport.ready or transport.ended):
+        if wanted & IN and (
+            transport.ready or transport.ended or (transport.loose is not None and transport.loose.ready)
+        ):
             told = IN
         if wanted & OUT and transport.room:
             told |= OUT
@@ -468,7 +483,7 @@ class UDPSocket:
         if self._closed:
             return
         self._closed = True
-        self._handler = None
+        self._handler = self.onloose = None
         self._wanted = 0
         poll, fd = self.hub.poll, self._sock.fileno()
         poll.layers.pop(fd, None)
