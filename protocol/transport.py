@@ -292,6 +292,10 @@ class Transport:
         """The peer's transport does what it must not."""
         self.close(BAD_PACKET, text)
 
+    def ask(self) -> None:
+        """Have the peer say that it is there: the next `datagrams` has a PING."""
+        self._notices.ping = True
+
     # -- what comes
 
     def receive(self, data: Buffer, now: float, address: object = None, segment: int = 0) -> None:

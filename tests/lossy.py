@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 import socket
+from contextlib import contextmanager
 
 from vanilla.poll import IN
 
 
-def bound():
+def bound(port=0):
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setblocking(False)
     for option in socket.SO_RCVBUF, socket.SO_SNDBUF:
         sock.setsockopt(socket.SOL_SOCKET, option, 4 << 20)
-    sock.bind(("127.0.0.1", 0))
+    sock.bind(("127.0.0.1", port))
     return sock
 
 
@@ -83,6 +84,16 @@ class Proxy:
                 send(datagram)
             except OSError:
                 pass
+
+    @contextmanager
+    def away(self):
+        """For a while nobody is at its port: the kernel refuses what comes."""
+        address = self.front.getsockname()
+        self.hub.poll.unregister(self.front.fileno())
+        self.front.close()
+        yield
+        self.front = bound(address[1])
+        self.hub.poll.register(self.front.fileno(), self._from_clients, IN, background=True)
 
     def move(self):
         """Let the clients come from other ports from now on, as behind a NAT that has forgotten them."""

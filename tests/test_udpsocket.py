@@ -12,13 +12,14 @@ import sys
 
 import pytest
 from lossy import Proxy, bound
-from peers import until
+from peers import PATIENCE, until
 
 from vanilla import ConnectionLost, Timeout, udppath, udpsocket
 from vanilla.client.table import table
 from vanilla.protocol.packets import DATAGRAM_BYTES, Init, pack_init
 from vanilla.protocol.transport import Transport
 from vanilla.udppath import LOOPBACK_BYTES
+from vanilla.task import monotonic
 
 
 @pytest.fixture
@@ -218,6 +219,41 @@ def test_nobody_there_is_told_at_once(h):
     sock.close()
     with pytest.raises(ConnectionLost, match="refused"):
         h.client.connect(url, timeout=60_000)
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_refusal_by_the_kernel_that_is_over_soon_ends_no_session(h, broker, proxy, monkeypatch, idle):
+    """Anybody who guesses a port can forge one."""
+    monkeypatch.setattr(udpsocket, "SURE", 1000.0)
+    with h.client.connect(proxy.url, reconnect=False) as remote:
+        jobs, items = remote.push("jobs"), remote.pull("jobs")
+        jobs.send("before")
+        assert items.recv() == "before"
+        sock = remote._link.sock
+        if idle:
+            ends = sock.transport, *(session.sock.transport for session in broker.sessions)
+            until(h, lambda: not any(end.in_flight or end._notices.arrivals.at is not None for end in ends))
+            sent = sock.transport.counters.sent
+            sock._refused(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), monotonic())
+            assert sock._refusal is not None
+            sock._leave()
+            assert sock.transport.counters.sent == sent + 1
+        else:
+            with proxy.away():
+                jobs.send("meanwhile")
+                until(h, lambda: sock._refusal is not None)
+            assert items.recv() == "meanwhile"
+        until(h, lambda: sock._refusal is None)  # something has come: it was asked
+        assert sock._fault is None
+        assert remote.link.recv() == "connected"
+
+
+def test_a_server_that_is_gone_for_good_is_lost_soon(h, broker, proxy):
+    with h.client.connect(proxy.url, reconnect=False) as remote, proxy.away():
+        jobs = remote.push("jobs")
+        with pytest.raises(ConnectionLost, match="refused"):
+            jobs.send("meanwhile")
+            jobs.sync(timeout=PATIENCE)
 
 
 def test_who_does_not_answer_is_a_timeout(h):

@@ -50,6 +50,8 @@ LONGEST = 65535
 BUFFER_BYTES = 4 << 20
 #: Seconds in which a client that has another address has to send something from there.
 MOVING = 2.0
+#: Seconds for which a server may be refused by the kernel before it is believed.
+SURE = 0.1
 #: ms after `close` for what was sent to arrive.
 LINGER = 2000
 _INT = struct.Struct("i")
@@ -92,6 +94,7 @@ class Transport(Protocol):
     def loosen(self) -> Any: ...
     def finish(self) -> None: ...
     def close(self, code: int = ..., text: str = ...) -> None: ...
+    def ask(self) -> None: ...
     def datagrams(self, now: float) -> Any: ...
     def next_time(self) -> float | None: ...
 
@@ -331,11 +334,15 @@ class UDPSocket:
         return size, 0
 
     def _refused(self, error: OSError, now: float) -> None:
-        """Nobody is at the peer's address. A client has lost its server then; a server hears it also of a client whose
-        address has changed, and waits a while for it to come from there."""
-        if self._refusal is None:
+        """The kernel says that nobody is at the peer's address. Who dials believes it. Later it may be forged: for that
+        it takes no more than to guess a port (RFC 5927). And a server hears it also of a client whose address has
+        changed. So the peer is asked, and lost if that is refused for a while."""
+        if self.transport.state == "dialling":
+            self._fault = error
+        elif self._refusal is None:
             self._refusal = now
-        if self._away is None or now - self._refusal > MOVING:
+            self.transport.ask()
+        elif now - self._refusal > (SURE if self._away is None else MOVING):
             self._fault = error
 
     def came(self, data: Buffer, address: object) -> None:
