@@ -42,7 +42,7 @@ from .reassembly import Contradiction
 QUEUE_BYTES = 256 << 10
 #: Bytes that have come and were not taken, and, counted apart, of frames of which parts are missing.
 MOST_BYTES = 4 << 20
-#: What a part costs beside its bytes, and how many frames may be incomplete.
+#: What a part, or a frame, costs beside its bytes, and how many frames may be incomplete.
 PART_COST = 200
 MOST_INCOMPLETE = 64
 #: The longest frame.
@@ -140,7 +140,7 @@ class LooseFrames:
         self._awaited = False
         #: When nothing is pending, the peer is to be told up to where all is known.
         self.due = False
-        #: Frames that have come, and their bytes.
+        #: Frames that have come, and what they cost in bytes.
         self.ready: deque[Came] = deque()
         self.ready_b = 0
         self._incomplete: dict[int, _Incomplete] = {}
@@ -309,7 +309,7 @@ class LooseFrames:
 
     def _finish(self, position: int, body: bytes) -> None:
         self.ready.append(Came(position, body))
-        self.ready_b += len(body)
+        self.ready_b += len(body) + PART_COST
 
     def take(self) -> deque[Came]:
         """All frames that have come, in the order in which they came."""

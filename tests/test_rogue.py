@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from vanilla.protocol import packets
 from vanilla.protocol.arrivals import MOST_RANGES
 from vanilla.protocol.limits import Limits
+from vanilla.protocol.loose import LOOSE_FRAME_BYTES, MOST_BYTES, MOST_INCOMPLETE, PART_COST
 from vanilla.protocol.reassembly import MOST_PIECES, SMALL_BYTES, Reassembly
 from vanilla.protocol.recovery import MOST_GONE
 from vanilla.protocol.transport import CLOSED, DEAF_PTOS, MOST_FLYING, MOVES, Transport
@@ -26,10 +27,12 @@ LIMITS = Limits(window=200_000, buffer=200_000)
 class Rogue:
     """A server's session, and what its peer, or who pretends to be it, says to it."""
 
-    def __init__(self, client=False):
+    def __init__(self, client=False, loose=False):
         self.now = 100.0
         address = None if client else HOME
         self.transport = Transport(client, self.now, TOKEN, Random(1), PEER, address, LIMITS)
+        if loose:
+            self.transport.loosen()
         self.number = 0
         #: By address, in bytes; what the session has sent, in order.
         self.came = {}
@@ -83,6 +86,10 @@ class Rogue:
         assert incoming.read <= incoming.next <= transport._notices.granted
         assert len(arrivals._firsts) <= MOST_RANGES
         assert len(transport._whereabouts.responses) <= MOST_RESPONSES
+        if (loose := transport.loose) is not None:
+            held = sum(len(one.body) + PART_COST for one in loose.ready)
+            held += sum(one.cost for one in loose._incomplete.values())
+            assert held <= 2 * (MOST_BYTES + LOOSE_FRAME_BYTES) and len(loose._incomplete) <= MOST_INCOMPLETE
         for address, size in self.went.items():
             assert size <= AMPLIFICATION * self.came.get(address, 0)
 
@@ -109,6 +116,15 @@ items = st.one_of(
     st.just(packets.PING_ITEM),
     st.builds(packets.pack_challenge, st.integers(0, 9)),
     st.builds(packets.pack_response, st.integers(0, 9)),
+    st.builds(packets.pack_loose, numbers, st.binary(min_size=1, max_size=40)),
+    st.builds(
+        packets.pack_loose_part,
+        st.integers(0, 3) | numbers,
+        st.integers(0, 2),
+        st.integers(0, 3),
+        st.integers(1, 4) | st.integers(1, 0xFFFFFFFF),
+        st.binary(min_size=1, max_size=3),
+    ),
 )
 addresses = st.sampled_from([HOME, HOME, "b", "c"])
 steps = st.one_of(
@@ -122,14 +138,15 @@ steps = st.one_of(
     st.tuples(st.just("wait"), st.sampled_from([0.0, 0.001, 0.3, 5.0, 61.0])),
     st.tuples(st.just("put"), st.integers(1, 5000)),
     st.tuples(st.just("read"), st.integers(1, 5000)),
+    st.tuples(st.just("loose"), st.integers(1, 3000)),
     st.tuples(st.just("finish")),
 )
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.booleans(), st.lists(steps, max_size=40))
-def test_whatever_a_peer_says_nothing_is_raised_and_nothing_grows(client, said):
-    rogue = Rogue(client)
+@given(st.booleans(), st.booleans(), st.lists(steps, max_size=40))
+def test_whatever_a_peer_says_nothing_is_raised_and_nothing_grows(client, loose, said):
+    rogue = Rogue(client, loose)
     transport, heard = rogue.transport, []
     hear = rogue.hear
 
@@ -167,6 +184,9 @@ def test_whatever_a_peer_says_nothing_is_raised_and_nothing_grows(client, said):
             rogue.pump()
         elif what == "read":
             transport.read(how[0])
+            rogue.pump()
+        elif what == "loose" and loose:
+            transport.loose.put([bytes(how[0])], 0, 1)
             rogue.pump()
         elif what == "finish":
             transport.finish()
@@ -258,6 +278,18 @@ def test_a_stream_in_tiny_pieces_out_of_order_costs_little_more_once_it_is_in_or
         stream.add(offset, b"x", False)
     assert len(stream._ready) < MOST_PIECES / SMALL_BYTES * 2 + 2
     assert stream.ready == MOST_PIECES
+
+
+def test_frames_beside_the_stream_that_nobody_takes_are_bounded_by_what_they_cost():
+    rogue = Rogue(loose=True)
+    item = packets.pack_loose(0, b"x") * 100
+    for _ in range(MOST_BYTES // 100 // PART_COST + 200):
+        rogue.transport.receive(packets.pack_data(rogue.number, TOKEN, [item]), rogue.now, HOME)
+        rogue.number += 1
+    assert len(rogue.transport.loose.ready) <= MOST_BYTES / PART_COST + 100
+    rogue.transport.loose.take()
+    rogue.say(item)
+    assert len(rogue.transport.loose.ready) == 100
 
 
 def test_bytes_that_contradict_those_in_order_change_nothing():
