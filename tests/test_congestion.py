@@ -102,3 +102,10 @@ def test_newreno_does_not_grow_a_window_that_is_not_used():
     newreno = NewReno(1200, 0.0)
     newreno.on_ack(sample(before=3_000))
     assert newreno.window == 12_000
+
+
+def test_a_flow_that_fills_a_deep_buffer_leaves_some_of_the_path():
+    """Which looks longer than it is, until the shortest round trip is no longer believed, and measured anew."""
+    rate = RATE / 4
+    rates = share(("delivery", "newreno"), 8.0, queue=4 * rate * RTT, warm=12.0, rate=rate)
+    assert min(rates) > 0.2 * rate and sum(rates) > 0.85 * rate
