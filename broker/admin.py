@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vanilla.protocol.frames import STATUS, pack_control
 from vanilla.udpsocket import UDPSocket
 
+from .session import describe_peer
 from .udplistener import UDPListener
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def describe_udp(broker: Broker) -> list[dict[str, Any]]:
     """The sessions over UDP: `SESSIONS` of them at most, those that have lost most first. Times are in ms; ``loose`` is
     of one that was dialled with ?reliable=0 (`Beside.describe`)."""
     found = [
-        (session.peer, session.sock, session.sock.transport, session.beside)
+        # where it is now, and not where it came from
+        (describe_peer(session.sock.transport.address), session.sock, session.sock.transport, session.beside)
         for session in broker.sessions
         if isinstance(session.sock, UDPSocket)
     ]

@@ -18,6 +18,7 @@ from vanilla import ConnectionLost, Timeout, udppath, udpsocket
 from vanilla.client.table import table
 from vanilla.protocol.packets import DATAGRAM_BYTES, Init, pack_init
 from vanilla.protocol.transport import Transport
+from vanilla.task import monotonic
 from vanilla.udppath import LOOPBACK_BYTES
 from vanilla.task import monotonic
 
@@ -389,3 +390,46 @@ def test_a_status_tells_of_each_session(h):
         assert "lost" in table(remote.status(), proxy.url)
     proxy.close()
     broker.close()
+
+
+class Watched:
+    """A socket that says when it was read last."""
+
+    def __init__(self, sock):
+        self._sock = sock
+        self.read_at = 0.0
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+    def recvmsg_into(self, *args):
+        return self._read(self._sock.recvmsg_into, args)
+
+    def recv_into(self, *args):
+        return self._read(self._sock.recv_into, args)
+
+    def _read(self, how, args):
+        found = how(*args)
+        self.read_at = monotonic()
+        return found
+
+
+def test_a_datagram_came_when_it_was_read_and_not_before(h, broker, monkeypatch):
+    """Else one that comes while we wait for the processor makes the way shorter than it is."""
+    receive, times = Transport.receive, []
+
+    def watched(transport, data, now, *rest):
+        sockets = [session._sock for session in listener(broker).sessions.values()]
+        times.extend((now, sock.read_at) for sock in sockets if sock.read_at)
+        return receive(transport, data, now, *rest)
+
+    with h.client.connect(broker.urls[0]) as remote:
+        (session,) = listener(broker).sessions.values()
+        remote.ping()
+        monkeypatch.setattr(Transport, "receive", watched)
+        session._sock = Watched(session._sock)
+        remote.push("jobs").send("x")
+        assert remote.pull("jobs").recv() == "x"
+        session._sock = session._sock._sock
+    assert times
+    assert all(now >= read_at for now, read_at in times)

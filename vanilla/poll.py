@@ -10,6 +10,7 @@ does not notice: a handler is still called as long as there is something to do.
 
 from __future__ import annotations
 
+import os
 import select
 from typing import TYPE_CHECKING, Callable, Protocol
 
@@ -77,6 +78,14 @@ class Poll:
     def ask_kernel(self, fd: int, events: int) -> None:
         """For a layer whose own needs have changed: what to wait for in the kernel."""
         self._epoll.modify(fd, events)
+
+    def replace(self, fd: int, other: int, events: int) -> None:
+        """Have *fd* be what *other* is, and wait for these *events* in the kernel if it is registered."""
+        if fd in self.handlers:
+            self._epoll.unregister(fd)
+        os.dup2(other, fd, inheritable=False)
+        if fd in self.handlers:
+            self._epoll.register(fd, events)
 
     def unregister(self, fd: int) -> None:
         """Forget *fd*. Call it before the descriptor is closed; twice does nothing."""

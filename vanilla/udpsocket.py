@@ -48,6 +48,8 @@ UNCUT = (errno.EIO, errno.EINVAL, errno.EMSGSIZE)
 LONGEST = 65535
 #: What we ask the kernel to hold for us, in bytes.
 BUFFER_BYTES = 4 << 20
+#: What a send says when this machine has lost the address that it goes from, or the way there.
+ADDRESS_GONE = frozenset([errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN])
 #: Seconds in which a client that has another address has to send something from there.
 MOVING = 2.0
 #: Seconds for which a server may be refused by the kernel before it is believed.
@@ -288,8 +290,11 @@ class UDPSocket:
 
     def _receive(self) -> None:
         """Give the transport what the kernel has. Single datagrams of one length are put one behind the other, as
-        UDP_GRO would have joined them, since the transport reads a train at once."""
-        transport, now = self.transport, monotonic()
+        UDP_GRO would have joined them, since the transport reads a train at once.
+
+        The time is asked for after a read: one from before it came would make the way shorter than it is.
+        """
+        transport = self.transport
         view, full = self.hub.udp.scratch, transport.datagram
         at = length = 0
         budget = BUDGET
@@ -299,28 +304,28 @@ class UDPSocket:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:  # an ICMP answer: nobody is there, or there is no way
-                self._refused(error, now)
+                self._refused(error, monotonic())
                 break
             self._refusal = None
             budget -= max(size, READ_COST)
             if at and (segment or size > length):
-                transport.receive(view[:at], now, None, length)
-                transport.receive(view[at : at + size], now, None, segment)
+                transport.receive(view[:at], monotonic(), None, length)
+                transport.receive(view[at : at + size], monotonic(), None, segment)
                 at = 0
             elif segment:
-                transport.receive(view[:size], now, None, segment)
+                transport.receive(view[:size], monotonic(), None, segment)
             else:
                 length = length if at else size
                 at += size
                 if size < length or at + LONGEST > len(view):
-                    transport.receive(view[:at], now, None, length)
+                    transport.receive(view[:at], monotonic(), None, length)
                     at = 0
             if (size % segment or segment if segment else size) < full:
                 break  # the peer had no more to send; if it has now, the poll says so
         else:
             self.hub.poll.again.add(self._sock.fileno())
         if at:
-            transport.receive(view[:at], now, None, length)
+            transport.receive(view[:at], monotonic(), None, length)
 
     def _read(self, view: memoryview) -> tuple[int, int]:
         """One datagram, or several that UDP_GRO has joined: how many bytes, and of how many each is but for the last;
@@ -376,7 +381,28 @@ class UDPSocket:
             except OSError as error:  # the datagrams are lost, which the transport will notice
                 if error.errno == errno.ECONNREFUSED:
                     self._refused(error, now)
+                elif error.errno in ADDRESS_GONE and self._away is None:
+                    self._cuts = OFFLOAD.sends  # it was not the cutting that failed
+                    if self._moved():
+                        continue
             stuck.popleft()
+        return True
+
+    def _moved(self) -> bool:
+        """A client's own address is gone: go on from the one that the kernel chooses now. Is there another?
+
+        A socket keeps its address, so this takes a new one, with the old one's descriptor.
+        """
+        ours = self._sock
+        try:
+            with socket.socket(ours.family, socket.SOCK_DGRAM) as other:
+                other.connect(ours.getpeername())
+                if other.getsockname()[0] == ours.getsockname()[0]:
+                    return False
+                prepare(other)
+                self.hub.poll.replace(ours.fileno(), other.fileno(), self._asked)
+        except OSError:  # none at all, for now
+            return False
         return True
 
     def _send(self, train: Any) -> None:
