@@ -55,8 +55,9 @@ run: .venv/.installed ## start a broker here, in the foreground
 test: .venv/.installed-test ## all tests, and the examples in docstrings
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
+# Networks that fail need root, and: apt-get install iproute2 nftables. Without them those scenarios say what is missing.
 chaos: .venv/.installed-test ## the scenarios of tests/chaos in their long form, with figures: minutes
-	@CHAOS=long $(BIN)/python -m pytest -p no:xdist -v -o faulthandler_timeout=600 tests/chaos $(PYTEST_ARGS)
+	@CHAOS=long $(BIN)/python -m pytest -p no:xdist -v -rs -o faulthandler_timeout=600 tests/chaos $(PYTEST_ARGS)
 
 fuzz: .venv/.installed-test ## strangers and rogues against a live broker over UDP: minutes (FUZZ_SEED=N for one seed again)
 	@FUZZ=long $(BIN)/python -m pytest -p no:xdist -v -s -o faulthandler_timeout=900 tests/test_hostile_udp.py $(PYTEST_ARGS)

@@ -53,17 +53,21 @@ def said(stderr: IO[bytes]) -> str:
 
 
 @contextmanager
-def broker(*args: str, listen: str = "tcp://127.0.0.1:0") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A broker with the options *args*: its URL, and its process.
+def broker(
+    *args: str, listen: str = "tcp://127.0.0.1:0", inside: Callable[[list[str]], list[str]] = list
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A broker with the options *args*: its (first) URL, and its process.
+
+    :param inside: what to run so that it runs in a network namespace.
 
     At the end of the block it is told to end and must do so with status 0, unless the test has killed it.
     """
     with tempfile.TemporaryFile() as stderr:
-        with started([*BROKER, "--listen", listen, "--drain", "1000", *args], stderr) as process:
+        with started(inside([*BROKER, "--listen", listen, "--drain", "1000", *args]), stderr) as process:
             assert process.stdout is not None
-            line = process.stdout.readline().decode()
-            assert line.startswith("listening on "), said(stderr)
-            yield line.split()[-1], process
+            lines = [process.stdout.readline().decode() for _ in [listen, *filter("--listen".__eq__, args)]]
+            assert all(line.startswith("listening on ") for line in lines), said(stderr)
+            yield lines[0].split()[-1], process
             process.terminate()
             status = process.wait(PATIENCE)
             assert status in (0, -signal.SIGKILL), f"the broker ended with status {status}"

@@ -54,29 +54,36 @@ def allow_descriptors() -> None:
 # -- roles
 
 
-def producer(journal: Journal, url: str, name: str, jobs: int) -> None:
-    """Sends *jobs* jobs, and says which are confirmed."""
-    with vanilla.Hub() as hub, hub.client.connect(url) as remote:
+def producer(journal: Journal, url: str, name: str, jobs: int, size: int = 0, reconnect: bool = True) -> None:
+    """Sends *jobs* jobs, of *size* bytes and a few more, and says which are confirmed."""
+    more = [bytes(size)] if size else []
+    with vanilla.Hub() as hub, hub.client.connect(url, reconnect=reconnect) as remote:
         out = remote.push(name)
         for number in range(jobs):
             journal.note(SEND, (journal.who, number))
-            out.send([journal.who, number])
+            out.send([journal.who, number, *more])
             if number % SYNC_EVERY == SYNC_EVERY - 1 or number == jobs - 1:
                 out.sync()
                 journal.note(CONFIRMED, (journal.who, number))
 
 
 def worker(
-    journal: Journal, url: str, name: str, seconds: float = 0.0, lease: int | None = None, reconnect: bool = True
+    journal: Journal,
+    url: str,
+    name: str,
+    seconds: float = 0.0,
+    lease: int | None = None,
+    reconnect: bool = True,
+    prefetch: int = 0,
 ) -> None:
     """Does jobs, one after the other, for ever: each takes so many seconds in a loop that never lets others run."""
     with vanilla.Hub() as hub, hub.client.connect(url, reconnect=reconnect) as remote:
-        for delivery in remote.pull(name, ack=True, lease=lease):
-            journal.note(GOT, delivery.item, delivery.redelivered, delivery.attempts)
+        for delivery in remote.pull(name, ack=True, lease=lease, prefetch=prefetch):
+            journal.note(GOT, delivery.item[:2], delivery.redelivered, delivery.attempts)
             end = time.monotonic() + seconds
             while time.monotonic() < end:
                 pass
-            journal.note(DONE, delivery.item)
+            journal.note(DONE, delivery.item[:2])
             delivery.ack()
 
 

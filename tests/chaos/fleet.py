@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import programs
 from journal import BURIED, Event, Journal, read
@@ -72,10 +72,13 @@ class Fleet:
 
 
 @contextmanager
-def fleet(folder: Path, **env: str) -> Iterator[Fleet]:
-    """A fleet whose processes are gone at the end of the block."""
+def fleet(folder: Path, inside: Callable[[list[str]], list[str]] = list, **env: str) -> Iterator[Fleet]:
+    """A fleet whose processes are gone at the end of the block.
+
+    :param inside: what to run so that they run in a network namespace.
+    """
     with tempfile.TemporaryFile() as stderr:
-        argv = [sys.executable, str(ACTORS), str(os.getpid()), str(folder)]
+        argv = inside([sys.executable, str(ACTORS), str(os.getpid()), str(folder)])
         popen = {"stdin": subprocess.PIPE, "env": programs.environment(**env)}
         with programs.started(argv, stderr, **popen) as process:
             yield Fleet(process, folder)
