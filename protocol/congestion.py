@@ -7,7 +7,10 @@ bottleneck's buffer in order to find it, and a packet that a bad link drops mean
 Losses that do mean something are told from others by the queue: a router drops when its buffer is full, so the packets
 around the lost one took longer than those that met no queue. Only a round trip that lost packets *and* met a queue
 counts as congestion, and puts a cap on what is in flight; probing raises it again. This is what the draft does with a
-threshold of 2 % of loss (``BBRLossThresh``), which a link of 10 % random loss would always pass.
+threshold of 2 % of loss (``BBRLossThresh``), which a link of 10 % random loss would always pass. What round trips
+differ by from one to the next is no queue: processes that come late to their datagrams do that, and a queue that makes
+a router drop has stood for a while. And a probe is for a quarter more of what *arrives*: where a fifth is lost,
+sending a quarter more than arrived before is no probe at all, and the rate would only ever fall.
 
 Where a path is shorter than the ticks of the two processes at its ends, they, and not the path, are what there is to be
 filled: the round-trip time that the window is computed with is at least `TICK`.
@@ -72,8 +75,14 @@ TICK = 0.002
 #: A round trip has met a queue if it took longer than the shortest by so much, as a factor and in seconds.
 QUEUE_FACTOR = 1.1
 QUEUE_TIME = 0.0005
+#: And by so many times what round trips differ by, a mean deviation of which each sample is an eighth.
+QUEUE_DEVIATIONS = 3.0
+DEVIATION_SHARE = 0.125
 #: Of a round trip's bytes: less loss than this is no congestion.
 LOSS = 0.02
+#: Loss that is none is a mean of which each round trip is an eighth; more than this is not made up for.
+RANDOM_SHARE = 0.125
+MOST_RANDOM = 0.3
 #: What a cap is cut to.
 REDUCTION = 0.7
 HEADROOM = 0.85
@@ -96,6 +105,7 @@ class DeliveryRate:
         "_cap_growth",
         "_datagram",
         "_delivered",
+        "_deviation",
         "_full",
         "_full_rounds",
         "_lost",
@@ -104,6 +114,7 @@ class DeliveryRate:
         "_phase_from",
         "_probe_until",
         "_queued",
+        "_random",
         "_rates",
         "_round",
         "_round_from",
@@ -126,6 +137,7 @@ class DeliveryRate:
         self._rtt = 0.0
         self._rtt_from = now
         self._smoothed = 0.0
+        self._deviation = 0.0
         self._round = 0
         self._next_round = 0
         self._round_from = 0  # bytes delivered when it began
@@ -134,6 +146,8 @@ class DeliveryRate:
         self._lost = 0
         self._queued = float("inf")
         self._top = 0
+        #: The share of bytes that is lost at random.
+        self._random = 0.0
         self._full = 0.0
         self._full_rounds = 0
         self._phase = 0
@@ -157,7 +171,10 @@ class DeliveryRate:
         return max(paced, STARTUP_GAIN * INITIAL_DATAGRAMS * self._datagram / self._smoothed)
 
     def _gain(self) -> float:
-        return CYCLE[self._phase] if self.mode == CYCLING else GAINS[self.mode]
+        if self.mode != CYCLING:
+            return GAINS[self.mode]
+        gain = CYCLE[self._phase]
+        return gain / (1 - self._random) if gain > 1 else gain
 
     def resize(self, datagram: int) -> None:
         self.window = max(self.window, self.window * datagram // self._datagram)
@@ -192,6 +209,7 @@ class DeliveryRate:
     # -- the model
 
     def _measure(self, rtt: float, now: float) -> None:
+        self._deviation += (abs(self._smoothed - rtt) - self._deviation) * DEVIATION_SHARE
         self._queued = min(self._queued, rtt)
         if rtt <= self._rtt or not self._rtt:
             self._rtt, self._rtt_from = rtt, now
@@ -234,11 +252,13 @@ class DeliveryRate:
         return min(self._cap, self._top)
 
     def _congested(self) -> bool:
-        """The round that ends has lost packets in a queue."""
-        if not self._lost or self._queued == float("inf"):
-            return False
-        delivered = self._delivered - self._round_from
-        return self._lost > LOSS * (delivered + self._lost) and self._queued > self._rtt * QUEUE_FACTOR + QUEUE_TIME
+        """The round that ends has lost packets in a queue. What it lost otherwise, it lost at random."""
+        share = self._lost / max(self._delivered - self._round_from + self._lost, 1)
+        least = self._rtt * QUEUE_FACTOR + QUEUE_TIME + self._deviation * QUEUE_DEVIATIONS
+        if share > LOSS and least < self._queued < float("inf"):
+            return True
+        self._random += (min(share, MOST_RANDOM) - self._random) * RANDOM_SHARE
+        return False
 
     def _lump(self, sample: Sample) -> None:
         """How far acknowledgements run ahead of the rate (the draft's extra_acked)."""

@@ -16,13 +16,13 @@ RATE, RTT = 6e6, 0.02
 QUEUE = RATE * RTT
 
 
-def share(controllers, seconds, loss=0.0, queue=QUEUE, seed=1, warm=1.0, rate=RATE):
+def share(controllers, seconds, loss=0.0, queue=QUEUE, seed=1, warm=1.0, rate=RATE, jitter=0.0):
     """What each flow gets through the same bottleneck, in bytes a second."""
     world = World(seed)
-    there = Link(world, rate=rate, delay=RTT / 2, queue=queue, loss=loss)
+    there = Link(world, rate=rate, delay=RTT / 2, queue=queue, loss=loss, jitter=jitter)
     flows = []
     for index, name in enumerate(controllers):
-        flow = Flow(world, there, Link(world, delay=RTT / 2), Limits(datagrams=4096, controller=name))
+        flow = Flow(world, there, Link(world, delay=RTT / 2, jitter=jitter), Limits(datagrams=4096, controller=name))
         flow.client.source = bytes
         flow.on_server = lambda end: setattr(end, "keep", False)
         world.at(index * 0.3, flow.start)
@@ -46,6 +46,19 @@ def test_a_path_that_loses_nothing_is_used(controller):
 @pytest.mark.parametrize(("loss", "goal"), [(0.01, 0.85), (0.1, 0.6), (0.2, 0.4)])
 def test_random_loss_costs_little_more_than_what_it_takes(loss, goal):
     assert alone("delivery", loss) > goal * alone("delivery")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("loss", [0.01, 0.1])
+def test_processes_that_are_late_at_random_are_no_queue(loss, seed):
+    (rate,) = share(["delivery"], 6.0, loss, seed=seed, warm=2.0, jitter=0.003)
+    assert rate > 0.8 * (1 - loss) * RATE
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.001])
+def test_what_is_lost_at_random_does_not_wear_a_rate_down(jitter):
+    (rate,) = share(["delivery"], 6.0, loss=0.2, seed=2, warm=2.0, jitter=jitter)
+    assert rate > 0.75 * 0.8 * RATE
 
 
 def test_newreno_takes_random_loss_for_congestion():
