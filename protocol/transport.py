@@ -488,12 +488,13 @@ class Transport:
         outgoing, address = self._outgoing, self._whereabouts.address
         if self.state == CLOSED:
             if self._words is not None:
-                outgoing.add(trains, self._words, address)
+                outgoing.add(trains, self._words, address, len(self._words))
                 self._words = None
             return trains
         dialling = self._dialling
         if dialling is not None and dialling.at is not None and now >= dialling.at:
-            outgoing.add(trains, dialling.init(outgoing.peer, self.token, now), address)
+            init = dialling.init(outgoing.peer, self.token, now)
+            outgoing.add(trains, init, address, len(init))
         if outgoing.peer:
             outgoing.send(trains, now)
         return trains

@@ -53,6 +53,10 @@ def opened(seed=1, **more):
     return made
 
 
+def test_what_is_longer_than_a_full_datagram_leaves_in_one_piece():
+    exchange(flow(1, Limits(datagram=92, datagrams=4096)))
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("seed", range(20))
 def test_every_byte_comes_once_and_in_order(path, seed):
