@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, Callable
 
 from .vanilla import Vanilla
@@ -27,15 +28,19 @@ class UDP(Vanilla):
         os.environ.update(self.environment)
         os.execv(sys.executable, [sys.executable, "-m", "vanilla.broker", "--listen", "udp://127.0.0.1:0"])
 
+    def prepare(self, size: int) -> None:
+        """In a client's process, before the library is imported."""
+        os.environ.update(self.environment)
+
     @contextmanager
     def sender(self, address: str, size: int) -> Iterator[Callable[[Any], Any]]:
-        os.environ.update(self.environment)
+        self.prepare(size)
         with super().sender(address, size) as send:
             yield send
 
     @contextmanager
     def recver(self, address: str, size: int) -> Iterator[Callable[[], Any]]:
-        os.environ.update(self.environment)
+        self.prepare(size)
         with super().recver(address, size) as recv:
             yield recv
 
@@ -49,22 +54,50 @@ class Plain(UDP):
 
 
 class Each(UDP):
-    """What a program gets that puts each message into a datagram of its own, as most protocols over UDP do."""
+    """Each message in a datagram of its own, as in most protocols over UDP.
+
+    Sessions of all three processes are told that the path takes no longer ones. Of the library nothing else is changed;
+    trains of them still go by a system call each.
+    """
 
     title = "vanilla, UDP, a message a datagram"
-    batching = (
-        "none by the producer: `flush` after each `send`, so that each message leaves in a datagram and by a system "
-        "call of its own; the broker's way out is as ever"
-    )
+    settings = "datagrams limited to what one message takes, in all three processes; UDP_SEGMENT and UDP_GRO as ever"
 
-    def send_of(self, jobs: Any) -> Callable[[Any], Any]:
-        send, flush = jobs.send, jobs.flush
+    def broker(self, size: int) -> None:
+        os.environ.update(self.environment)
+        from vanilla.broker import cli, udplistener
 
-        def send_alone(message: bytes) -> None:
-            send(message)
-            flush()
+        shorten(udplistener, size)
+        cli.main(["--listen", "udp://127.0.0.1:0"])
 
-        return send_alone
+    def prepare(self, size: int) -> None:
+        super().prepare(size)
+        shorten(import_module("vanilla.client.udp"), size)
 
 
-SIDES = {"udp": UDP(), "udp-plain": Plain(), "udp-each": Each()}
+class EachPlain(Each):
+    """And a system call for each of them."""
+
+    title = "vanilla, UDP, a message a datagram, without GSO and GRO"
+    settings = "datagrams limited to what one message takes, and VANILLA_UDP_OFFLOAD=0, in all three processes"
+    environment = WITHOUT
+
+
+def shorten(module: Any, size: int) -> None:
+    """Have *module* make sessions whose datagrams hold a message of *size* bytes each, packed, and no more."""
+    import msgpack
+
+    from vanilla.protocol.limits import Limits
+    from vanilla.protocol.packets import OVERHEAD_BYTES
+
+    make, datagram = module.Transport, OVERHEAD_BYTES + len(msgpack.packb(bytes(size)))
+
+    def shortened(*arguments: Any, **named: Any) -> Any:
+        arguments = tuple(each._replace(datagram=datagram) if isinstance(each, Limits) else each for each in arguments)
+        named = {key: each._replace(datagram=datagram) if key == "limits" else each for key, each in named.items()}
+        return make(*arguments, **named)
+
+    module.Transport = shortened
+
+
+SIDES = {"udp": UDP(), "udp-plain": Plain(), "udp-each": Each(), "udp-each-plain": EachPlain()}
