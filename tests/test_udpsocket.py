@@ -20,7 +20,6 @@ from vanilla.protocol.packets import DATAGRAM_BYTES, Init, pack_init
 from vanilla.protocol.transport import Transport
 from vanilla.task import monotonic
 from vanilla.udppath import LOOPBACK_BYTES
-from vanilla.task import monotonic
 
 
 @pytest.fixture
