@@ -93,6 +93,7 @@ def test_status_says_where_a_client_is_now(h, broker, client):
     assert [peer.split(":")[0] for peer in peers] == [HERE]
     client._sock.gone.add(HERE)
     client.send(b"\x00")
+    until(h, lambda: client.getsockname()[0] == THERE)
     until(h, lambda: [session["peer"] for session in describe_udp(broker)] == [describe_peer(client.getsockname())])
 
 
