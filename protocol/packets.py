@@ -230,7 +230,7 @@ def pack_ack(ranges: list[tuple[int, int]], delay: float) -> bytes:
                 break
             parts.append(_RANGE.pack(gap, length))
             first = low
-    parts[0] = _ACK.pack(ACK << _KIND_SHIFT | largest, min(int(delay * 1e6), _MOST), rest, len(parts) - 1)
+    parts[0] = _ACK.pack(ACK << _KIND_SHIFT | largest, min(round(delay * 1e6), _MOST), rest, len(parts) - 1)
     return b"".join(parts)
 
 
