@@ -275,9 +275,17 @@ class Session:
         self.sent += Keeper(1 << 20, bytearray(frame)).received(len(frame))
 
 
+class Producer:
+    """What `Beside` needs of a channel."""
+
+    def __init__(self):
+        self.id = 1
+        self.endpoint = SimpleNamespace(lost=0)
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), min_size=1))
 def test_of_each_number_a_client_is_told_whether_it_has_come(steps):
-    made, pusher = Session(), SimpleNamespace(id=1, endpoint=SimpleNamespace(lost=0))
+    made, pusher = Session(), Producer()
     beside = Beside(made, SimpleNamespace(transport=SimpleNamespace(loosen=lambda: None)))
     came, lost, at = set(), set(), 7
     for missing, taken in steps:
