@@ -132,7 +132,10 @@ def _session(udp: dict[str, Any]) -> str:
     >>> loose = {"missing": 5, "sent": 100, "acknowledged": 98, "lost": 2}
     >>> _session({"peer": "127.0.0.1:4", "rtt": 0.25, "rate": 2e6, "reliable": False, "loose": loose, **counts})[96:]
     'reliable=0: lost 5 messages from there, 2 of 100 to there'
+    >>> _session({"peer": "127.0.0.1:4", "rtt": 0.25, "rate": 0, **counts})
+    'udp 127.0.0.1:4: round trip 0.25 ms, not paced, sent 200, lost 3 (1.5 %), repeated 4, received 9'
     """
+    rate = f"{size(udp['rate'])}/s" if udp["rate"] else "not paced"
     lost = 100 * udp["lost"] / max(udp["sent"], 1)
     loose = udp.get("loose")
     tail = (
@@ -142,7 +145,7 @@ def _session(udp: dict[str, Any]) -> str:
         else ""
     )
     return (
-        f"udp {udp['peer']}: round trip {udp['rtt']:g} ms, {size(udp['rate'])}/s, sent {udp['sent']}, "
+        f"udp {udp['peer']}: round trip {udp['rtt']:g} ms, {rate}, sent {udp['sent']}, "
         f"lost {udp['lost']} ({lost:.1f} %), repeated {udp['retransmitted']}, received {udp['received']}{tail}"
     )
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .backlog import Backlog, Cut
-from .congestion import CONTROLLERS
+from .congestion import CONTROLLERS, Controller
 from .counters import Counters
 from .limits import Limits
 from .loose import LooseFrames
+from .nearby import Nearby
 from .notices import FIRST_DATAGRAMS, FIRST_WINDOW, Note, Notices
 from .packets import (
     DATAGRAM_BYTES,
@@ -89,7 +90,7 @@ class Outgoing:
         self.whereabouts = whereabouts
         self.backlog = Backlog(limits.buffer, FIRST_WINDOW)
         self.recovery = Recovery(now)
-        self.controller = CONTROLLERS[limits.controller](DATAGRAM_BYTES, now)
+        self.controller: Controller = CONTROLLERS[limits.controller](DATAGRAM_BYTES, now)
         self.loose: LooseFrames | None = None
         self._size(DATAGRAM_BYTES)
         self.leave = now
@@ -267,6 +268,8 @@ class Outgoing:
             self._peer_datagrams = window.datagrams
             size = min(window.size, self.notices.size)
             if size != self.datagram:
+                if size > self._limits.elsewhere:  # both take so much since both are on loopback
+                    self.controller = Nearby(size)
                 self._size(size)
 
     def acknowledged(self, ack: Ack, now: float) -> bool:
