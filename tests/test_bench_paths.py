@@ -209,10 +209,9 @@ class Nothing:
 def test_where_a_datagram_is_for_one_message_each_has_its_own(h, load, monkeypatch):
     load("sides").find("udp")
     shorten = load("sides.udp").shorten
-    modules = [load("vanilla.broker.udplistener"), load("vanilla.client.udp")]
-    for module in modules:
-        monkeypatch.setattr(module, "Transport", module.Transport)  # and back
-        shorten(module, 64)
+    outgoing = load("vanilla.protocol.outgoing").Outgoing
+    monkeypatch.setattr(outgoing, "_size", outgoing._size)  # and back
+    shorten(64)
     with h.broker.listen("udp://127.0.0.1:0") as broker, h.client.connect(broker.urls[0]) as remote:
         jobs, items = remote.push("jobs"), remote.pull("jobs")
         h.spawn(jobs.send_many, [bytes(64)] * 1000)

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any, Callable
 
 from .vanilla import Vanilla
@@ -65,14 +64,14 @@ class Each(UDP):
 
     def broker(self, size: int) -> None:
         os.environ.update(self.environment)
-        from vanilla.broker import cli, udplistener
+        from vanilla.broker import cli
 
-        shorten(udplistener, size)
+        shorten(size)
         cli.main(["--listen", "udp://127.0.0.1:0"])
 
     def prepare(self, size: int) -> None:
         super().prepare(size)
-        shorten(import_module("vanilla.client.udp"), size)
+        shorten(size)
 
 
 class EachPlain(Each):
@@ -83,21 +82,15 @@ class EachPlain(Each):
     environment = WITHOUT
 
 
-def shorten(module: Any, size: int) -> None:
-    """Have *module* make sessions whose datagrams hold a message of *size* bytes each, packed, and no more."""
+def shorten(size: int) -> None:
+    """Have sessions of this process send datagrams that hold a message of *size* bytes each, packed, and no more."""
     import msgpack
 
-    from vanilla.protocol.limits import Limits
+    from vanilla.protocol.outgoing import Outgoing
     from vanilla.protocol.packets import OVERHEAD_BYTES
 
-    make, datagram = module.Transport, OVERHEAD_BYTES + len(msgpack.packb(bytes(size)))
-
-    def shortened(*arguments: Any, **named: Any) -> Any:
-        arguments = tuple(each._replace(datagram=datagram) if isinstance(each, Limits) else each for each in arguments)
-        named = {key: each._replace(datagram=datagram) if key == "limits" else each for key, each in named.items()}
-        return make(*arguments, **named)
-
-    module.Transport = shortened
+    resize, datagram = Outgoing._size, OVERHEAD_BYTES + len(msgpack.packb(bytes(size)))
+    Outgoing._size = lambda outgoing, _: resize(outgoing, datagram)  # type: ignore[method-assign]
 
 
 SIDES = {"udp": UDP(), "udp-plain": Plain(), "udp-each": Each(), "udp-each-plain": EachPlain()}
