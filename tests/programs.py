@@ -56,7 +56,7 @@ def said(stderr: IO[bytes]) -> str:
 def broker(
     *args: str, listen: str = "tcp://127.0.0.1:0", inside: Callable[[list[str]], list[str]] = list
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A broker with the options *args*: its (first) URL, and its process.
+    """A broker with the options *args*: its (first) URL, and its process, which has all of them as ``urls``.
 
     :param inside: what to run so that it runs in a network namespace.
 
@@ -67,7 +67,8 @@ def broker(
             assert process.stdout is not None
             lines = [process.stdout.readline().decode() for _ in [listen, *filter("--listen".__eq__, args)]]
             assert all(line.startswith("listening on ") for line in lines), said(stderr)
-            yield lines[0].split()[-1], process
+            process.urls = [line.split()[-1] for line in lines]  # type: ignore[attr-defined]
+            yield process.urls[0], process  # type: ignore[attr-defined]
             process.terminate()
             status = process.wait(PATIENCE)
             assert status in (0, -signal.SIGKILL), f"the broker ended with status {status}"

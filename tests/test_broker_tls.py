@@ -223,7 +223,7 @@ def test_the_programs_speak_tls(certs):
 def test_variables_stand_for_flags_but_not_where_nothing_is_encrypted(certs):
     variables = environment(VANILLA_TLS_CA=certs.ca)
     with broker("--tls-cert", certs.server, "--listen", "tcp://127.0.0.1:0", listen="tls://127.0.0.1:0") as (url, p):
-        plain = p.stdout.readline().decode().split()[-1]
+        plain = p.urls[1]
         assert vanilla("status", "--url", url, env=variables)[0] == 0
         assert vanilla("status", "--url", plain, env=variables)[0] == 0
         status, _, said = vanilla("status", "--url", plain, "--tls-ca", certs.ca)
