@@ -88,6 +88,7 @@ class PullState(Channel):
         "_load_b",
         "_more",
         "_nacks",
+        "_parked",
         "_stirred",
         "_told",
         "_unclaimed",
@@ -147,6 +148,8 @@ class PullState(Channel):
         #: The credit that the broker was told of.
         self._told = self._limit_b = 0
         self._more = False
+        #: When somebody was last found to wait.
+        self._parked = 0.0
         #: From when on acknowledgements leave at once, on the monotonic clock.
         self.due = 0.0
         self._unclaimed: Timer | None = None
@@ -323,8 +326,9 @@ class PullState(Channel):
     def _request(self, extra: int) -> None:
         """Let the broker send: for those who wait, and *extra* more, who are about to."""
         parked = len(self.recvers) + extra
+        self._parked = now = monotonic()
         if self.window.limit - self.taken < parked or self.window.due(self.taken):
-            self.window.renew(self.taken, parked, self._more, monotonic())
+            self.window.renew(self.taken, parked, self._more, now)
         if self._credit_due():
             self.link.dirty[self] = None
 
@@ -456,6 +460,8 @@ class PullState(Channel):
         kind, _, seq, count, array = event
         if seq != self.arrived:
             raise ProtocolError("BAD_SEQUENCE", f"delivery {seq} came where {self.arrived} was next")
+        if kind & MORE and self.recvers:
+            self.window.waited(self._parked, monotonic())
         alone = count == 1 and self.recvers and not (self.buffer or self.arrivals) and kind & ~MORE == DATA
         if alone and self._take_one(array, bool(kind & MORE)):
             return

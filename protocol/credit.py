@@ -67,8 +67,8 @@ class Window:
     """How many messages a consumer asks for ahead of what it has taken.
 
     It starts at one. While the broker has more than it may send, the window doubles each time it is used up in under
-    5 ms, and it halves when it lasts for over 10 ms, so a consumer holds a few milliseconds of its own work: slow jobs
-    are not hoarded and fast consumers stream. It is renewed when half of it is left, so that a stream never runs dry,
+    5 ms, and it halves when it lasts for over 10 ms, what the messages' way takes not counted; so a consumer holds a
+    few milliseconds of its own work: slow jobs are not hoarded and fast consumers stream. It is renewed when half of it is left, so that a stream never runs dry,
     and the clock is read once each time.
 
     Invariants:
@@ -113,6 +113,14 @@ class Window:
     def restart(self, taken: int) -> None:
         """All credit is void, for the broker counts anew; what is taken goes on from *taken*."""
         self.limit = self._mark = taken
+
+    def waited(self, begun: float, now: float) -> None:
+        """From *begun* until *now* the consumer had nothing at hand, though the broker had more than it might send.
+
+        That was the way's time and not the consumer's: else a window would stay at one wherever a round trip takes
+        longer than 5 ms.
+        """
+        self._since += now - max(begun, self._since)
 
     def handled(self, count: int, lasted: float) -> None:
         """*count* messages that came when nothing was at hand were handled in *lasted* seconds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,6 +105,31 @@ class Consumer:
         return self.ahead
 
 
+class Far(Consumer):
+    """The same, *way* seconds from its broker and back."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        #: Until when there is something at hand: (limit, when what it lets the broker send has come).
+        self.coming = []
+
+    def take(self, work, more=True):
+        window = self.window
+        if (window.limit == self.taken or window.due(self.taken)) and window.renew(
+            self.taken, int(window.limit == self.taken), more, self.now
+        ):
+            self.coming.append((window.limit, self.now + self.way))
+        while self.coming[0][0] <= self.taken:
+            self.coming.pop(0)
+        parked, self.now = self.now, max(self.now, self.coming[0][1])
+        if self.now > parked and more:
+            window.waited(parked, self.now)
+        self.taken += 1
+        self.ahead = max(self.ahead, window.limit - self.taken)
+        self.now += work
+
+
 def test_there_is_no_credit_before_somebody_receives():
     window = Window()
     assert window.limit == 0
@@ -126,6 +152,21 @@ def test_a_consumer_of_one_millisecond_gets_about_ten_milliseconds_of_work():
 def test_a_steady_consumer_never_has_more_than_ten_milliseconds_of_work_or_one_item_ahead(work):
     ahead = Consumer().steady(work)
     assert ahead * work <= SLOW or ahead <= 1
+
+
+@settings(deadline=None)
+@given(st.floats(0.00005, 2.0), st.sampled_from([0.0001, 0.004, 0.02, 0.2]))
+def test_so_it_is_however_long_the_way(work, way):
+    ahead = Far(way).steady(work)
+    assert ahead * work <= SLOW or ahead <= 1
+
+
+@pytest.mark.parametrize("way", [0.006, 0.02, 0.2])
+def test_a_fast_consumer_streams_however_long_the_way(way):
+    consumer = Far(way)
+    consumer.work(20_000, 1e-5)
+    assert consumer.window.size * 1e-5 >= FAST / 2
+    assert consumer.now - 100 < 20_000 * 1e-5 + 150 * way  # and not 20,000 times
 
 
 def test_a_slow_consumer_never_has_more_than_one_item_ahead():

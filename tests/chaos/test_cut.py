@@ -123,3 +123,19 @@ def test_a_producer_without_confirms_knows_so_and_nothing_is_lost_or_repeated(h,
     verdict = judge(book.events)
     assert verdict.faults == {}
     assert (verdict.confirmed, verdict.done, verdict.redeliveries) == (0, JOBS, 0)
+
+
+@pytest.mark.parametrize("ack", [False, True], ids=["received", "acknowledged"])
+def test_a_fast_worker_far_away_does_not_get_its_jobs_one_by_one(h, broker, direct, ack):
+    jobs = direct.push("jobs")
+    jobs.send_many(range(5_000))
+    jobs.sync()
+    with Proxy(broker.urls[0], Plan(delay=10)) as proxy, h.client.connect(proxy.url) as far:
+        worker = far.pull("jobs", ack=ack)
+        for number in range(5_000):
+            item = worker.recv()
+            if ack:
+                item.ack()
+            assert number == (item.item if ack else item)
+            if number == 2_000:  # there is more, and so many round trips would take 40 s
+                assert worker._state.window.size >= 64
