@@ -68,8 +68,8 @@ class Window:
 
     It starts at one. While the broker has more than it may send, the window doubles each time it is used up in under
     5 ms, and it halves when it lasts for over 10 ms, what the messages' way takes not counted; so a consumer holds a
-    few milliseconds of its own work: slow jobs are not hoarded and fast consumers stream. It is renewed when half of it is left, so that a stream never runs dry,
-    and the clock is read once each time.
+    few milliseconds of its own work: slow jobs are not hoarded and fast consumers stream. It is renewed when half of it
+    is left, so that a stream never runs dry, and the clock is read once each time.
 
     Invariants:
     1. Without a receiver that has parked or polled there is no credit: ``limit`` rises only in `renew`.
