@@ -39,17 +39,17 @@ class Cut(NamedTuple):
 class Backlog:
     """What one side sends.
 
-    :param most: bytes that are kept, unsent and unacknowledged.
+    :ivar most: bytes that are kept, unsent and unacknowledged.
     :ivar sent: the stream up to here was sent, once at least.
     :ivar acked: the stream up to here is acknowledged.
     :ivar limit: the peer takes the stream up to here.
     """
 
-    __slots__ = ("_above", "_bases", "_blocks", "_lost", "_most", "_put", "_top", "_waiting", "acked", "ended", "limit",
+    __slots__ = ("_above", "_bases", "_blocks", "_lost", "_put", "_top", "_waiting", "acked", "ended", "limit", "most",
                  "sent")  # fmt: skip
 
     def __init__(self, most: int, limit: int) -> None:
-        self._most = most
+        self.most = most
         self.limit = limit
         self.sent = self.acked = 0
         self.ended = False
@@ -64,7 +64,7 @@ class Backlog:
     @property
     def room(self) -> int:
         """Bytes that `put` takes."""
-        return self._most - (self._put - min(self.acked, self._put))
+        return max(self.most - (self._put - min(self.acked, self._put)), 0)
 
     @property
     def unsent(self) -> int:

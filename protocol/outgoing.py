@@ -35,6 +35,8 @@ from .whereabouts import Whereabouts
 #: The most of one train: what kernels take (UDP_MAX_SEGMENTS was 64 for long), and bytes.
 TRAIN_DATAGRAMS = 64
 TRAIN_BYTES = 64000
+#: Bytes that are kept for any peer, however small its window.
+LEAST_BUFFER = 256 << 10
 #: Of pacing, in seconds: a train is what leaves in this time, and so much is made good of what a late timer missed.
 QUANTUM = 0.001
 SLACK = 0.004
@@ -104,8 +106,14 @@ class Outgoing:
         self._each = datagram - OVERHEAD_BYTES
         self._most = min(TRAIN_DATAGRAMS, TRAIN_BYTES // datagram) or 1
         self.controller.resize(datagram)
+        self._size_buffer()
         if self.loose is not None:
             self.loose.resize(datagram - HEAD_BYTES)
+
+    def _size_buffer(self) -> None:
+        """Keep two windows of what is put and not acknowledged, as TCP's send buffers do: not the most there may be for
+        a peer that acknowledges little or nothing."""
+        self.backlog.most = min(self._limits.buffer, max(LEAST_BUFFER, 2 * self.controller.window))
 
     # -- what leaves
 
@@ -295,6 +303,7 @@ class Outgoing:
             self._lose(lost, now)
         if sample is not None:
             self.controller.on_ack(sample)
+            self._size_buffer()
         return True
 
     def _lose(self, lost: list[Run], now: float) -> None:

@@ -192,9 +192,28 @@ def test_an_address_that_answers_another_challenge_is_not_moved_to():
 def test_much_that_comes_after_little_is_not_paced_by_it(datagram):
     made = opened(limits=Limits(datagram=datagram, datagrams=4096))
     begin = made.world.now
-    made.client.transport.put([bytes(300_000)])
+    made.client.transport.put([bytes(250_000)])
     made.client.pump()
-    assert made.world.run(begin + 0.15, lambda: made.server.count == 300_000)  # a round trip is 20 ms
+    assert made.world.run(begin + 0.15, lambda: made.server.count == 250_000)  # a round trip is 20 ms
+
+
+def test_little_is_kept_for_a_peer_that_acknowledges_little():
+    """Not 4 MiB: ten thousand of them would be 40 GB."""
+    made = opened()
+    transport = made.client.transport
+    assert transport.put([bytes(1 << 20)]) <= 256 << 10
+    assert transport.room == transport.put([b"more"]) == 0
+
+
+def test_more_is_kept_for_a_peer_that_acknowledges_much():
+    made = flow(1, rate=50e6, queue=1 << 20)
+    made.client.source = lambda room: bytes(min(room, 1 << 20))
+    made.start()
+    assert made.world.run(2.0, lambda: made.server is not None and made.server.count > 5 << 20)
+    transport = made.client.transport
+    made.client.source = None
+    assert made.world.run(made.world.now + 5.0, lambda: transport.empty)
+    assert 256 << 10 < transport.room <= 4 << 20
 
 
 def test_what_leaves_at_once_is_what_the_pace_has_for_a_few_milliseconds(monkeypatch):
