@@ -17,6 +17,8 @@ def check_exposure(address: Address, authenticated: bool, insecure: bool) -> Non
     :param insecure: whoever runs the broker takes the consequences.
     :raises ValueError: no; the text says what is missing.
     """
+    if address.datagram:
+        raise ValueError(f"{address}: a broker is told by --udp-datagram BYTES how long its datagrams may be")
     if not address.reliable:
         raise ValueError(f"{address}: who dials says whether what it sends may be lost: listen without {UNRELIABLE}")
     if address.is_local or insecure:

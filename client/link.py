@@ -191,7 +191,7 @@ class Link:
             assert self._context is not None
             sock = tls.dial(self.hub, address.host, address.port, self._context, timeout)
         elif address.scheme == "udp":
-            sock = udp.dial(self.hub, address.host, address.port, timeout)
+            sock = udp.dial(self.hub, address.host, address.port, timeout, address.datagram)
         else:
             sock = tcp.dial(self.hub, address.host, address.port, timeout)
         self.url, self.sock = url, sock

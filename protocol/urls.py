@@ -1,5 +1,5 @@
 """Addresses as URLs: ``tcp://HOST:PORT``, ``tls://HOST:PORT``, ``udp://HOST:PORT``, ``unix:///PATH``; and of who dials
-``udp://HOST:PORT?reliable=0``."""
+``udp://HOST:PORT?reliable=0&datagram=BYTES``."""
 
 from __future__ import annotations
 
@@ -7,28 +7,32 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-#: Ends the URL of a session on which what is pushed and published may be lost...
+from .packets import DATAGRAM_BYTES, MAX_DATAGRAM_BYTES
+
+#: Ends the URL of a session on which what is pushed and published may be lost.
 UNRELIABLE = "?reliable=0"
-#: ...and what may be said of it: reliable or not.
-_QUERIES = {"": True, "reliable=1": True, "reliable=0": False}
 _EXAMPLES = {"tcp": "127.0.0.1:8264", "tls": "broker.example.org:8265", "udp": "127.0.0.1:8264"}
 
 
 class Address(NamedTuple):
     """Where to listen or dial. ``host`` and ``port``, for unix ``path``. Not ``reliable``, of udp: what is pushed and
-    published is sent once, and may be lost."""
+    published is sent once, and may be lost. ``datagram``, of udp: bytes of the longest one; 0: as the path has it."""
 
     scheme: str
     host: str = ""
     port: int = 0
     path: str = ""
     reliable: bool = True
+    datagram: int = 0
 
     def __str__(self) -> str:
         if self.scheme == "unix":
             return f"unix://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}{'' if self.reliable else UNRELIABLE}"
+        said = [] if self.reliable else [UNRELIABLE[1:]]
+        if self.datagram:
+            said.append(f"datagram={self.datagram}")
+        return f"{self.scheme}://{host}:{self.port}{'?' * bool(said)}{'&'.join(said)}"
 
     @property
     def encrypted(self) -> bool:
@@ -50,7 +54,9 @@ def parse(url: str) -> Address:
     """Read a URL.
 
     >>> parse("tcp://127.0.0.1:8264")
-    Address(scheme='tcp', host='127.0.0.1', port=8264, path='', reliable=True)
+    Address(scheme='tcp', host='127.0.0.1', port=8264, path='', reliable=True, datagram=0)
+    >>> parse("udp://127.0.0.1:8264?datagram=8000").datagram
+    8000
     >>> str(parse("unix:///run/vanilla.sock"))
     'unix:///run/vanilla.sock'
 
@@ -64,8 +70,9 @@ def parse(url: str) -> Address:
         raise ValueError(f"{url!r}: {error}") from None
     if "#" in url or "@" in parts.netloc:
         raise ValueError(f"{url!r}: an address has no user, query or fragment")
-    if "?" in url and (parts.scheme != "udp" or parts.query not in _QUERIES or not parts.query):
-        raise ValueError(f"{url!r}: an address has no query, but for udp://HOST:PORT{UNRELIABLE} (or 1)")
+    reliable, datagram = _said(url, parts.query) if parts.scheme == "udp" and "?" in url else (True, 0)
+    if "?" in url and parts.scheme != "udp":
+        raise ValueError(f"{url!r}: an address has no query, but for udp://HOST:PORT{UNRELIABLE}")
     if parts.scheme == "unix":
         path = parts.netloc + parts.path
         if not path:
@@ -80,7 +87,25 @@ def parse(url: str) -> Address:
         raise ValueError(f"{url!r}: {error}") from None
     if not host or port is None or parts.path not in ("", "/"):
         raise ValueError(f"{url!r}: {scheme}:// needs a host and a port, as in {scheme}://{_EXAMPLES[scheme]}")
-    return Address(scheme, host, port, reliable=_QUERIES[parts.query])
+    return Address(scheme, host, port, "", reliable, datagram)
+
+
+def _said(url: str, query: str) -> tuple[bool, int]:
+    """What *url* says of a session: is it reliable, and how long may its datagrams be?"""
+    reliable, datagram, names = True, 0, []
+    for name, _, value in (item.partition("=") for item in query.split("&")):
+        names.append(name)
+        if name == "reliable" and value in ("0", "1"):
+            reliable = value == "1"
+        elif name == "datagram" and value.isdecimal() and value.isascii() and len(value) < 6:
+            datagram = int(value)
+            if not DATAGRAM_BYTES <= datagram <= MAX_DATAGRAM_BYTES:
+                raise ValueError(f"{url!r}: a datagram has {DATAGRAM_BYTES} to {MAX_DATAGRAM_BYTES} bytes at most")
+        else:
+            raise ValueError(f"{url!r}: an address has no query, but of udp:// reliable=0 (or 1) and datagram=BYTES")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{url!r}: it says {max(names, key=names.count)} twice")
+    return reliable, datagram
 
 
 def check_name(name: object) -> str:

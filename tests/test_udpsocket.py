@@ -105,6 +105,19 @@ def test_datagrams_are_as_long_as_both_ends_take(h, datagram, longest):
         proxy.close()
 
 
+def test_a_client_says_in_its_url_how_long_its_datagrams_are(h, broker, proxy):
+    with h.client.connect(proxy.url + "?datagram=3000") as remote:
+        jobs, items = remote.push("jobs"), remote.pull("jobs")
+        h.spawn(jobs.send, bytes(100_000))
+        items.recv()
+    assert proxy.longest == 3000
+
+
+def test_a_brokers_url_says_nothing_of_datagrams(h):
+    with pytest.raises(ValueError, match="--udp-datagram"):
+        h.broker.listen("udp://127.0.0.1:0?datagram=3000")
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("configured", [0, DATAGRAM_BYTES, 60_000])
 def test_the_kernel_holds_as_many_datagrams_as_a_path_says(host, configured):

@@ -112,6 +112,30 @@ def test_only_what_is_surely_this_machine_is_local(url, local):
     assert parse(url).is_local is local
 
 
+@pytest.mark.parametrize(
+    ("url", "reliable", "datagram"),
+    [
+        ("udp://127.0.0.1:1", True, 0),
+        ("udp://127.0.0.1:1?datagram=1200", True, 1200),
+        ("udp://127.0.0.1:1?reliable=0&datagram=65507", False, 65507),
+    ],
+)
+def test_what_is_said_of_a_session_is_read_and_said_again(url, reliable, datagram):
+    assert parse(url)[-2:] == (reliable, datagram)
+    assert str(parse(url)) == url
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "datagram=", "datagram=0", "datagram=1199", "datagram=65508", "datagram=-1", "datagram=1e4", "datagram=٣٠٠٠",
+     "datagram=2000&datagram=2000", "size=2000", "datagram=2000;reliable=0", "datagram=" + "9" * 5000],
+    ids=lambda query: query[:30],
+)  # fmt: skip
+def test_what_cannot_be_said_of_a_session_is_refused(query):
+    with pytest.raises(ValueError, match=r"no query|a datagram has|twice"):
+        parse(f"udp://127.0.0.1:1?{query}")
+
+
 # -- names
 
 visible = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=80)
