@@ -330,7 +330,7 @@ class Transport:
             self._one(data, now, address)
         elif plain.token != self.token:
             self.counters.strangers += plain.packets
-        elif self.state != CLOSED and self._accepts(plain.offset + len(plain.body)):
+        elif self.state != CLOSED and self._accepts(plain.offset, plain.body):
             if not self._arrived(plain.number, plain.packets, len(data), now, address):
                 self.counters.duplicates += plain.packets
             elif self._take(plain.offset, plain.body, False):
@@ -381,7 +381,7 @@ class Transport:
             self.counters.strangers += 1
             return
         for item in items:
-            if type(item) is Stream and not self._accepts(item.offset + len(item.body)):
+            if type(item) is Stream and not self._accepts(item.offset, item.body):
                 return
             if isinstance(item, (Loose, LoosePart)) and (self.loose is None or not self.loose.accepts(item)):
                 return
@@ -407,12 +407,12 @@ class Transport:
         CLOSE: _on_close,
     }
 
-    def _accepts(self, stop: int) -> bool:
-        """Whether bytes up to *stop* can be taken. If not, the datagram counts as lost, or the peer is in the wrong."""
-        if stop > self._notices.granted:
+    def _accepts(self, offset: int, body: Piece) -> bool:
+        """Whether *body* can be taken. If not, the datagram counts as lost, or the peer is in the wrong."""
+        if offset + len(body) > self._notices.granted:
             self._broken("more was sent than the window allows")
             return False
-        return not self._incoming.full or stop <= self._incoming.next
+        return not self._incoming.full or offset <= self._incoming.next
 
     def _arrived(self, first: int, count: int, size: int, now: float, address: object) -> bool:
         """Packets have come: whether one of them is new (invariant 1)."""

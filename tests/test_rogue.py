@@ -280,6 +280,16 @@ def test_a_stream_in_tiny_pieces_out_of_order_costs_little_more_once_it_is_in_or
     assert stream.ready == MOST_PIECES
 
 
+def test_a_stream_in_more_pieces_than_are_kept_goes_on_once_the_first_hole_is_filled():
+    rogue = Rogue()
+    for at in range(MOST_PIECES):
+        rogue.say(packets.pack_stream(10 + 2 * at, b"ab", False))
+    rogue.say(packets.pack_stream(10 + 2 * MOST_PIECES + 1, b"d", False))  # of what is dropped
+    assert rogue.transport._incoming.full and not rogue.transport.ready
+    rogue.say(packets.pack_stream(0, b"0123456789", False))
+    assert rogue.transport.ready == 10 + 2 * MOST_PIECES
+
+
 def test_frames_beside_the_stream_that_nobody_takes_are_bounded_by_what_they_cost():
     rogue = Rogue(loose=True)
     item = packets.pack_loose(0, b"x") * 100
