@@ -45,7 +45,7 @@ class Notices:
         self.size = limits.datagram
 
     def renew(self) -> None:
-        """Bytes were read: say so, if it is worth a datagram."""
+        """Say how much was read, if it is worth a datagram."""
         incoming = self._incoming
         if self.granted - incoming.read < self._limits.window // 2 and incoming.final is None:
             self.window = True

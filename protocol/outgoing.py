@@ -40,6 +40,9 @@ LEAST_BUFFER = 256 << 10
 #: Of pacing, in seconds: a train is what leaves in this time, and so much is made good of what a late timer missed.
 QUANTUM = 0.001
 SLACK = 0.004
+#: What is in flight, in datagrams, from which on the peer, which acknowledges little, gets no new WINDOW, and no answer
+#: of its own to an INIT.
+MOST_FLYING = 4096
 
 
 class Train(NamedTuple):
@@ -131,6 +134,8 @@ class Outgoing:
             self._elsewhere(trains, now)
         if self.probes:
             self._probe(trains, now)
+        if self.recovery.flying < MOST_FLYING:
+            self.notices.renew()
         self._stream(trains, now)
         if self.notices.due(now):
             self.add(trains, self._control(now), whereabouts.address)

@@ -54,7 +54,7 @@ from .dialling import Dialling
 from .limits import DEFAULTS, Limits
 from .loose import LooseFrames
 from .notices import Notices
-from .outgoing import Outgoing, Train
+from .outgoing import MOST_FLYING, Outgoing, Train
 from .packets import (
     BAD_PACKET,
     CLOSE,
@@ -109,8 +109,6 @@ LINGER_PTOS = 3
 #: PTOs in a row before each of which the peer has spoken, and never acknowledged: it will not, and what is kept for it
 #: becomes more with each probe.
 DEAF_PTOS = 32
-#: What is in flight, in datagrams, from which on an INIT has no answer of its own.
-MOST_FLYING = 4096
 #: An end of waiting that comes so much late, was late because our own process did not run: the peer gets this time.
 GRACE = 2.0
 
@@ -201,15 +199,11 @@ class Transport:
 
     def read_into(self, buffers: list[memoryview]) -> int:
         """Fill *buffers*, one after the other, with what came in order: how many bytes."""
-        size = self._incoming.read_into(buffers)
-        self._notices.renew()
-        return size
+        return self._incoming.read_into(buffers)
 
     def read(self, most: int = 65536) -> Buffer:
         """Up to *most* bytes of what came in order; none if there are none."""
-        data = self._incoming.take(most)
-        self._notices.renew()
-        return data
+        return self._incoming.take(most)
 
     @property
     def ready(self) -> int:

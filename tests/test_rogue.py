@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vanilla.protocol import packets
+from vanilla.protocol import outgoing, packets
 from vanilla.protocol.arrivals import MOST_RANGES
 from vanilla.protocol.limits import Limits
 from vanilla.protocol.loose import LOOSE_FRAME_BYTES, MOST_BYTES, MOST_INCOMPLETE, PART_COST
@@ -288,6 +288,23 @@ def test_a_stream_in_more_pieces_than_are_kept_goes_on_once_the_first_hole_is_fi
     assert rogue.transport._incoming.full and not rogue.transport.ready
     rogue.say(packets.pack_stream(0, b"0123456789", False))
     assert rogue.transport.ready == 10 + 2 * MOST_PIECES
+
+
+def test_a_peer_that_fills_windows_and_never_acknowledges_one_gets_no_more_and_is_left(monkeypatch):
+    monkeypatch.setattr(outgoing, "MOST_FLYING", 50)
+    rogue = Rogue()
+    transport, sent, size = rogue.transport, 0, 20_000
+    for _ in range(1000):
+        if transport.state == CLOSED:
+            break
+        if sent + size <= transport._notices.granted:
+            rogue.say(packets.pack_stream(sent, bytes(size), False))
+            sent += len(transport.read(size))
+        else:
+            rogue.say(packets.PING_ITEM)
+        rogue.wait(0.01 if transport._outgoing.recovery.flying < 50 else 2.0)  # sooner than a probe is due
+        assert transport._outgoing.recovery.flying <= 50 + DEAF_PTOS
+    assert transport.error == (packets.BAD_PACKET, "nothing was acknowledged for too long")
 
 
 def test_frames_beside_the_stream_that_nobody_takes_are_bounded_by_what_they_cost():
