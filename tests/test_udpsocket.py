@@ -16,10 +16,12 @@ from peers import PATIENCE, until
 
 from vanilla import ConnectionLost, Timeout, udppath, udpsocket
 from vanilla.client.table import table
+from vanilla.poll import OUT
 from vanilla.protocol.packets import DATAGRAM_BYTES, Init, pack_init
 from vanilla.protocol.transport import Transport
 from vanilla.task import monotonic
 from vanilla.udppath import LOOPBACK_BYTES
+from vanilla.udpsocket import UDPSocket
 
 
 @pytest.fixture
@@ -164,6 +166,59 @@ def test_trains_that_the_kernel_does_not_cut_for_a_device_leave_one_by_one(h, br
         for _ in range(10):
             assert len(items.recv()) == 100_000
         assert uncut.asked == 1
+
+
+class Narrow:
+    """A socket that takes *most* datagrams, one by one, and is full then, for once."""
+
+    def __init__(self, sock, most):
+        self.sock = sock
+        self.most = self.room = most
+        self.full = 0
+        self.sent = []
+
+    def __getattr__(self, name):
+        return getattr(self.sock, name)
+
+    def send(self, data):
+        if not self.room:
+            self.full += 1
+            self.room = self.most
+            raise BlockingIOError(errno.EAGAIN, "full")
+        self.room -= 1
+        self.sent.append(bytes(data))
+        return self.sock.send(data)
+
+
+def test_a_train_that_the_kernel_takes_a_part_of_goes_on_from_there(h, monkeypatch):
+    monkeypatch.setattr(udpsocket.OFFLOAD, "sends", False)
+    with h.broker.listen("udp://127.0.0.1:0", udp_datagram=DATAGRAM_BYTES) as broker:
+        with h.client.connect(broker.urls[0], timeout=PATIENCE) as remote:
+            sock = remote._link.sock
+            sock._sock = narrow = Narrow(sock._sock, 5)
+            jobs, items = remote.push("jobs"), remote.pull("jobs")
+            h.spawn(jobs.send_many, [bytes(100_000)] * 4)
+            for _ in range(4):
+                assert len(items.recv(timeout=PATIENCE)) == 100_000
+            assert narrow.full > 20
+            assert len(set(narrow.sent)) == len(narrow.sent)
+
+
+def test_who_waits_for_room_in_the_kernel_does_not_try_again_and_again(h, broker, monkeypatch):
+    ask = h.poll.ask_kernel
+    monkeypatch.setattr(h.poll, "ask_kernel", lambda fd, events: ask(fd, events & ~OUT))
+    with h.client.connect(broker.urls[0]) as remote:
+        sock, drain = remote._link.sock, UDPSocket._drain
+        jobs, items = remote.push("jobs"), remote.pull("jobs")
+        monkeypatch.setattr(UDPSocket, "_drain", lambda self, now: self is not sock and drain(self, now))
+        h.spawn(jobs.send_many, [b"x"] * 10)
+        until(h, lambda: sock._stuck)
+        h.sleep(1)
+        assert sock._timer is None
+        monkeypatch.undo()
+        sock.leave()
+        for _ in range(10):
+            assert items.recv(timeout=PATIENCE) == b"x"
 
 
 def test_datagrams_that_come_one_by_one_are_read_as_the_trains_they_were(h, monkeypatch):

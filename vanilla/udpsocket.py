@@ -12,7 +12,8 @@ does; it is a `poll.Layer` likewise. Invariants:
 2. Whatever is done to the transport is followed by `_leave`: what it has to send goes, and the one timer is set for
    when it wants to be called again.
 3. While the handler wants what there is (bytes, room, an end), the descriptor stands in ``poll.again``.
-4. Trains that the kernel did not take are kept in ``_stuck``, in their order, and the transport is not asked for more.
+4. Trains that the kernel did not take are kept in ``_stuck``, in their order, and the transport is not asked for more,
+   nor is a timer set while it is in the poll, which says when they can go.
 """
 
 from __future__ import annotations
@@ -413,9 +414,17 @@ class UDPSocket:
         elif len(data) <= segment:
             self._sock.send(data)
         elif not self._cuts or not self._send_train(data, segment):
-            view = memoryview(data)
-            for at in range(0, len(data), segment):
-                self._sock.send(view[at : at + segment])
+            self._send_each(memoryview(data), segment, address)
+
+    def _send_each(self, data: memoryview, segment: int, address: object) -> None:
+        """Send a train that the kernel does not cut. When it takes no more, the rest is what is stuck."""
+        for at in range(0, len(data), segment):
+            try:
+                self._sock.send(data[at : at + segment])
+            except (BlockingIOError, InterruptedError):
+                if self._stuck:
+                    self._stuck[0] = data[at:], segment, address
+                raise
 
     def _send_train(self, data: Buffer, segment: int) -> bool:
         """Have the kernel cut it; False: it does not, for this device or this size, and is not asked again."""
@@ -429,8 +438,9 @@ class UDPSocket:
 
     def _mind(self, now: float) -> None:
         """Set the timer, and ask for what is to come."""
-        due = self.transport.next_time()
-        timer = self._timer
+        fd, timer = self._sock.fileno(), self._timer
+        polled = fd in self.hub.poll.handlers
+        due = None if self._stuck and polled else self.transport.next_time()
         if due is None or self._fault is not None:
             if timer is not None:
                 timer.cancel()
@@ -440,8 +450,7 @@ class UDPSocket:
                 timer.cancel()
             self._timer = self.hub.timers.at(due, self._tick)
         asked = self._kernel()
-        fd = self._sock.fileno()
-        if asked != self._asked and fd in self.hub.poll.handlers:
+        if asked != self._asked and polled:
             self._asked = asked
             self.hub.poll.ask_kernel(fd, asked)
         if self._told():
@@ -530,7 +539,8 @@ class UDPSocket:
             self._let_go()
             return
         self._live = True
-        poll.register(fd, self._fire, IN, background=True)
+        self._asked = self._kernel()
+        poll.register(fd, self._fire, self._asked, background=True)
         self.hub.onstop(self._let_go)
         self.hub.after(LINGER, self._let_go)
         self._linger()
@@ -559,6 +569,7 @@ class UDPSocket:
                 self.hub.poll.unregister(sock.fileno())
         if not self.hub.forked:
             self.transport.close()
+            self._stuck.clear()
             self._sock = sock
             try:
                 for train in self.transport.datagrams(monotonic()):
