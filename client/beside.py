@@ -55,6 +55,10 @@ class Beside:
         self._senders[sender] = None
         self._frames.put(frame, position, count)
 
+    def forget(self, sender: PushState) -> None:
+        """*sender* is at its end."""
+        self._senders.pop(sender, None)
+
     def flush(self) -> bool:
         """Send what was put: was there anything?"""
         waits = self._frames.waits

@@ -833,6 +833,8 @@ class PushState(Channel):
         """Nothing goes out any more: wake everybody."""
         self._rest = self.unconfirmed
         self.halt = Closed
+        if self.link.beside is not None:
+            self.link.beside.forget(self)
         self.slack = self._given = self._counted = self._counted_b = 0
         self.pending.clear()
         self.batch.clear()

@@ -229,6 +229,19 @@ def test_the_end_of_a_sender_leaves_nothing_uncounted(h, broker, proxy, other):
     assert jobs.lost == endpoint.lost
 
 
+def test_nothing_is_left_of_a_sender_that_has_ended(h, broker, remote):
+    for n in range(3):
+        with remote.push("jobs") as jobs:
+            jobs.send(n)
+    publisher = remote.broadcast("news")
+    publisher.send("first")
+    publisher.close()
+    ours, theirs = remote._link.beside, session(broker).beside
+    assert not ours._senders and not remote._link.channels
+    until(h, lambda: not session(broker).channels)
+    assert not theirs._missing and not theirs._subscribers
+
+
 def test_what_was_on_its_way_when_the_connection_was_lost_is_lost_and_all_goes_on(h, broker, proxy, other):
     got = gather(h, other.pull("jobs"))
     with loose(h, proxy, backoff=(10, 50)) as remote:
