@@ -377,15 +377,15 @@ class PushState(Channel):
         size_b = self._counted_b + self._given - self.slack - (count - self._counted) * (WEIGHT - BIN_HEAD_BYTES)
         self._counted, self._counted_b = count, size_b
         given = min(self._most_b - size_b, (self._most_n - count) * WEIGHT)
-        if given <= size + WEIGHT:
+        if given < size + BIN_HEAD_BYTES:
             self._close_run()
             given = self._slack()
-        self._given = given
-        self.slack = slack = given - size - WEIGHT
-        if slack > 0:
-            return True
-        self.slack = given  # the item was not taken
-        return False
+        self._given = self.slack = given
+        if given < size + BIN_HEAD_BYTES:
+            return False
+        # It may be below 0 now: then the next one comes here, too. Frames that may be lost have room for little more.
+        self.slack -= size + WEIGHT
+        return True
 
     def _close_run(self) -> None:
         self._counted = self._counted_b = 0

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import vanilla
 from vanilla.client import push
+from vanilla.client.batch import make_message
 from vanilla.client.packing import LARGE_BYTES, MEDIUM_BYTES, pack_many
 from vanilla.client.sender import PushSender
 from vanilla.exception import Timeout
@@ -334,6 +335,18 @@ def test_a_list_is_packed_some_at_a_time(monkeypatch, large):
     assert len(calls) < 250
     link.ended = True
     hub.stop()
+
+
+def test_small_items_are_packed_together_where_frames_are_short_too(link, sender, monkeypatch):
+    link.frame_limit = 1_200
+    alone = []
+    monkeypatch.setattr(push, "make_message", lambda item, link: alone.append(item) or make_message(item, link))
+    items = [b"%016d" % number for number in range(2_000)]
+    for item in items:
+        sender.send(item)
+    sender.flush()
+    assert link.bodies == items and link.frames < 40
+    assert len(alone) <= link.frames
 
 
 MIXED = [1, MEDIUM_BYTES - 1, MEDIUM_BYTES, MEDIUM_BYTES + 1, 10_000, LARGE_BYTES - 1, LARGE_BYTES]
