@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from vanilla.protocol.errors import Refused
-from vanilla.protocol.frames import DATA, HEAD_BYTES, NACK, SENT, Buffer, pack_control, pack_head
+from vanilla.protocol.frames import DATA, HEAD_BYTES, MAX_SEQ, NACK, SENT, Buffer, pack_control, pack_head
 from vanilla.protocol.loose import LOOSE_FRAME_BYTES, ONE_DATAGRAM
 from vanilla.protocol.scan import scan
 
@@ -63,8 +63,9 @@ class Beside:
 
     def miss(self, pusher: Pusher, first: int, count: int) -> None:
         """*count* messages of *pusher* did not come, the first of which is number *first*."""
-        self.lost += count
-        pusher.endpoint.lost += count
+        # A producer without credit may say what it likes. What is more than msgpack holds would end who asks for a status.
+        self.lost = min(self.lost + count, MAX_SEQ)
+        pusher.endpoint.lost = min(pusher.endpoint.lost + count, MAX_SEQ)
         self._missing.setdefault(pusher, []).append((first, count))
 
     def report(self, pusher: Pusher, first: int, stop: int) -> list[int]:

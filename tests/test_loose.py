@@ -17,7 +17,7 @@ from programs import VANILLA
 from vanilla import ConnectionLost, Rejected, Timeout
 from vanilla.broker.beside import Beside
 from vanilla.client.table import table
-from vanilla.protocol.frames import CREDIT, DATA, Keeper, pack_control, pack_head
+from vanilla.protocol.frames import CREDIT, DATA, MAX_SEQ, SENT, Keeper, pack_control, pack_head
 from vanilla.protocol.packets import DATAGRAM_BYTES
 from vanilla.protocol.ranges import check_ranges, pairs
 
@@ -476,6 +476,18 @@ def test_who_breaks_the_rules_beside_the_stream_is_ended_and_nobody_else(h, code
                     h.sleep(1)
             other.push("others").send("fine")
             assert other.pull("others").recv(PATIENCE) == "fine"
+
+
+def test_who_says_that_more_is_lost_than_can_be_counted_does_not_keep_others_from_a_status(h, broker, remote, other):
+    publishers = [remote.broadcast("news") for _ in range(3)]  # they need no credit
+    for publisher in publishers:
+        state = publisher.sender._state
+        state.quota.n = MAX_SEQ
+        remote._link.put(pack_control(SENT, state.id, MAX_SEQ, {"b": MAX_SEQ}))
+    until(h, lambda: "news" in broker.endpoints and broker.endpoints["news"].lost)
+    status = other.status(timeout=PATIENCE)
+    (ours,) = [each for each in status["broker"]["udp"] if not each["reliable"]]
+    assert ours["loose"]["missing"] == status["endpoints"][0]["lost"] == MAX_SEQ
 
 
 def test_frames_for_channels_that_are_not_there_and_what_was_overtaken_are_passed_over(h, broker, remote, other):
