@@ -9,10 +9,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 
 import vanilla
+from vanilla import spawned
 from vanilla.spawned import Spawned
 
 PATIENCE = 60
@@ -214,6 +217,12 @@ def test_the_interpreter_ends_in_silence_whatever_a_child_does(doing, stop):
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_without_children_the_interpreters_exit_waits_for_nothing(monkeypatch):
+    monkeypatch.setattr(spawned, "_running", set())
+    monkeypatch.setattr("vanilla.spawned.time", SimpleNamespace(monotonic=time.monotonic))  # it cannot sleep
+    spawned._end_all()
 
 
 def test_what_a_child_has_to_do_at_its_end_is_done_at_the_interpreters_exit():

@@ -144,12 +144,13 @@ def _wait_for(left: list[Spawned], told: Callable[[Spawned], object]) -> list[Sp
     for spawned in left:
         told(spawned)
     deadline = time.monotonic() + LAST
-    while True:
+    while left:
         late = time.monotonic() > deadline
         left = [spawned for spawned in left if not spawned.harmless]
         time.sleep(0.001)  # also the last time: who says that it stands still does so an instruction later
-        if late or not left:
-            return left
+        if late:
+            break
+    return left
 
 
 def _raise_in(spawned: Spawned) -> None:
