@@ -459,9 +459,13 @@ class UDPSocket:
             self.hub.at_edge(self.onloose)
 
     def _tick(self) -> None:
-        """It is time. (Or was to be: the timer is not put off each time that the transport has more time.)"""
+        """It is time, or was to be: the timer is not put off each time that the transport has more time."""
         self._timer = None
-        self._fire(0)
+        due = self.transport.next_time()
+        if due is not None and due > monotonic():
+            self._timer = self.hub.timers.at(due, self._tick)
+        else:
+            self._fire(0)
 
     # -- readiness: what a `poll.Layer` does
 
