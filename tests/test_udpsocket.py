@@ -316,6 +316,18 @@ def test_a_refusal_by_the_kernel_that_is_over_soon_ends_no_session(h, broker, pr
         assert remote.link.recv() == "connected"
 
 
+def test_who_is_far_away_has_the_time_to_answer_when_refusals_are_forged(h, broker):
+    with h.client.connect(broker.urls[0], reconnect=False) as remote:
+        sock, error = remote._link.sock, ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        recovery, now = sock.transport._outgoing.recovery, monotonic()
+        recovery.sampled, recovery.smoothed = True, 0.3
+        sock._refused(error, now)
+        sock._refused(error, now + 0.4)
+        assert sock._fault is None
+        sock._refused(error, now + 1.3)
+        assert sock._fault is error
+
+
 def test_a_server_that_is_gone_for_good_is_lost_soon(h, broker, proxy):
     with h.client.connect(proxy.url, reconnect=False) as remote, proxy.away():
         jobs = remote.push("jobs")

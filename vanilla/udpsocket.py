@@ -55,6 +55,8 @@ ADDRESS_GONE = frozenset([errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH, 
 MOVING = 2.0
 #: Seconds for which a server may be refused by the kernel before it is believed.
 SURE = 0.1
+#: And who is far away has so many round trips to answer, at least.
+ROUND_TRIPS = 4
 #: ms after `close` for what was sent to arrive.
 LINGER = 2000
 _INT = struct.Struct("i")
@@ -348,7 +350,7 @@ class UDPSocket:
         elif self._refusal is None:
             self._refusal = now
             self.transport.ask()
-        elif now - self._refusal > (SURE if self._away is None else MOVING):
+        elif now - self._refusal > max(SURE if self._away is None else MOVING, ROUND_TRIPS * self.transport.rtt):
             self._fault = error
 
     def came(self, data: Buffer, address: object) -> None:
