@@ -242,9 +242,9 @@ class Outgoing:
         return pack_data(recovery.sent(now, 1, sent, 0, sent, note), self.peer, items)
 
     def _probe(self, trains: list[Train], now: float) -> None:
-        """Nothing was acknowledged for too long: send something that must be (RFC 9002, 6.2.4)."""
-        first = self.recovery.first()
-        at = first.offset if first is not None and first.stop > first.offset else self.backlog.acked
+        """Nothing was acknowledged for too long: send something that must be (RFC 9002, 6.2.4): what the peer misses
+        first, for it may have no room for what comes behind."""
+        at = self.backlog.acked
         sent = False
         while self.probes:
             self.probes -= 1

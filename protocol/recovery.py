@@ -255,10 +255,6 @@ class Recovery:
         """There was nothing to send, though there was room: what is measured next is the application's rate."""
         self._limited_until = self._delivered + self.in_flight or 1
 
-    def first(self) -> Run | None:
-        """The oldest run in flight."""
-        return self._sent.runs[0] if self._sent.runs else None
-
     # -- acknowledgements
 
     def acknowledged(self, ranges: list[tuple[int, int]], delay: float, now: float) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from links import MANY, Flow, Link, World, bytes_of
 
-from vanilla.protocol import packets
+from vanilla.protocol import packets, reassembly
 from vanilla.protocol.limits import Limits
 from vanilla.protocol.packets import INIT_BYTES, Close, Data, parse_data
 from vanilla.protocol.transport import CLOSED, OPEN, Transport
@@ -71,6 +71,17 @@ def test_either_controller_gets_everything_through(controller):
 @pytest.mark.parametrize("size", [0, 1, packets.DATAGRAM_BYTES - packets.OVERHEAD_BYTES, 10_000])
 def test_a_stream_of_any_length_ends(size):
     exchange(flow(1), size)
+
+
+@pytest.mark.parametrize("most", [1, 8])
+@pytest.mark.parametrize("seed", range(4))
+def test_who_keeps_few_pieces_that_are_out_of_order_gets_every_byte(monkeypatch, seed, most):
+    monkeypatch.setattr(reassembly, "MOST_PIECES", most)
+    made = flow(seed, loss=0.3, reorder=0.1, jitter=0.01)
+    data, made.client.source = bytes_of(200_000, made.world.random)
+    made.start()
+    assert made.world.run(300.0, lambda: made.server is not None and made.server.count == len(data))
+    assert made.server.got == data
 
 
 def test_nothing_is_made_for_who_has_not_returned_a_cookie():
