@@ -141,14 +141,17 @@ class Outgoing:
             self.add(trains, self._control(now), whereabouts.address)
 
     def _stream(self, trains: list[Train], now: float) -> None:
-        """Send of the stream, and of what is beside it, what may leave. While both have something, they take turns."""
+        """Send of the stream, and of what is beside it, what may leave. While both have something, they take turns.
+
+        What is beside it gets half of the peer's buffer: who is late to read has datagrams there that count as lost,
+        and so as gone, and what then finds no room is lost for good.
+        """
         backlog, recovery = self.backlog, self.recovery
         datagram = self.datagram
         self.paced = False
         while backlog.wants or self._loose_waits:
-            room = min(
-                -(-(self.controller.window - recovery.in_flight) // datagram), self._peer_datagrams - recovery.flying
-            )
+            held = -(-self._peer_datagrams // 2) if self._loose_waits else self._peer_datagrams
+            room = min(-(-(self.controller.window - recovery.in_flight) // datagram), held - recovery.flying)
             if room <= 0:
                 return
             rate = self.controller.pacing_rate
