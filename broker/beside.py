@@ -63,7 +63,7 @@ class Beside:
 
     def miss(self, pusher: Pusher, first: int, count: int) -> None:
         """*count* messages of *pusher* did not come, the first of which is number *first*."""
-        # A producer without credit may say what it likes. What is more than msgpack holds would end who asks for a status.
+        # A producer without credit may say what it likes, and more than msgpack holds would end who asks for a status.
         self.lost = min(self.lost + count, MAX_SEQ)
         pusher.endpoint.lost = min(pusher.endpoint.lost + count, MAX_SEQ)
         self._missing.setdefault(pusher, []).append((first, count))
