@@ -17,6 +17,7 @@ class Result:
     :ivar complete: it was not interrupted.
     :ivar sent: messages that were sent, and are confirmed if it is complete.
     :ivar received: messages that were received, the queue's rest included.
+    :ivar lost: messages of those sent that are known to be lost, where that is allowed (``?reliable=0``).
     :ivar rate: messages a second that were received while there was sending.
     :ivar cpu: CPU seconds of all "pushers", of all "pullers", and of the "broker" if it tells, by these names.
     :ivar waits: how long those messages that tell were on their way, in ns.
@@ -26,6 +27,7 @@ class Result:
     complete: bool
     sent: int
     received: int
+    lost: int
     rate: float
     cpu: dict[str, float | None]
     waits: Histogram = field(repr=False)
@@ -33,11 +35,12 @@ class Result:
     @property
     def fault(self) -> str:
         """What is wrong with it, for people; empty if nothing is."""
-        if not self.complete or self.sent == self.received:
+        missing = self.sent - self.lost - self.received
+        if not self.complete or not missing:
             return ""
-        if self.received < self.sent:
-            return f"{plural(self.sent - self.received, 'message')} of {self.sent:,} of {self.size} bytes missing"
-        return f"{plural(self.received - self.sent, 'message')} of {self.size} bytes came twice"
+        if missing > 0:
+            return f"{plural(missing, 'message')} of {self.sent:,} of {self.size} bytes missing"
+        return f"{plural(-missing, 'message')} of {self.size} bytes came twice"
 
     def cpu_a_million(self, who: str) -> float | None:
         """CPU seconds a million received messages."""
@@ -56,6 +59,7 @@ class Result:
             "complete": self.complete,
             "sent": self.sent,
             "received": self.received,
+            "lost": self.lost,
             "messages_per_second": round(self.rate, 1),
             "bytes_per_second": round(self.rate * self.size, 1),
             "cpu_seconds_per_million": {who: _rounded(self.cpu_a_million(who)) for who in WHO},
@@ -68,7 +72,8 @@ class Result:
 
     def row(self) -> str:
         """A line of the table."""
-        return _line([write(self) for _, _, write in COLUMNS]) + ("" if self.complete else "  (interrupted)")
+        notes = [f"{self.lost:,} of {self.sent:,} lost"] * bool(self.lost) + ["interrupted"] * (not self.complete)
+        return _line([write(self) for _, _, write in COLUMNS]) + (f"  ({', '.join(notes)})" if notes else "")
 
 
 def _rounded(value: float | None) -> float | None:

@@ -25,7 +25,7 @@ from .table import number
 SETTLE_MS = 20
 
 #: What a process says that has not said anything.
-NOTHING: dict[str, Any] = {"count": 0, "at": 0.0, "timed": 0, "until": 0.0, "cpu": 0.0, "waits": []}
+NOTHING: dict[str, Any] = {"count": 0, "lost": 0, "at": 0.0, "timed": 0, "until": 0.0, "cpu": 0.0, "waits": []}
 
 
 class Worker:
@@ -178,6 +178,7 @@ class Trial:
             complete=self._complete,
             sent=_sum(sent, "count"),
             received=_sum(received, "count"),
+            lost=_sum(sent, "lost"),
             rate=rate,
             cpu=cpu,
             waits=waits,

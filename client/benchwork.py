@@ -110,6 +110,10 @@ class Pusher(Work):
                 self._send_block()
         self.jobs.sync()
 
+    def report(self) -> dict[str, Any]:
+        """That of any `Work`, and ``lost``: how many of these messages are known to be lost."""
+        return {**super().report(), "lost": self.jobs.lost}
+
     def _send_block(self) -> None:
         if self.many:
             self._send_lists()

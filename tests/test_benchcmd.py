@@ -11,6 +11,7 @@ import socket
 from contextlib import contextmanager
 
 import pytest
+from lossy import Proxy
 from peers import PATIENCE, until
 from programs import broker, environment, gone, group, read_all, running, vanilla, wait_until
 
@@ -150,6 +151,19 @@ def test_a_message_too_few_or_too_many_is_an_error(url, h, remote, name, steal, 
     assert (status, err.count("\n")) == (1, 1)
     assert re.fullmatch(f"vanilla bench: {fault}\n", err)
     assert [size for size, _ in rows(out)] == [16]
+
+
+def test_what_the_way_loses_is_no_error_where_it_may_be_lost(h):
+    with broker(listen="udp://127.0.0.1:0") as (url, _):
+        proxy = Proxy(h, url, lost=0.1, doubled=0, late=0)
+        args = "--url", f"{proxy.url}?reliable=0", "--json", "--seconds", "1", "--size", "4096", "--rate", "500"
+        with running("bench", *args) as program:
+            until(h, lambda: program.process.poll() is not None)
+            assert program.end() == (0, "")
+            (found,) = json.loads(program.process.stdout.read())["sizes"]
+        proxy.close()
+    assert found["lost"] > 0
+    assert found["sent"] == found["received"] + found["lost"]
 
 
 # -- what it refuses
@@ -336,7 +350,8 @@ def result(**changes):
     waits = Histogram()
     waits.add(1_000_000)
     cpu = {"pushers": 2.0, "pullers": 1.0, "broker": None}
-    given = {"size": 16, "complete": True, "sent": 10, "received": 10, "rate": 5.0, "cpu": cpu, "waits": waits}
+    counts = {"sent": 10, "received": 10, "lost": 0}
+    given = {"size": 16, "complete": True, **counts, "rate": 5.0, "cpu": cpu, "waits": waits}
     return Result(**{**given, **changes})
 
 
@@ -345,6 +360,15 @@ def test_what_is_missing_or_came_twice_is_counted():
     assert result(received=7).fault == "3 messages of 10 of 16 bytes missing"
     assert result(received=12).fault == "2 messages of 16 bytes came twice"
     assert result(received=7, complete=False).fault == ""
+
+
+def test_what_is_known_to_be_lost_is_not_missing_but_told():
+    assert result(received=7, lost=3).fault == ""
+    assert result(received=7, lost=2).fault == "1 message of 10 of 16 bytes missing"
+    assert result(received=8, lost=3).fault == "1 message of 16 bytes came twice"
+    assert result(received=7, lost=3).as_json()["lost"] == 3
+    assert result(received=7, lost=3).row().endswith("  (3 of 10 lost)")
+    assert result(received=7, lost=3, complete=False).row().endswith("  (3 of 10 lost, interrupted)")
 
 
 def test_a_broker_that_does_not_tell_its_cpu_time_has_none():
