@@ -37,7 +37,7 @@ def test_each_side_that_is_installed_answers_all_that_a_row_asks(load, name):
     calls, service = load("calls"), service_of(load, name)
     asked = {
         (row.work, row.at_a_time)
-        for row in (*calls.ROWS, calls.ENCRYPTED)
+        for row in (*calls.ROWS, calls.ENCRYPTED, calls.DATAGRAMS)
         if name in row.sides and name not in row.unable
     }
     assert asked

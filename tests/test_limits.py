@@ -682,6 +682,7 @@ TESTS = {
     "unsettled_bytes": ("test_memory", "test_a_puller_that_never_settles_takes_what_may_be_unsettled_and_no_more"),
     "max_attempts": ("test_broker", "test_after_five_attempts_a_message_is_a_dead_letter"),
     "backoff_ms": ("test_broker", "test_the_back_off_doubles"),
+    "udp_datagram": ("test_udpsocket", "test_datagrams_are_as_long_as_both_ends_take"),
     "drain_ms": ("test_broker", "test_draining_ends_at_its_time_and_says_what_is_left"),
     "producers": ("test_producers", "test_the_longest_gone_is_forgotten_first"),
     "producer_ttl_ms": ("test_producers", "test_a_record_is_forgotten_after_its_time"),
