@@ -35,10 +35,9 @@ from cells import table
 LATEST = Path(__file__).with_name("results") / "latest.json"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 README = Path(__file__).parents[1] / "README.md"
-#: Rows of the Hub's services, in a run of their own.
-SERVICES = LATEST.with_name("services.json")
-BEGIN = "<!-- from bench/results/latest.json by bench/table.py -->\n"
-BEGIN_SERVICES = "<!-- from bench/results/services.json by bench/table.py -->\n"
+#: What stands in the page: the last run, rows that ran by themselves (of UDP, of the Hub's services), and rows of before.
+RUNS = (LATEST, *(LATEST.with_name(name) for name in ("udp.json", "services.json", "earlier.json")))
+BEGIN = "<!-- from bench/results/{} by bench/table.py -->\n"
 END = "<!-- end -->\n"
 
 
@@ -122,21 +121,21 @@ def sides_of(rows: list[dict[str, Any]]) -> list[list[str]]:
     return list(found.values())
 
 
-def in_page(page: str, rendered: str, begin: str = BEGIN) -> str:
-    """The page with its tables behind *begin* replaced."""
+def in_page(page: str, rendered: str, name: str = LATEST.name) -> str:
+    """The page with its tables of the run *name* replaced."""
+    begin = BEGIN.format(name)
     before, _, rest = page.partition(begin)
     _, _, after = rest.partition(END)
     return f"{before}{begin}\n{rendered}\n{END}{after}"
 
 
 def main(results: str = "") -> None:
-    rendered = render(json.loads(Path(results or LATEST).read_text()))
     if results:
-        print(rendered, end="")
-    else:
-        page = in_page(PAGE.read_text(), rendered)
-        PAGE.write_text(in_page(page, render(json.loads(SERVICES.read_text())), BEGIN_SERVICES))
-        README.write_text(in_page(README.read_text(), short(json.loads(LATEST.read_text()))))
+        print(render(json.loads(Path(results).read_text())), end="")
+        return
+    for path in RUNS:
+        PAGE.write_text(in_page(PAGE.read_text(), render(json.loads(path.read_text())), path.name))
+    README.write_text(in_page(README.read_text(), short(json.loads(LATEST.read_text()))))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def parse(url: str) -> Address:
     except ValueError as error:
         raise ValueError(f"{url!r}: {error}") from None
     if "#" in url or "@" in parts.netloc:
-        raise ValueError(f"{url!r}: an address has no user, query or fragment")
+        raise ValueError(f"{url!r}: an address has no user and no fragment")
     reliable, datagram = _said(url, parts.query) if parts.scheme == "udp" and "?" in url else (True, 0)
     if "?" in url and parts.scheme != "udp":
         raise ValueError(f"{url!r}: an address has no query, but for udp://HOST:PORT{UNRELIABLE}")
@@ -84,7 +84,8 @@ def parse(url: str) -> Address:
     try:
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise ValueError(f"{url!r}: {error}") from None
+        many = ": an IPv6 address stands in brackets, as in [::1]" if parts.netloc.count(":") > 1 else ""
+        raise ValueError(f"{url!r}: {error}{many}") from None
     if not host or port is None or parts.path not in ("", "/"):
         raise ValueError(f"{url!r}: {scheme}:// needs a host and a port, as in {scheme}://{_EXAMPLES[scheme]}")
     return Address(scheme, host, port, "", reliable, datagram)
