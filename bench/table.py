@@ -35,7 +35,7 @@ from cells import table
 LATEST = Path(__file__).with_name("results") / "latest.json"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 README = Path(__file__).parents[1] / "README.md"
-#: What stands in the page: the last run, rows that ran by themselves (of UDP, of the Hub's services), and rows of before.
+#: What stands in the page: the last run, rows that ran by themselves (UDP, the Hub's services), and rows of before.
 RUNS = (LATEST, *(LATEST.with_name(name) for name in ("udp.json", "services.json", "earlier.json")))
 BEGIN = "<!-- from bench/results/{} by bench/table.py -->\n"
 END = "<!-- end -->\n"
