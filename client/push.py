@@ -424,17 +424,22 @@ class PushState(Channel):
         if self.replay is not None:
             self._stock(count, size, frame)
             return
-        if self.loose:
-            assert link.beside is not None
-            link.beside.put(self, frame, quota.b - size, count)
-        else:
-            link.put(*frame)
+        self._write(frame, quota.b - size, count)
         if self.keeps and not self.loose:
             self.sent.append((quota.n, count, size, frame, link.broker))
         self._want = False  # what waits is asked for anew, behind these
         self._mark = -1
         if self._idle is None:
             self._idle = self.hub.after(IDLE_MS, self._look_idle)
+
+    def _write(self, frame: Sequence[Buffer], position: int, count: int) -> None:
+        """*frame* leaves: *count* messages, behind *position* bytes of others."""
+        link = self.link
+        if self.loose:
+            assert link.beside is not None
+            link.beside.put(self, frame, position, count)
+        else:
+            link.put(*frame)
 
     def _head(self, count: int, size: int) -> bytes:
         """What stands before *count* messages of *size* bytes."""
@@ -755,11 +760,7 @@ class PushState(Channel):
             if frame is None:
                 self._ask_again(replay)
                 return False
-            if self.loose:
-                assert link.beside is not None
-                link.beside.put(self, frame.parts, replay.b - frame.size, frame.count)
-            else:
-                link.put(*frame.parts)
+            self._write(frame.parts, replay.b - frame.size, frame.count)
             self._want = False
             if self.keeps and not self.loose:
                 self.sent.append(frame)
