@@ -315,17 +315,21 @@ class Outgoing:
         return True
 
     def _lose(self, lost: list[Run], now: float) -> None:
-        for run in lost:
-            self.counters.lost += run.end - run.first
-            self.counters.lost_bytes += run.wire
+        wire = sum(run.wire for run in lost)
+        self.counters.lost += sum(run.end - run.first for run in lost)
+        self.counters.lost_bytes += wire
+        self._give_up(lost)
+        self.controller.on_loss(now, wire, lost[-1].time, self.recovery.persistent(lost))
+
+    def _give_up(self, runs: list[Run]) -> None:
+        """What *runs* carried is to be sent again, but for what may be lost."""
+        for run in runs:
             if run.stop > run.offset:
                 self.backlog.lose(run.offset, run.stop)
             if run.beside and self.loose is not None:
                 self.loose.lose(run.note)
             else:
                 self.notices.lost(run.note)
-        persistent = self.recovery.persistent(lost)
-        self.controller.on_loss(now, sum(run.wire for run in lost), lost[-1].time, persistent)
 
     def due(self, now: float) -> bool:
         """Declare lost what is by now: whether nothing was acknowledged for so long that the peer is to be probed."""
@@ -339,11 +343,7 @@ class Outgoing:
     def move(self, now: float) -> None:
         """The peer is at another address: all that was known of the path to it is forgotten (RFC 9000, 9.4)."""
         self.counters.moves += 1
-        for run in self.recovery.give_up_all():
-            if run.stop > run.offset:
-                self.backlog.lose(run.offset, run.stop)
-            if run.beside and self.loose is not None:
-                self.loose.lose(run.note)
+        self._give_up(self.recovery.give_up_all())
         size = min(self.datagram, self._limits.elsewhere)
         self.controller = CONTROLLERS[self._limits.controller](size, now)
         self._size(size)
