@@ -50,9 +50,12 @@ class Request:
 
     @property
     def deadline(self) -> float | None:
-        """The ms that are left until nobody wants the answer any more, 0 if none are; None if there is no end."""
+        """The ms that are left until nobody wants the answer any more, 0 if none are: of one that is answered or
+        cancelled, too. None if it was sent without."""
         due = self._options.get("deadline")
-        return None if due is None else max(due - monotonic(), 0) * 1000
+        if due is None:
+            return None
+        return 0 if self.settled else max(due - monotonic(), 0) * 1000
 
     @property
     def settled(self) -> bool:
