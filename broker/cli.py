@@ -13,6 +13,7 @@ import sys
 from typing import Any, NoReturn
 
 import vanilla
+from vanilla import busypoll
 from vanilla.core import Hub
 from vanilla.memory import keep_freed_memory
 from vanilla.protocol.scan import KIND
@@ -20,7 +21,7 @@ from vanilla.signal import subscribe
 
 from . import systemd, tokens
 from .broker import LEAVE_MS, Broker
-from .config import FILE_VARIABLE, SYSTEMD, Wrong, check, read, strays
+from .config import DEFAULT, FILE_VARIABLE, SYSTEMD, Wrong, check, read, strays
 from .options import Options
 from .settings import FILE, GROUPS, INTEGER, LEVEL, LEVELS, SWITCH, URLS, Kind, Setting
 
@@ -89,6 +90,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     try:
         config = read(vars(args), args.config)
+        if config.held["busy-poll"].origin == DEFAULT and os.environ.get(busypoll.VARIABLE):
+            config.give("busy-poll", busypoll.look_us(None), busypoll.VARIABLE)  # of all programs of ours
         passed = systemd.take_sockets()
         if passed:
             config.give("listen", [str(address) for _, address in passed], SYSTEMD)
@@ -108,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     for stray in strays(os.environ):
         log.warning("%s", stray)
     keep_freed_memory()
-    with Hub() as hub:
+    with Hub(config["busy-poll"]) as hub:
         serve(hub, make(hub, config.options), config["listen"], passed, config["console"])
 
 

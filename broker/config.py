@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple
 
+from vanilla.busypoll import MOST_US
 from vanilla.certificates import ServerFiles, check_authorities
 from vanilla.protocol.urls import parse
 
@@ -24,8 +25,8 @@ from .tomlfile import TomlFile, near_miss
 #: Names the file, as --config does. The file has no key for itself.
 FILE_VARIABLE = f"{PREFIX}CONFIG"
 
-#: The origin of what the service manager has given us instead.
-SYSTEMD = "systemd"
+#: The origin of what nobody has set, and of what the service manager has given us instead.
+DEFAULT, SYSTEMD = "default", "systemd"
 
 #: How much alike two variables are, by `difflib`, for one to be taken for a slip of the other.
 CLOSE = 0.75
@@ -99,7 +100,7 @@ def read(flags: Mapping[str, Any], path: str | None, environ: Mapping[str, str] 
     """
     path = path or environ.get(FILE_VARIABLE) or None
     faults: list[str] = []
-    held = {key: Held(setting.default, "default", key) for key, setting in SETTINGS.items()}
+    held = {key: Held(setting.default, DEFAULT, key) for key, setting in SETTINGS.items()}
     for source in (_from_file(path, faults), _from_environment(environ, faults), _from_flags(flags)):
         for setting, entry in source:
             wrong = fault(setting.field, entry.value) if setting.field else ""
@@ -212,6 +213,11 @@ def _check_authorities(config: Config) -> None:
         check_authorities(config["tls-client-ca"])
 
 
+def _check_busy_poll(config: Config) -> None:
+    if not 0 <= config["busy-poll"] <= MOST_US:
+        raise ValueError(f"must be from 0 to {MOST_US} microseconds")
+
+
 def _check_console(config: Config) -> None:
     folder = os.path.dirname(config["console"])
     if folder and not os.path.isdir(folder):
@@ -226,6 +232,7 @@ CHECKS: dict[str, Callable[[Config], object]] = {
     "token-file": lambda config: config["token-file"] and read_tokens(config["token-file"]),
     "permissions": lambda config: config["permissions"] and read_permissions(config["permissions"]),
     "console": _check_console,
+    "busy-poll": _check_busy_poll,
 }
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple
 
+from vanilla.busypoll import LOOK_US
+
 from .options import Options
 
 #: What the names of all environment variables start with.
@@ -203,6 +205,13 @@ GROUPS = {
     ),
     "the program": (
         Setting("drain", INTEGER, "MS", "ms that SIGTERM leaves consumers to take what is there", "drain_ms"),
+        Setting(
+            "busy-poll",
+            INTEGER,
+            "US",
+            "us for which it looks for what comes, before it sleeps, where something came soon each time; 0: never",
+            own_default=LOOK_US,
+        ),
         Setting("log-level", LEVEL, "LEVEL", "what is logged on stderr", own_default="info"),
         Setting(
             "console",

@@ -38,6 +38,7 @@ from greenlet import getcurrent, greenlet
 
 from . import services
 from .broadcast import Broadcast
+from .busypoll import look_us
 from .channel import Channel, Value
 from .condition import Condition
 from .dump import dump
@@ -100,6 +101,11 @@ class _Entry:
 class Hub:
     """Tasks, channels, timers and descriptors of one thread.
 
+    :param busy_poll: microseconds for which its loop may look for what comes before it sleeps, where something came
+        soon many times in a row: then nobody has to be woken for it. 0: never. None: as the environment variable
+        VANILLA_BUSY_POLL says, or 150.
+    :raises ValueError: that is no such time.
+
     >>> with Hub() as h:
     ...     ch = h.channel()
     ...     task = h.spawn(ch.send, "Hello World")
@@ -122,10 +128,11 @@ class Hub:
     #: In a thread that `h.thread.spawn` made: the way to the hub that did.
     parent: Pair
 
-    def __init__(self) -> None:
+    def __init__(self, busy_poll: float | None = None) -> None:
+        look = look_us(busy_poll) / 1e6
         self.timers = Timers()
         self.poll = Poll()
-        self._loop = Loop(self, self.timers, self.poll)
+        self._loop = Loop(self, self.timers, self.poll, look)
         self.runner = Runner(self, greenlet(self._loop.run), self.timers)
         self._loop.bind(self.runner)
         #: Who runs next; whoever wakes a task puts it here.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from greenlet import GreenletExit
 
+from .busypoll import BusyPoll
 from .dump import who_waits
 from .exception import Stop
 from .poll import Poll
@@ -36,17 +37,18 @@ monotonic = time.monotonic
 
 
 class Loop:
-    """The loop of *hub*.
+    """The loop of *hub*; *look* is how long it may look busily before it sleeps, in seconds (`busypoll`).
 
     ``edges`` are called once at the edge of this tick, ``hooks`` at each tick's edge, behind them; neither may wait.
     """
 
-    __slots__ = ("edges", "hooks", "hub", "poll", "ready", "runner", "timers")
+    __slots__ = ("_wait", "edges", "hooks", "hub", "poll", "ready", "runner", "timers")
 
-    def __init__(self, hub: Hub, timers: Timers, poll: Poll) -> None:
+    def __init__(self, hub: Hub, timers: Timers, poll: Poll, look: float) -> None:
         self.hub = hub
         self.timers = timers
         self.poll = poll
+        self._wait = BusyPoll(poll, look).wait if look else poll.wait
         self.edges: list[Callable[[], object]] = []
         #: A tuple, so that one of them may take itself out.
         self.hooks: tuple[Callable[[], object], ...] = ()
@@ -88,7 +90,7 @@ class Loop:
             wait = -1
         else:
             wait = self._patience()
-        for fd, events in poll.wait(wait):
+        for fd, events in self._wait(wait) if wait else poll.wait(0):
             handler = poll.handlers.get(fd)  # one that was unregistered in this very batch is not called
             if handler is not None:
                 try:

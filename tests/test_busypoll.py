@@ -1,0 +1,220 @@
+"""What comes soon each time is looked for without sleeping, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import vanilla
+from vanilla import busypoll
+from vanilla.busypoll import LUCK, MISS, MOST_TRIALS, TRIALS, BusyPoll, look_us
+from vanilla.poll import IN
+
+LOOK = 100e-6
+TURN = 1e-6
+
+
+class World:
+    """In place of `Poll`, and of time: something comes after each of *gaps*, in seconds, since the last was found."""
+
+    def __init__(self, monkeypatch, cores=2):
+        self.now = 0.0
+        self.due = None
+        self.looks = self.sleeps = 0
+        self.yielding = TURN
+        self.asked = None
+        monkeypatch.setattr(busypoll, "_cores", lambda: cores)
+        monkeypatch.setattr(busypoll, "_give_way", self._give_way)
+        self.waits = BusyPoll(self, LOOK, lambda: self.now)
+
+    def _give_way(self):
+        self.now += self.yielding
+
+    def wait(self, timeout):
+        self.asked = timeout
+        if timeout == 0:
+            self.looks += 1
+        else:
+            self.sleeps += 1
+            ends = self.now + timeout if timeout > 0 else self.due
+            self.now = max(min(ends, ends if self.due is None else self.due), self.now)
+        return [(1, IN)] if self.due is not None and self.now >= self.due else []
+
+    def come(self, *gaps, timeout=-1):
+        """What was found after each of them, and for how many the process slept."""
+        before, found = self.sleeps, []
+        for gap in gaps:
+            self.due = self.now + gap
+            found.append(bool(self.waits.wait(timeout)))
+        assert all(found) or timeout >= 0
+        return self.sleeps - before
+
+
+@pytest.fixture
+def world(monkeypatch):
+    return World(monkeypatch)
+
+
+def lucky(world):
+    world.come(*[LOOK / 2] * TRIALS)
+    assert world.waits.looking
+
+
+def test_what_comes_soon_many_times_in_a_row_is_then_looked_for(world):
+    assert world.come(*[LOOK / 2] * TRIALS) == TRIALS
+    assert world.looks == 0
+    assert world.come(*[LOOK / 2] * 1000) == 0
+
+
+def test_what_comes_late_ends_a_row(world):
+    for _ in range(3):
+        world.come(*[LOOK / 2] * (TRIALS - 1))
+        world.come(3 * LOOK)
+        assert not world.waits.looking
+
+
+def test_who_pauses_now_and_then_sleeps_then_and_only_then(world):
+    lucky(world)
+    for _ in range(20):
+        assert world.come(1.0, *[LOOK / 2] * LUCK) == 1
+
+
+def test_a_pause_costs_one_look_each_and_no_more_than_are_left(world):
+    lucky(world)
+    world.come(*[1.0] * 100)
+    assert not world.waits.looking
+    assert world.looks <= -(-LUCK // MISS) * (LOOK / TURN + 2)
+
+
+def test_looks_of_no_use_become_rare(world):
+    """Each wait is short, and longer than a look."""
+    waits = 100_000
+    assert world.come(*[1.5 * LOOK] * waits) == waits
+    tries = (MOST_TRIALS // TRIALS).bit_length() + waits // MOST_TRIALS
+    assert 0 < world.looks <= tries * -(-LUCK // MISS) * (LOOK / TURN + 2)
+
+
+def test_after_looks_that_were_of_use_it_takes_no_more_to_begin_again(world):
+    lucky(world)
+    for _ in range(10):
+        world.come(*[LOOK / 2] * 100)
+        world.come(*[1.0] * LUCK)
+        assert not world.waits.looking
+        lucky(world)
+
+
+def test_a_timer_says_nothing(world):
+    for _ in range(10 * TRIALS):
+        world.due = None
+        world.waits.wait(LOOK / 2)
+    assert not world.waits.looking
+    lucky(world)
+    looks = world.looks
+    for _ in range(100):
+        world.due = None
+        world.waits.wait(LOOK / 2)
+    assert (world.looks, world.waits.looking) == (looks, True)
+
+
+def test_a_wait_is_no_longer_for_the_look_before_it(world):
+    lucky(world)
+    world.due = None
+    begin = world.now
+    assert world.waits.wait(5 * LOOK) == []
+    assert world.now - begin == pytest.approx(5 * LOOK)
+
+
+def test_who_lost_the_core_to_others_between_two_looks_does_not_look_for_long(world):
+    lucky(world)
+    world.yielding = 100 * LOOK
+    world.come(*[LOOK / 2] * LUCK)
+    assert not world.waits.looking
+
+
+def test_a_process_with_one_core_never_looks(monkeypatch):
+    world = World(monkeypatch, cores=1)
+    world.come(*[LOOK / 2] * 10 * TRIALS)
+    assert world.looks == 0
+
+
+@pytest.mark.parametrize(("text", "us"), [("", busypoll.LOOK_US), ("0", 0), ("50", 50)])
+def test_the_environment_says_how_long(monkeypatch, text, us):
+    monkeypatch.setenv(busypoll.VARIABLE, text)
+    assert look_us(None) == us
+    assert look_us(20) == 20
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "10001", "0.5", "1ms"])
+def test_no_such_time_is_an_error_that_names_it(monkeypatch, text):
+    monkeypatch.setenv(busypoll.VARIABLE, text)
+    with pytest.raises(ValueError, match=busypoll.VARIABLE):
+        vanilla.Hub()
+    with pytest.raises(ValueError, match="busy_poll is -1, but must be from 0 to 10000 microseconds"):
+        vanilla.Hub(busy_poll=-1)
+
+
+def ping_pong(h, count):
+    """*count* round trips with a process that answers at once: how many waits slept, and how many were looks."""
+    ours, theirs = socket.socketpair()
+    code = "import socket, sys\ns = socket.socket(fileno=int(sys.argv[1]))\nwhile d := s.recv(1): s.send(d)"
+    waits = []
+
+    class Counted:
+        """Of the hub's epoll."""
+
+        def __init__(self, epoll):
+            self.register, self.modify, self.unregister = epoll.register, epoll.modify, epoll.unregister
+            self.poll = lambda timeout: waits.append(timeout) or epoll.poll(timeout)
+
+    with ours, theirs:
+        child = subprocess.Popen([sys.executable, "-c", code, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+        theirs.close()
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(h.poll, "_epoll", Counted(h.poll._epoll))
+                stream = h.io.socket(ours)
+                for _ in range(count):
+                    stream.send(b"x")
+                    assert stream.recv() == b"x"
+                stream.close()
+        finally:
+            ours.close()
+            child.wait(10)
+    return len([timeout for timeout in waits if timeout]), waits.count(0)
+
+
+@pytest.mark.skipif(busypoll._cores() < 2, reason="one core")
+def test_a_hub_looks_for_answers_that_come_soon():
+    with vanilla.Hub(busy_poll=busypoll.MOST_US) as h:  # no machine is so slow
+        slept, looks = ping_pong(h, 300)
+    assert looks > slept
+    with vanilla.Hub(busy_poll=0) as h:
+        slept, looks = ping_pong(h, 50)
+    assert slept >= 50 > looks
+
+
+def test_a_hub_that_nothing_comes_to_does_not_burn_its_core():
+    with vanilla.Hub() as h:
+        ping_pong(h, 100)
+        begin = time.process_time()
+        for _ in range(5):
+            h.sleep(60)
+        assert time.process_time() - begin < 0.15
+
+
+def test_the_broker_takes_it_as_a_setting():
+    run = [sys.executable, "-m", "vanilla.broker", "--check"]
+    said = subprocess.run([*run, "--busy-poll", "70"], capture_output=True, text=True)
+    assert "busy-poll = 70" in said.stdout
+    environ = {**os.environ, busypoll.VARIABLE: "0"}
+    said = subprocess.run(run, capture_output=True, text=True, env=environ)
+    assert re.search(rf"busy-poll = 0.* # {busypoll.VARIABLE}", said.stdout)
+    said = subprocess.run([*run, "--busy-poll", "70000"], capture_output=True, text=True)
+    assert said.returncode == 1
+    assert "--busy-poll: must be from 0 to 10000 microseconds" in said.stderr

@@ -1,0 +1,147 @@
+"""Waiting that looks for a while before it sleeps: busy polling.
+
+To sleep and be woken is what a message that comes alone costs most: the core of a virtual machine goes to its host and
+comes back with cold caches, and what a process then does takes several times as long. One call through a broker is four
+wake-ups. So where something comes soon each time, a loop looks for it again and again for some microseconds, and lets
+others have the core between two looks. Linux does the same for sockets (net.core.busy_poll), and for idle virtual cores
+(the governor "haltpoll", from which the idea of a limit that is earned is).
+
+It must cost nothing where it brings nothing. So it has to be earned, by waits in a row that were short, and by looks
+that found something; and each time that it was of no use it becomes dearer:
+
+* A wait is *short* when a descriptor ended it within twice the time of a look.
+* `TRIALS` short waits in a row, and it looks. Each look that finds something is worth one, up to `LUCK`, and each that
+  does not costs `MISS`; one that has nothing left goes back to sleep.
+* If it lost more than it found, twice as many short waits are asked for the next time, up to `MOST_TRIALS`; else
+  `TRIALS` again.
+
+What a timer ends says nothing: it would have ended at that time anyway. A process with one core to run on never looks,
+for there the others would have to wait.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Callable
+
+from .poll import Poll
+
+#: The environment variable that says how long a look lasts, in microseconds, for hubs that are not told; 0: never look.
+VARIABLE = "VANILLA_BUSY_POLL"
+#: What holds without it. To sleep and be woken took 50 to 150 us, of which we give so much to save it.
+LOOK_US = 150
+MOST_US = 10_000
+#: Short waits in a row before the first look, and before one that follows many that were of no use.
+TRIALS = 16
+MOST_TRIALS = 4096
+#: What is saved at most, and what a look without a find costs.
+LUCK = 8
+MISS = 3
+
+monotonic = time.monotonic
+
+
+class BusyPoll:
+    """The waits of one loop.
+
+    :param poll: what is looked at.
+    :param look: how long a look lasts, in seconds.
+    :param clock: for tests.
+    """
+
+    __slots__ = ("_clock", "_found", "_look", "_luck", "_missed", "_poll", "_quick", "_short", "_trials")
+
+    def __init__(self, poll: Poll, look: float, clock: Callable[[], float] = monotonic) -> None:
+        self._poll = poll
+        self._look = look
+        self._short = 2 * look
+        self._clock = clock
+        #: What is left; 0: it sleeps at once.
+        self._luck = 0
+        #: Short waits in a row, and how many it takes.
+        self._quick = 0
+        self._trials = TRIALS
+        #: Of the looks since it last slept at once.
+        self._found = self._missed = 0
+
+    @property
+    def looking(self) -> bool:
+        """Will the next wait look first?"""
+        return self._luck > 0
+
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
+        """As `Poll.wait`; *timeout* in seconds, -1 for ever."""
+        if self._luck and not 0 <= timeout < self._look:
+            return self._look_first(timeout)
+        clock = self._clock
+        begin = clock()
+        ready = self._poll.wait(timeout)
+        if ready:
+            if clock() - begin > self._short:
+                self._quick = 0
+            else:
+                self._quick += 1
+                if self._quick >= self._trials and not self._luck:
+                    self._begin()
+        return ready
+
+    def _begin(self) -> None:
+        self._quick = self._found = self._missed = 0
+        if _cores() > 1:
+            self._luck = LUCK
+
+    def _look_first(self, timeout: float) -> list[tuple[int, int]]:
+        clock, poll = self._clock, self._poll
+        begin = now = clock()
+        until = begin + self._look
+        while True:
+            ready = poll.wait(0)
+            if ready:
+                if clock() - now <= self._short:  # else others had the core for long: sleepers are woken sooner
+                    self._found += 1
+                    if self._luck < LUCK:
+                        self._luck += 1
+                    return ready
+                break
+            now = clock()
+            if now >= until:
+                ready = poll.wait(timeout if timeout < 0 else max(timeout - (now - begin), 0))
+                break
+            _give_way()
+        self._miss(bool(ready))
+        return ready
+
+    def _miss(self, ended: bool) -> None:
+        self._missed += 1
+        self._luck = max(self._luck - MISS, 0)
+        if not self._luck:
+            lost = self._missed * MISS > self._found
+            self._trials = min(2 * self._trials, MOST_TRIALS) if lost else TRIALS
+
+
+def look_us(told: float | None) -> float:
+    """How long a look is to last, in microseconds: what one was *told*, or the environment says, or the default.
+
+    :raises ValueError: it is no such time.
+    """
+    name, us = "busy_poll", told
+    if us is None:
+        name, text = VARIABLE, os.environ.get(VARIABLE) or str(LOOK_US)
+        try:
+            us = int(text)
+        except ValueError:
+            raise ValueError(f"{name} is {text!r}, but must be microseconds") from None
+    if not 0 <= us <= MOST_US:
+        raise ValueError(f"{name} is {us:g}, but must be from 0 to {MOST_US} microseconds")
+    return us
+
+
+def _cores() -> int:
+    """How many this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # PyPy
+
+
+_give_way = os.sched_yield
