@@ -195,13 +195,13 @@ ROWS = (
     *both_ways(
         "request-alone",
         "request and reply, 16 B, one at a time",
-        sides=("vanilla", "pyzmq", "relay", "redis", "nats", "zerorpc"),
+        sides=("vanilla", "vanilla-asleep", "pyzmq", "relay", "redis", "nats", "zerorpc"),
         goals={"pyzmq": 0.65, "relay": 1.8},
     ),
     *both_ways(
         "request-64",
         "request and reply, 16 B, 64 at a time",
-        sides=("vanilla", "pyzmq-dealers", "relay", "redis-batched", "nats", "zerorpc"),
+        sides=("vanilla", "vanilla-asleep", "pyzmq-dealers", "relay", "redis-batched", "nats", "zerorpc"),
         goals={"pyzmq-dealers": 2.0},
         goals_of_one_core={"pyzmq-dealers": 3.5},
         at_a_time=64,

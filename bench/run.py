@@ -53,7 +53,7 @@ ONE_WAY = (
         16,
         1_000_000,
         {"pyzmq": 3.0, "pyzmq-hwm": 3.0, "pyzmq-batched": 0.5},
-        ("relay-batches", *_OTHERS),
+        ("vanilla-asleep", "relay-batches", *_OTHERS),
         broker_cpu=0.04,
     ),
     OneWay(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Callable
 
 from sides.tls import SETTINGS, become_encrypted_broker, connect_encrypted, encrypted_version
+from sides.vanilla import ASLEEP, ASLEEP_SETTINGS
 
 from .service import Calculator, Service
 
@@ -21,7 +22,11 @@ class Vanilla(Service):
     guarantee = "at most once: a call fails at once if its server is lost, or if none is there"
     batching = "by the library, nothing to write: a call a request; what one turn of a loop has made leaves together"
 
+    #: What the environment of each of its processes has besides.
+    environment: dict[str, str] = {}
+
     def broker(self, size: int) -> None:
+        os.environ.update(self.environment)
         os.execv(sys.executable, [sys.executable, "-m", "vanilla.broker", "--listen", "tcp://127.0.0.1:0"])
 
     def connect(self, hub: Any, address: str) -> Any:
@@ -29,6 +34,7 @@ class Vanilla(Service):
         return hub.client.connect(address)
 
     def serve(self, address: str, work: str, ready: Callable[[], object]) -> None:
+        os.environ.update(self.environment)
         import vanilla
 
         with vanilla.Hub() as h, self.connect(h, address) as remote:
@@ -40,6 +46,7 @@ class Vanilla(Service):
 
     @contextmanager
     def client(self, address: str, work: str) -> Iterator[Callable[..., Any]]:
+        os.environ.update(self.environment)
         import vanilla
 
         with vanilla.Hub() as h, self.connect(h, address) as remote:
@@ -60,6 +67,14 @@ def answer(requests: Any) -> None:
     """A task: each with what it asks for."""
     for request in requests:
         request.reply(request.item)
+
+
+class Asleep(Vanilla):
+    """Whoever waits sleeps at once, as with most peers."""
+
+    title = "vanilla, no busy polling"
+    settings = ASLEEP_SETTINGS
+    environment = ASLEEP
 
 
 class Wrapped(Vanilla):
@@ -98,4 +113,4 @@ class Encrypted(Vanilla):
         return connect_encrypted(hub, address)
 
 
-SERVICES = {"vanilla": Vanilla(), "vanilla-wrap": Wrapped(), "vanilla-tls": Encrypted()}
+SERVICES = {"vanilla": Vanilla(), "vanilla-asleep": Asleep(), "vanilla-wrap": Wrapped(), "vanilla-tls": Encrypted()}

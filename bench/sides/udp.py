@@ -20,9 +20,6 @@ class UDP(Vanilla):
     title = "vanilla, UDP"
     settings = "defaults; UDP_SEGMENT and UDP_GRO where the kernel has them"
 
-    #: What the environment of each of its processes has besides.
-    environment: dict[str, str] = {}
-
     def broker(self, size: int) -> None:
         os.environ.update(self.environment)
         os.execv(sys.executable, [sys.executable, "-m", "vanilla.broker", "--listen", "udp://127.0.0.1:0"])

@@ -15,6 +15,9 @@ from .tls import SETTINGS, become_encrypted_broker, connect_encrypted, encrypted
 
 #: The lists of `Many` are of so many bytes, as those that `pyzmq` batches by hand.
 BATCH_BYTES = 64 << 10
+#: What `Asleep` is told.
+ASLEEP = {"VANILLA_BUSY_POLL": "0"}
+ASLEEP_SETTINGS = "VANILLA_BUSY_POLL=0 in all three processes: they sleep at once when there is nothing to do"
 
 
 class Vanilla(Side):
@@ -28,8 +31,11 @@ class Vanilla(Side):
 
     #: What the broker is told besides where to listen.
     options: tuple[str, ...] = ()
+    #: What the environment of each of its processes has besides.
+    environment: dict[str, str] = {}
 
     def broker(self, size: int) -> None:
+        os.environ.update(self.environment)
         listen = "--listen", "tcp://127.0.0.1:0"
         os.execv(sys.executable, [sys.executable, "-m", "vanilla.broker", *listen, *self.options])
 
@@ -39,6 +45,7 @@ class Vanilla(Side):
 
     @contextmanager
     def sender(self, address: str, size: int) -> Iterator[Callable[[Any], Any]]:
+        os.environ.update(self.environment)
         import vanilla
 
         with vanilla.Hub() as self.hub, self.connect(self.hub, address) as remote:
@@ -48,6 +55,7 @@ class Vanilla(Side):
 
     @contextmanager
     def recver(self, address: str, size: int) -> Iterator[Callable[[], Any]]:
+        os.environ.update(self.environment)
         import vanilla
 
         with vanilla.Hub() as h, self.connect(h, address) as remote:
@@ -61,6 +69,14 @@ class Vanilla(Side):
 
     def recv_of(self, jobs: Any, size: int) -> Callable[[], Any]:
         return jobs.recv  # type: ignore[no-any-return]
+
+
+class Asleep(Vanilla):
+    """Whoever waits sleeps at once, as with most peers."""
+
+    title = "vanilla, no busy polling"
+    settings = ASLEEP_SETTINGS
+    environment = ASLEEP
 
 
 class Many(Vanilla):
@@ -144,6 +160,7 @@ class Encrypted(Vanilla):
 
 SIDES = {
     "vanilla": Vanilla(),
+    "vanilla-asleep": Asleep(),
     "vanilla-many": Many(),
     "vanilla-many-deep": Deep(),
     "vanilla-tls": Encrypted(),
