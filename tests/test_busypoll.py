@@ -13,7 +13,7 @@ import pytest
 
 import vanilla
 from vanilla import busypoll
-from vanilla.busypoll import LUCK, MISS, MOST_TRIALS, TRIALS, BusyPoll, look_us
+from vanilla.busypoll import LONGEST, LUCK, MISS, MOST_TRIALS, SLOW, TRIALS, BusyPoll, look_us
 from vanilla.poll import IN
 
 LOOK = 100e-6
@@ -72,11 +72,24 @@ def test_what_comes_soon_many_times_in_a_row_is_then_looked_for(world):
     assert world.come(*[LOOK / 2] * 1000) == 0
 
 
-def test_what_comes_late_ends_a_row(world):
-    for _ in range(3):
-        world.come(*[LOOK / 2] * (TRIALS - 1))
-        world.come(3 * LOOK)
-        assert not world.waits.looking
+def test_what_comes_late_now_and_then_does_not_hinder_it_but_every_second_does(world):
+    for _ in range(10 * TRIALS):
+        world.come(LOOK / 2, 3 * LOOK)
+    assert not world.waits.looking
+    for _ in range(TRIALS):
+        world.come(*[LOOK / 2] * (SLOW + 1), 3 * LOOK)
+    assert world.waits.looking
+
+
+@pytest.mark.parametrize(
+    ("worked", "looks"), [(0, 1), (0.25, 1), (1, 2), (1.5, 3), (2, LONGEST), (100, LONGEST)], ids=str
+)
+def test_who_has_worked_for_long_looks_for_longer(world, worked, looks):
+    lucky(world)
+    world.now += worked * LOOK
+    before = world.looks
+    world.come(1.0)
+    assert world.looks - before == pytest.approx(looks * LOOK / TURN, abs=2)
 
 
 def test_who_pauses_now_and_then_sleeps_then_and_only_then(world):

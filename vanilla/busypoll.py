@@ -6,12 +6,14 @@ wake-ups. So where something comes soon each time, a loop looks for it again and
 others have the core between two looks. Linux does the same for sockets (net.core.busy_poll), and for idle virtual cores
 (the governor "haltpoll", from which the idea of a limit that is earned is).
 
-It must cost nothing where it brings nothing. So it has to be earned, by waits in a row that were short, and by looks
-that found something; and each time that it was of no use it becomes dearer:
+It must cost nothing where it brings nothing. So it has to be earned, by waits that were short, and by looks that found
+something; and each time that it was of no use it becomes dearer:
 
+* A look lasts `LOOK_US`; or twice as long as the process has just worked, if that is more, up to `LONGEST` times as
+  much: where each has a lot to do for a wake-up, each waits for longer, and what looking adds is in proportion.
 * A wait is *short* when a descriptor ended it within twice the time of a look.
-* `TRIALS` short waits in a row, and it looks. Each look that finds something is worth one, up to `LUCK`, and each that
-  does not costs `MISS`; one that has nothing left goes back to sleep.
+* After `TRIALS` more short waits than `SLOW` times the others, it looks. Each look that finds something is worth one,
+  up to `LUCK`, and each that does not costs `MISS`; one that has nothing left goes back to sleep.
 * If it lost more than it found, twice as many short waits are asked for the next time, up to `MOST_TRIALS`; else
   `TRIALS` again.
 
@@ -32,9 +34,11 @@ VARIABLE = "VANILLA_BUSY_POLL"
 #: What holds without it. To sleep and be woken took 50 to 150 us, of which we give so much to save it.
 LOOK_US = 150
 MOST_US = 10_000
-#: Short waits in a row before the first look, and before one that follows many that were of no use.
+LONGEST = 4
+#: Short waits before the first look, and before one that follows many that were of no use; and what others count.
 TRIALS = 16
 MOST_TRIALS = 4096
+SLOW = 2
 #: What is saved at most, and what a look without a find costs.
 LUCK = 8
 MISS = 3
@@ -46,20 +50,22 @@ class BusyPoll:
     """The waits of one loop.
 
     :param poll: what is looked at.
-    :param look: how long a look lasts, in seconds.
+    :param look: how long a look lasts at least, in seconds.
     :param clock: for tests.
     """
 
-    __slots__ = ("_clock", "_found", "_look", "_luck", "_missed", "_poll", "_quick", "_short", "_trials")
+    __slots__ = ("_clock", "_ended", "_found", "_least", "_luck", "_missed", "_most", "_poll", "_quick", "_trials")
 
     def __init__(self, poll: Poll, look: float, clock: Callable[[], float] = monotonic) -> None:
         self._poll = poll
-        self._look = look
-        self._short = 2 * look
+        self._least = look
+        self._most = LONGEST * look
         self._clock = clock
+        #: When the last wait did.
+        self._ended = 0.0
         #: What is left; 0: it sleeps at once.
         self._luck = 0
-        #: Short waits in a row, and how many it takes.
+        #: Short waits, less `SLOW` for each other, and how many it takes.
         self._quick = 0
         self._trials = TRIALS
         #: Of the looks since it last slept at once.
@@ -72,14 +78,16 @@ class BusyPoll:
 
     def wait(self, timeout: float) -> list[tuple[int, int]]:
         """As `Poll.wait`; *timeout* in seconds, -1 for ever."""
-        if self._luck and not 0 <= timeout < self._look:
-            return self._look_first(timeout)
         clock = self._clock
         begin = clock()
+        look = min(max(2 * (begin - self._ended), self._least), self._most)
+        if self._luck and not 0 <= timeout < look:
+            return self._look_first(timeout, begin, look)
         ready = self._poll.wait(timeout)
+        self._ended = clock()
         if ready:
-            if clock() - begin > self._short:
-                self._quick = 0
+            if self._ended - begin > 2 * look:
+                self._quick = max(self._quick - SLOW, 0)
             else:
                 self._quick += 1
                 if self._quick >= self._trials and not self._luck:
@@ -91,28 +99,30 @@ class BusyPoll:
         if _cores() > 1:
             self._luck = LUCK
 
-    def _look_first(self, timeout: float) -> list[tuple[int, int]]:
+    def _look_first(self, timeout: float, begin: float, look: float) -> list[tuple[int, int]]:
         clock, poll = self._clock, self._poll
-        begin = now = clock()
-        until = begin + self._look
+        now, until = begin, begin + look
         while True:
             ready = poll.wait(0)
             if ready:
-                if clock() - now <= self._short:  # else others had the core for long: sleepers are woken sooner
-                    self._found += 1
-                    if self._luck < LUCK:
-                        self._luck += 1
-                    return ready
                 break
             now = clock()
             if now >= until:
                 ready = poll.wait(timeout if timeout < 0 else max(timeout - (now - begin), 0))
-                break
+                self._ended = clock()
+                self._miss()
+                return ready
             _give_way()
-        self._miss(bool(ready))
+        self._ended = clock()
+        if self._ended - now > 2 * look:  # others had the core for so long: sleepers are woken sooner
+            self._miss()
+        else:
+            self._found += 1
+            if self._luck < LUCK:
+                self._luck += 1
         return ready
 
-    def _miss(self, ended: bool) -> None:
+    def _miss(self) -> None:
         self._missed += 1
         self._luck = max(self._luck - MISS, 0)
         if not self._luck:
