@@ -56,6 +56,10 @@ class PullRecver(Recver):
             return self._buffer.popleft()
         return self._state.wait_item(timeout)
 
+    def __next__(self) -> Any:
+        buffer = self._buffer
+        return buffer.popleft() if buffer else super().__next__()
+
     def _try(self) -> Any:
         self._state.check_owner()
         item = self._state.take_nowait()

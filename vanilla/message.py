@@ -169,7 +169,7 @@ class Recver(End):
     __slots__ = ("_buffer", "_plain", "_ready", "_senders")
 
     def __init__(self, state: Any) -> None:
-        super().__init__(state)
+        self._state = state  # in place of End.__init__: there is one of these for each call of a remote method
         self._buffer: deque[Any] = state.buffer
         self._senders: deque[Waiter] = state.senders
         self._ready = state.hub.ready
