@@ -114,7 +114,7 @@ class BusyPoll:
                 return ready
             _give_way()
         self._ended = clock()
-        if self._ended - now > 2 * look:  # others had the core for so long: sleepers are woken sooner
+        if self._ended - now > self._least:  # others have had the core for so long: it is wanted, and sleepers go first
             self._miss()
         else:
             self._found += 1
