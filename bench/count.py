@@ -22,6 +22,8 @@ PATIENCE = 300
 ENVIRONMENT = {
     # Sets have one order.
     "PYTHONHASHSEED": "0",
+    # How often a loop looks before it sleeps depends on how fast all processes are.
+    "VANILLA_BUSY_POLL": "0",
     # glibc copies in a loop. The one instruction that copies it all counts as three a byte in valgrind, and as one in a
     # processor's counter.
     "GLIBC_TUNABLES": "glibc.cpu.x86_rep_movsb_threshold=0x7fffffffffffffff"
