@@ -221,6 +221,12 @@ def test_a_hub_that_nothing_comes_to_does_not_burn_its_core():
         assert time.process_time() - begin < 0.15
 
 
+def test_threads_inherit_it():
+    with vanilla.Hub(busy_poll=77) as h:
+        told = h.thread.spawn(lambda hub: hub.parent.send(hub.busy_poll))
+        assert told.recv(timeout=10_000) == 77
+
+
 def test_the_broker_takes_it_as_a_setting():
     run = [sys.executable, "-m", "vanilla.broker", "--check"]
     said = subprocess.run([*run, "--busy-poll", "70"], capture_output=True, text=True)

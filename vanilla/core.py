@@ -103,7 +103,7 @@ class Hub:
 
     :param busy_poll: microseconds for which its loop may look for what comes before it sleeps, where something came
         soon many times in a row: then nobody has to be woken for it. 0: never. None: as the environment variable
-        VANILLA_BUSY_POLL says, or 150.
+        VANILLA_BUSY_POLL says, or 150. Threads that it spawns with hubs of their own inherit it.
     :raises ValueError: that is no such time.
 
     >>> with Hub() as h:
@@ -129,10 +129,10 @@ class Hub:
     parent: Pair
 
     def __init__(self, busy_poll: float | None = None) -> None:
-        look = look_us(busy_poll) / 1e6
+        self.busy_poll = look_us(busy_poll)
         self.timers = Timers()
         self.poll = Poll()
-        self._loop = Loop(self, self.timers, self.poll, look)
+        self._loop = Loop(self, self.timers, self.poll, self.busy_poll / 1e6)
         self.runner = Runner(self, greenlet(self._loop.run), self.timers)
         self._loop.bind(self.runner)
         #: Who runs next; whoever wakes a task puts it here.

@@ -29,13 +29,15 @@ class Spawned:
     """One thread, on its way.
 
     :param parent: to whom it belongs; the function's last error goes there.
+    :param busy_poll: of its Hub.
     """
 
-    def __init__(self, f: Callable[..., Any], args: tuple[Any, ...], parent: Sender) -> None:
+    def __init__(self, f: Callable[..., Any], args: tuple[Any, ...], parent: Sender, busy_poll: float) -> None:
         self.thread = threading.Thread(
             target=self._run, name=f"vanilla {getattr(f, '__qualname__', None) or repr(f)}", daemon=True
         )
         self._call: Any = f, args, parent
+        self._busy_poll = busy_poll
         self._close: Callable[[], object] = parent._state.close
         self._hub: Hub | None = None
         #: Does it stand still for ever? See `hold`.
@@ -66,7 +68,7 @@ class Spawned:
     def _run(self) -> None:
         (f, args, parent), self._call = self._call, None
         try:
-            hub = self._hub = Hub()
+            hub = self._hub = Hub(self._busy_poll)
             self._made, recver = hub.thread.pipe()
             hub.parent = Pair(parent, recver)
             _running.add(self)

@@ -90,7 +90,7 @@ class Service:
         """
         check_callable(f)
         up = self.pipe()
-        child = Spawned(f, args, up.sender)
+        child = Spawned(f, args, up.sender, self._hub.busy_poll)
         down = child.start()
         close = down._state.close  # not the Sender's: that it is dropped is to be noticed
         self._hub.onstop(close)
