@@ -22,7 +22,7 @@ BENCH = Path(__file__).parents[1] / "bench"
 HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 #: What a run behind nohup, or in the background of a script, has ignored.
-HUSHED = (signal.SIGINT, signal.SIGHUP)
+HUSHED = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 #: How long a child that was told to end may take before it counts as left behind, in seconds.
 GRACE = 5.0
@@ -82,7 +82,7 @@ def _signals_reach_what_the_tests_start():
     """A process inherits what is ignored, not what has a handler: this one goes on as if it were ignored."""
     ignored = list(filter(is_ignored, HUSHED))
     for signum in ignored:
-        signal.signal(signum, lambda *_: None)
+        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else lambda *_: None)
     yield
     for signum in ignored:
         signal.signal(signum, signal.SIG_IGN)
