@@ -35,6 +35,8 @@ GRANULARITY = 0.001
 #: How late an acknowledgement may be by the receiver's intent, its loop's ticks included.
 ACK_DELAY = 0.010
 MAX_PTO = 2.0
+#: No PTO is shorter, whatever was measured.
+LEAST_PTO = GRANULARITY + ACK_DELAY
 PACKET_THRESHOLD = 3
 MOST_PACKET_THRESHOLD = 256
 TIME_THRESHOLD = 9 / 8
@@ -396,6 +398,10 @@ class Recovery:
     def pto(self) -> float:
         """How long to wait for an acknowledgement, in seconds, without back-off (RFC 9002, 6.2)."""
         return self.smoothed + max(4 * self._variance, GRANULARITY) + ACK_DELAY
+
+    def rests(self, until: float) -> bool:
+        """Whether `due` has nothing to say before *until*: at a glance, so False may as well mean that it may have."""
+        return self._loss_time is None and (not self.flying or until <= self._time + LEAST_PTO)
 
     def next_time(self) -> float | None:
         """When `due` has something to say."""

@@ -18,6 +18,8 @@ three things with it: gives it what has come (`receive`), gives it bytes for the
 * `ready` bytes can be read now; `ended`: the peer has finished, and all was read. `room` bytes can be put; `unsent`
   ones are put and did not leave yet, `empty`: all that was put is acknowledged.
 * `next_time()` is when `datagrams` is to be called again, whatever happens: in the clock of `now`, None for never.
+* `rests(now, until)` says at a glance that neither is to be asked: an owner who has a timer that is set for `until` has
+  nothing to do then, and nothing to read. `stirred`: it is sure to say no.
 * `address` is the peer's, as the owner writes it; a datagram's is compared with it. The owner of a connected socket
   leaves it None, and that of a server's session sends each of `datagrams` to its address if it is not None.
 * `counters` and `rtt`, `min_rtt`, `rate`, `window` are for status.
@@ -141,6 +143,7 @@ class Transport:
         "error",
         "limits",
         "state",
+        "stirred",
         "token",
     )
 
@@ -170,6 +173,8 @@ class Transport:
         self._deaf = 0  # see DEAF_PTOS
         self._probed = now
         self._words: bytes | None = None
+        #: Something was put, said or heard since `datagrams` was called last.
+        self.stirred = True
 
     # -- the stream
 
@@ -180,10 +185,12 @@ class Transport:
         """
         if self._outgoing.backlog.ended or self.state == CLOSED:
             return 0
+        self.stirred = True
         return self._outgoing.backlog.put(buffers)
 
     def finish(self) -> None:
         """No more bytes come from us; what was put goes out. Twice does nothing."""
+        self.stirred = True
         self._outgoing.backlog.finish()
 
     def loosen(self) -> LooseFrames:
@@ -208,7 +215,7 @@ class Transport:
     @property
     def ready(self) -> int:
         """Bytes that can be read."""
-        return self._incoming.ready
+        return self._incoming.next - self._incoming.read
 
     @property
     def ended(self) -> bool:
@@ -274,6 +281,7 @@ class Transport:
         :param text: for a person to read; of it 200 bytes are sent.
         """
         if self.state != CLOSED:
+            self.stirred = True
             if self._outgoing.peer:
                 self._words = pack_close(Close(code, self._outgoing.peer, text))
             self._end("closed", code, text)
@@ -288,7 +296,7 @@ class Transport:
 
     def ask(self) -> None:
         """Have the peer say that it is there: the next `datagrams` has a PING."""
-        self._notices.ping = True
+        self.stirred = self._notices.ping = True
 
     # -- what comes
 
@@ -302,6 +310,7 @@ class Transport:
         """
         size = len(data)
         self.counters.received_bytes += size
+        self.stirred = True
         if not 0 < segment < size:
             self.counters.received += 1
             self._first(parse_one(data), data, now, address)
@@ -479,6 +488,7 @@ class Transport:
         """What is to be sent now, in this order."""
         trains: list[Train] = []
         self._fire(now)
+        self.stirred = False
         outgoing, address = self._outgoing, self._whereabouts.address
         if self.state == CLOSED:
             if self._words is not None:
@@ -521,6 +531,32 @@ class Transport:
         if self._whereabouts.there is not None and (at := self._whereabouts.next_time()) is not None:
             first = min(first, at)
         return first
+
+    def rests(self, now: float, until: float) -> bool:
+        """Whether `datagrams` has nothing to do now, nor `next_time` to say what is sooner than *until*, and there is
+        nothing to read: at a glance, so False may as well mean that it takes more to know.
+
+        :param until: not later than what `next_time` has said before.
+        """
+        outgoing, incoming, notices = self._outgoing, self._incoming, self._notices
+        acknowledge = notices.arrivals.at
+        if (
+            self.stirred
+            or self.state != OPEN
+            or now >= until
+            or (acknowledge is not None and acknowledge < until)
+            or incoming.read != incoming.next
+            or incoming.final is not None
+            or notices.granted - incoming.read < self.limits.window // 2
+            or outgoing.paced
+            or outgoing.loose is not None
+            or self._whereabouts.there is not None
+            or (self._dialling is not None and self._dialling.at is not None)
+            or not outgoing.recovery.rests(until)
+        ):
+            return False
+        self._called = now
+        return True
 
     def _ping_time(self) -> float:
         return self._heard + self.limits.ping

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from links import MANY, Flow, Link, World, bytes_of
+from links import MANY, End, Flow, Link, World, bytes_of
 
 from vanilla.protocol import packets, reassembly
 from vanilla.protocol.limits import Limits
@@ -61,6 +61,45 @@ def test_what_is_longer_than_a_full_datagram_leaves_in_one_piece():
 @pytest.mark.parametrize("seed", range(20))
 def test_every_byte_comes_once_and_in_order(path, seed):
     exchange(flow(seed, **PATHS[path]))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("seed", range(4))
+def test_who_rests_has_nothing_to_send_and_nothing_to_do_sooner(monkeypatch, path, seed):
+    said: dict[Transport, float] = {}
+    rested = 0
+    next_time, datagrams = Transport.next_time, Transport.datagrams
+
+    def timed(self):
+        time = next_time(self)
+        said[self] = min(said.get(self, time) or time, time) if time is not None else 0.0
+        return time
+
+    def checked(self, now):
+        nonlocal rested
+        until = said.get(self, 0.0)
+        rests = self.rests(now, until)
+        if now >= until:
+            said.pop(self, None)
+        trains = datagrams(self, now)
+        if rests:
+            rested += 1
+            assert not trains and next_time(self) >= until
+        return trains
+
+    monkeypatch.setattr(Transport, "next_time", timed)
+    monkeypatch.setattr(Transport, "datagrams", checked)
+    made = flow(seed, **PATHS[path])
+    receive = End.receive
+
+    def late(self, data, address=None):
+        self.pump()
+        receive(self, data, address)
+        self.pump()
+
+    monkeypatch.setattr(End, "receive", late)
+    exchange(made)
+    assert rested or path == "all of it"
 
 
 @pytest.mark.parametrize("controller", ["delivery", "newreno"])

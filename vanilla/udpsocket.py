@@ -10,7 +10,7 @@ does; it is a `poll.Layer` likewise. Invariants:
 1. While it is in the poll the kernel is asked for datagrams, whatever the handler wants: they acknowledge, and open
    windows. What there is to read stays in the transport.
 2. Whatever is done to the transport is followed by `_leave`: what it has to send goes, and the one timer is set for
-   when it wants to be called again.
+   when it wants to be called again, or earlier: to set it anew with each datagram would cost more than the datagram.
 3. While the handler wants what there is (bytes, room, an end), the descriptor stands in ``poll.again``.
 4. Trains that the kernel did not take are kept in ``_stuck``, in their order, and the transport is not asked for more,
    nor is a timer set while it is in the poll, which says when they can go.
@@ -69,6 +69,7 @@ class Transport(Protocol):
     """What `vanilla.protocol.transport.Transport` is to a socket; see there."""
 
     state: str
+    stirred: bool
     error: tuple[int, str] | None
     #: For status.
     counters: Any
@@ -102,6 +103,7 @@ class Transport(Protocol):
     def ask(self) -> None: ...
     def datagrams(self, now: float) -> Any: ...
     def next_time(self) -> float | None: ...
+    def rests(self, now: float, until: float) -> bool: ...
 
 
 class Offload:
@@ -246,9 +248,10 @@ class UDPSocket:
         :raises ConnectionResetError: the session has ended otherwise than by the peer's `shutdown`.
         """
         transport = self.transport
-        if not transport.ready and not self._busy:
-            self._receive()
         size = transport.read_into(buffers)
+        if not size and not self._busy:
+            self._receive()
+            size = transport.read_into(buffers)
         if size:
             if not self._busy:
                 self._leave()
@@ -276,7 +279,8 @@ class UDPSocket:
         :raises BlockingIOError: there is none.
         :raises ConnectionResetError: the session has ended.
         """
-        self._check()
+        if self._fault is not None or self.transport.state == "closed":
+            self._check()
         taken = self.transport.put(buffers)
         if not taken:
             raise BlockingIOError(errno.EAGAIN, "the peer has not acknowledged what was sent")
@@ -367,11 +371,25 @@ class UDPSocket:
 
     def _leave(self) -> None:
         """Send what is to be sent, and set the timer (invariant 2)."""
-        now = monotonic()
+        now, timer, transport = monotonic(), self._timer, self.transport
+        until = 0.0  # nothing is to be done before, but for what the transport has to say
+        if (
+            timer is not None
+            and self._wanted | self._asked == IN
+            and self.onloose is None
+            and self._fault is None
+            and not self._dialling
+            and not self._stuck
+        ):
+            until = timer.due
+            if not transport.stirred and transport.rests(now, until):
+                return
         if not self._stuck or self._drain(now):
-            self._stuck.extend(self.transport.datagrams(now))
-            self._drain(now)
-        self._mind(now)
+            self._stuck.extend(transport.datagrams(now))
+            if self._stuck and not self._drain(now):
+                until = 0.0
+        if not until or not transport.rests(now, until):
+            self._mind(now)
 
     def _drain(self, now: float) -> bool:
         """Send what is stuck: whether it was all sent."""
