@@ -15,6 +15,11 @@ from .packets import ACK_BYTES, MAX_RANGES, RANGE_BYTES, pack_ack
 MOST_RANGES = 4 * MAX_RANGES
 #: How long an acknowledgement may wait, in seconds, for more to acknowledge or for data to go with.
 DELAY = 0.001
+#: And if for as long only datagrams have come that are not full: who sent them had no more to send, so it waits for no
+#: window, and an answer may be on its way, which the acknowledgement can go along with...
+PATIENCE = 0.005
+#: ...unless there are so many of them that they might fill one.
+MANY = 8
 #: It goes along with data, but not with all of it if that leaves more often than this, in seconds.
 SPACING = DELAY / 2
 
@@ -26,7 +31,7 @@ class Arrivals:
     :ivar at: when an acknowledgement is due, None if none is.
     """
 
-    __slots__ = ("_every", "_firsts", "_floor", "_lasts", "_said", "_time", "_unsaid", "at")
+    __slots__ = ("_every", "_firsts", "_floor", "_full", "_lasts", "_said", "_time", "_unsaid", "at")
 
     def __init__(self, every: int) -> None:
         self._every = every
@@ -36,6 +41,7 @@ class Arrivals:
         self._time = 0.0
         self._unsaid = 0
         self._said = float("-inf")  # when the last one was
+        self._full = float("-inf")  # when the last one came that was not lone
         self.at: float | None = None
 
     @property
@@ -78,13 +84,17 @@ class Arrivals:
         lasts[at:stop] = [last]
         return True
 
-    def expect(self, count: int, now: float, at_once: bool = False) -> None:
-        """*count* packets want to be acknowledged."""
+    def expect(self, count: int, now: float, at_once: bool = False, lone: bool = False) -> None:
+        """*count* packets want to be acknowledged; *lone*: they are not full."""
         self._unsaid += count
+        if not lone:
+            self._full = now
         if at_once or self._unsaid >= self._every:
             self.at = now
-        elif self.at is None:
-            self.at = now + DELAY
+            return
+        at = now + (PATIENCE if lone and self._unsaid < MANY and now - self._full >= PATIENCE else DELAY)
+        if self.at is None or at < self.at:
+            self.at = at
 
     def ripe(self, now: float) -> bool:
         """An ACK is to go along with data that leaves."""

@@ -26,6 +26,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Any, NamedTuple
 
+from .arrivals import DELAY
 from .packets import OVERHEAD_BYTES
 
 #: Seconds. Before the first sample; the RFC says 0.333, for the internet, not for a broker's peers.
@@ -158,7 +159,7 @@ class Sample(NamedTuple):
     sent: float  # and when that was
     rate: float  # delivery rate in bytes a second; 0 if there is no sample
     limited: bool  # the rate is the application's, not the path's
-    rtt: float  # the latest round trip in seconds; 0 if this one has none
+    rtt: float  # the latest round trip in seconds, without the peer's `PATIENCE`; 0 if this one has none
     smoothed: float
 
 
@@ -304,19 +305,20 @@ class Recovery:
         return Outcome(acked, lost, spurious, sample)
 
     def _measure(self, rtt: float, delay: float) -> float:
-        """RFC 9002, 5.3."""
+        """RFC 9002, 5.3: what a controller sees of a round trip of *rtt*, the end of which the peer put off by *delay*.
+        It puts off for longer what comes alone, and of that the path knows nothing."""
         self.latest = rtt = max(rtt, 1e-6)
         if not self.sampled:
             self.sampled = True
             self.min_rtt = self.smoothed = rtt
             self._variance = rtt / 2
-            return rtt
-        if rtt < self.min_rtt:
-            self.min_rtt = rtt
-        adjusted = rtt - delay if rtt >= self.min_rtt + delay else rtt
-        self._variance += (abs(self.smoothed - adjusted) - self._variance) / 4
-        self.smoothed += (adjusted - self.smoothed) / 8
-        return rtt
+        else:
+            if rtt < self.min_rtt:
+                self.min_rtt = rtt
+            adjusted = rtt - delay if rtt >= self.min_rtt + delay else rtt
+            self._variance += (abs(self.smoothed - adjusted) - self._variance) / 4
+            self.smoothed += (adjusted - self.smoothed) / 8
+        return max(rtt - (delay - DELAY), 1e-6) if delay > DELAY else rtt
 
     def _rate(self, newest: Run, now: float) -> float:
         self._first_sent = newest.time

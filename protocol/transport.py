@@ -337,7 +337,7 @@ class Transport:
             if not self._arrived(plain.number, plain.packets, len(data), now, address):
                 self.counters.duplicates += plain.packets
             elif self._take(plain.offset, plain.body, False):
-                self._notices.arrivals.expect(plain.packets, now)
+                self._notices.arrivals.expect(plain.packets, now, lone=len(data) < self.datagram)
                 if self._incoming.ended:
                     self._check_done(now)
 
@@ -392,15 +392,17 @@ class Transport:
             self.counters.duplicates += 1
             return
         eliciting = at_once = False
+        lone = len(data) < self.datagram
         for item in items:
             if type(item) is not Ack:
                 eliciting = True
+                lone = lone and type(item) is Stream
                 at_once = at_once or (type(item) is Stream and item.end) or type(item) is Ping
             self._ITEMS[type(item)](self, item, now, address)
             if self.state == CLOSED:
                 return
         if eliciting:
-            self._notices.arrivals.expect(1, now, at_once)
+            self._notices.arrivals.expect(1, now, at_once, lone)
         self._check_done(now)
 
     _HANDLERS: dict[int, Callable[[Transport, Buffer, float, object], None]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from links import Flow, Link, World, bytes_of
 
+from vanilla.protocol.arrivals import DELAY
 from vanilla.protocol.limits import Limits
 from vanilla.protocol.nearby import NO_WINDOW, TRIALS, Nearby
 from vanilla.protocol.recovery import Sample
@@ -31,6 +32,17 @@ def test_round_trips_none_of_which_is_short_are_those_of_a_path():
         controller.on_ack(sample(0.01))
     controller.on_ack(sample(0.01, 2.0))
     assert controller.window < 1_000_000 and controller.pacing_rate > 0
+
+
+def test_a_peer_that_puts_its_acknowledgements_off_is_no_path():
+    world = World(1)
+    flow = Flow(world, Link(world, delay=0.0001), Link(world, delay=0.0001), BOTH)
+    flow.start()
+    for number in range(2 * TRIALS):  # each comes alone, and nothing goes back that an ACK could go along with
+        world.run(0.1 * number)
+        flow.client.transport.put([b"x"])
+        flow.client.pump()
+    assert flow.client.transport.rtt > DELAY and flow.client.transport.window == NO_WINDOW
 
 
 def test_a_loss_is_one_of_a_path():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vanilla.protocol.arrivals import DELAY, MOST_RANGES, Arrivals
+from vanilla.protocol.arrivals import DELAY, MANY, MOST_RANGES, PATIENCE, Arrivals
 from vanilla.protocol.backlog import Backlog
 from vanilla.protocol.packets import Ack, pack_data, parse_data
 from vanilla.protocol.reassembly import MOST_PIECES, Contradiction, Reassembly
@@ -187,6 +187,29 @@ def test_an_acknowledgement_waits_a_little_unless_there_is_much_to_say():
     arrivals.expect(1, 5.0005)
     assert arrivals.at == 5.0005
     assert arrivals.item(5.0005) is not None and arrivals.item(5.0005) is None
+
+
+def test_the_acknowledgement_of_what_comes_alone_waits_longer_unless_there_is_much_of_it():
+    arrivals = Arrivals(10)
+    for number in range(MANY - 1):
+        arrivals.add(number, 1, 5.0)
+        arrivals.expect(1, 5.0 + number / 1e4, lone=True)
+        assert arrivals.at == 5.0 + PATIENCE
+    arrivals.expect(1, 5.001, lone=True)
+    assert arrivals.at == 5.001 + DELAY
+
+
+def test_behind_a_full_datagram_no_other_has_to_wait_for_longer():
+    arrivals = Arrivals(10)
+    arrivals.add(0, 2, 5.0)
+    arrivals.expect(1, 5.0, lone=True)
+    arrivals.expect(1, 5.0)
+    assert arrivals.at == 5.0 + DELAY
+    arrivals.item(5.0)
+    for at, wait in ((5.004, DELAY), (5.006, PATIENCE)):
+        arrivals.expect(1, at, lone=True)
+        assert arrivals.at == at + wait
+        arrivals.item(at)
 
 
 def test_what_the_peer_has_heard_is_not_said_again_and_not_new_again():
