@@ -20,8 +20,10 @@ DELAY = 0.001
 PATIENCE = 0.005
 #: ...unless there are so many of them that they might fill one.
 MANY = 8
-#: It goes along with data, but not with all of it if that leaves more often than this, in seconds.
+#: It goes along with data, but not with all of it if that leaves more often than this, in seconds; if it may still wait
+#: for longer than `DELAY`, than that.
 SPACING = DELAY / 2
+PATIENT_SPACING = PATIENCE / 2
 
 
 class Arrivals:
@@ -29,9 +31,11 @@ class Arrivals:
 
     :param every: so many packets are acknowledged at once.
     :ivar at: when an acknowledgement is due, None if none is.
+    :ivar largest: the number of the newest, -1 if there is none.
     """
 
-    __slots__ = ("_every", "_firsts", "_floor", "_full", "_lasts", "_said", "_time", "_unsaid", "at")
+    __slots__ = ("_every", "_firsts", "_floor", "_full", "_lasts", "_said", "_time", "_unsaid", "at",
+                 "largest")  # fmt: skip
 
     def __init__(self, every: int) -> None:
         self._every = every
@@ -43,20 +47,18 @@ class Arrivals:
         self._said = float("-inf")  # when the last one was
         self._full = float("-inf")  # when the last one came that was not lone
         self.at: float | None = None
-
-    @property
-    def largest(self) -> int:
-        return self._lasts[-1] if self._lasts else self._floor - 1
+        self.largest = -1
 
     def add(self, first: int, count: int, now: float) -> bool:
         """*count* packets from *first* on have come; False if all of them had come before."""
         last = first + count - 1
         firsts, lasts = self._firsts, self._lasts
-        if lasts and first == lasts[-1] + 1:
-            lasts[-1] = last
+        if first == self.largest + 1 and lasts:
+            self.largest = lasts[-1] = last
             self._time = now
             return True
         if first > self.largest:
+            self.largest = last
             firsts.append(first)
             lasts.append(last)
             self._time = now
@@ -72,6 +74,7 @@ class Arrivals:
         if first > last or (at and lasts[at - 1] >= last):
             return False
         if last > self.largest:
+            self.largest = last
             self._time = now
         if at and lasts[at - 1] >= first - 1:
             at -= 1
@@ -98,7 +101,9 @@ class Arrivals:
 
     def ripe(self, now: float) -> bool:
         """An ACK is to go along with data that leaves."""
-        return self.at is not None and (now >= self.at or now - self._said >= SPACING)
+        if self.at is None:
+            return False
+        return now >= self.at or now - self._said >= (PATIENT_SPACING if self.at - now > DELAY else SPACING)
 
     def item(self, now: float) -> bytes | None:
         """The ACK that says it all, None if nobody waits for one."""
@@ -123,7 +128,7 @@ class Arrivals:
     def forget(self, largest: int) -> None:
         """The peer has got an ACK that went up to *largest*: it need not be said again."""
         firsts, lasts = self._firsts, self._lasts
-        at = bisect_right(firsts, largest) - 1
+        at = bisect_right(firsts, largest) - 1 if len(firsts) > 1 else 0
         if at > 0:
             self._floor = firsts[at]
             del firsts[:at], lasts[:at]

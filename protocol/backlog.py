@@ -82,7 +82,7 @@ class Backlog:
 
     def put(self, buffers: Iterable[Buffer]) -> int:
         """Take of *buffers* what there is room for: how many bytes."""
-        room = size = self.room
+        room = size = self.most - (self._put - min(self.acked, self._put))
         taken: list[Buffer] = []
         for buffer in buffers:
             if size <= 0:
@@ -129,6 +129,25 @@ class Backlog:
         self.sent = part.offset + part.size + part.end
         return part
 
+    def lone(self, most: int) -> bytes | None:
+        """All that there is to send, which counts as sent, if that is one piece as it was put, of at most *most* bytes,
+        behind which the stream goes on; else None."""
+        waiting = self._waiting
+        if (
+            len(waiting) != 1
+            or len(waiting[0]) > most
+            or self._top != self.sent
+            or self._lost
+            or self.ended
+            or self._put > self.limit
+        ):
+            return None
+        piece = waiting.popleft()
+        self._bases.append(self.sent)
+        self._blocks.append(piece)
+        self._top = self.sent = self._put
+        return piece
+
     def again(self, offset: int, each: int) -> Cut | None:
         """What was sent from *offset* on, for a probe: the bytes of one datagram."""
         offset = max(offset, self.acked)
@@ -170,15 +189,17 @@ class Backlog:
             above = self._above
             while above and above[0][0] <= self.acked:
                 self.acked = max(self.acked, above.pop(0)[1])
-            self._forget()
+            if self.acked >= self._top:  # nobody needs any block any more
+                self._bases.clear()
+                self._blocks.clear()
+            else:
+                self._forget()
         else:
             _insert(self._above, first, stop)
 
     def _forget(self) -> None:
         """Drop the blocks that nobody needs any more."""
         count = bisect_right(self._bases, self.acked) - 1
-        if self.acked >= self._top:
-            count = len(self._bases)
         if count > 0:
             del self._bases[:count], self._blocks[:count]
 

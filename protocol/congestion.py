@@ -27,9 +27,13 @@ from .recovery import Sample
 
 class Controller(Protocol):
     """``window`` is how many bytes may be in flight, ``pacing_rate`` how many may leave in a second; 0: any number.
+    ``free``: any number may do both, and the controller need not be told of what leaves, or is acknowledged.
 
     Bytes are those of datagrams, times are `now` of the transport, in seconds.
     """
+
+    @property
+    def free(self) -> bool: ...
 
     @property
     def window(self) -> int: ...
@@ -97,6 +101,7 @@ class DeliveryRate:
     :param datagram: the length of a full datagram, in bytes.
     """
 
+    free = False
     __slots__ = (
         "_aggregate",
         "_aggregate_from",

@@ -19,13 +19,15 @@ class Nearby:
     shows by a loss, or by round trips of which none is short: from then on a `DeliveryRate` has its place.
     """
 
-    __slots__ = ("_behind", "_datagram", "_least", "_trials")
+    __slots__ = ("_behind", "_datagram", "_least", "_trials", "free")
 
     def __init__(self, datagram: int) -> None:
         self._datagram = datagram
         self._least = float("inf")
         self._trials = 0
         self._behind: DeliveryRate | None = None
+        #: The path is known to be short, and did not lose anything yet.
+        self.free = False
 
     @property
     def window(self) -> int:
@@ -50,10 +52,13 @@ class Nearby:
         elif self._trials < TRIALS and sample.rtt:
             self._trials += 1
             self._least = min(self._least, sample.rtt)
-            if self._trials == TRIALS and self._least > TICK:
-                self._behind = DeliveryRate(self._datagram, sample.now)
+            if self._trials == TRIALS:
+                self.free = self._least <= TICK
+                if not self.free:
+                    self._behind = DeliveryRate(self._datagram, sample.now)
 
     def on_loss(self, now: float, lost: int, sent: float, persistent: bool) -> None:
         if self._behind is None:
+            self.free = False
             self._behind = DeliveryRate(self._datagram, now)
         self._behind.on_loss(now, lost, sent, persistent)

@@ -19,6 +19,7 @@ class NewReno:
     :param datagram: the length of a full datagram, in bytes.
     """
 
+    free = False
     __slots__ = ("_datagram", "_recovery_start", "_smoothed", "_threshold", "_used", "window")
 
     def __init__(self, datagram: int, now: float) -> None:

@@ -29,17 +29,19 @@ class Notices:
     :param incoming: the direction that WINDOW speaks of.
     :ivar granted: the peer may send the stream up to here.
     :ivar window: a WINDOW is due.
+    :ivar least: with less than that left of it, a WINDOW is due.
     :ivar ping: a PING is due.
     :ivar size: the longest datagram that we take, in bytes.
     """
 
-    __slots__ = ("_incoming", "_limits", "arrivals", "granted", "ping", "size", "window")
+    __slots__ = ("_incoming", "_limits", "arrivals", "granted", "least", "ping", "size", "window")
 
     def __init__(self, limits: Limits, incoming: Reassembly) -> None:
         self._limits = limits
         self._incoming = incoming
         self.arrivals = Arrivals(max(2, min(ACK_EVERY, limits.datagrams // 4)))
         self.granted = FIRST_WINDOW
+        self.least = limits.window // 2
         self.window = True
         self.ping = False
         self.size = limits.datagram
@@ -47,7 +49,7 @@ class Notices:
     def renew(self) -> None:
         """Say how much was read, if it is worth a datagram."""
         incoming = self._incoming
-        if self.granted - incoming.read < self._limits.window // 2 and incoming.final is None:
+        if self.granted - incoming.read < self.least and incoming.final is None:
             self.window = True
 
     def due(self, now: float) -> bool:

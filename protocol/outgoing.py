@@ -57,6 +57,7 @@ class Outgoing:
     """What one session sends, once it is there.
 
     :param peer: the peer's token; 0 if it is not known yet.
+    :ivar peer_datagrams: how many the peer's kernel holds.
     :ivar datagram: bytes of a full datagram, either way.
     :ivar leave: when the next train may leave.
     :ivar paced: there is something to send then.
@@ -68,7 +69,6 @@ class Outgoing:
         "_each",
         "_limits",
         "_most",
-        "_peer_datagrams",
         "_was_loose",
         "backlog",
         "controller",
@@ -79,6 +79,7 @@ class Outgoing:
         "notices",
         "paced",
         "peer",
+        "peer_datagrams",
         "probes",
         "recovery",
         "whereabouts",
@@ -88,7 +89,7 @@ class Outgoing:
         self, limits: Limits, now: float, peer: int, counters: Counters, notices: Notices, whereabouts: Whereabouts
     ) -> None:
         self._limits = limits
-        self._peer_datagrams = FIRST_DATAGRAMS
+        self.peer_datagrams = FIRST_DATAGRAMS
         self.peer = peer
         self.counters = counters
         self.notices = notices
@@ -150,7 +151,7 @@ class Outgoing:
         datagram = self.datagram
         self.paced = False
         while backlog.wants or self._loose_waits:
-            held = -(-self._peer_datagrams // 2) if self._loose_waits else self._peer_datagrams
+            held = -(-self.peer_datagrams // 2) if self._loose_waits else self.peer_datagrams
             room = min(-(-(self.controller.window - recovery.in_flight) // datagram), held - recovery.flying)
             if room <= 0:
                 return
@@ -281,7 +282,7 @@ class Outgoing:
         """The peer takes so much."""
         if window.limit >= self.backlog.limit:
             self.backlog.limit = window.limit
-            self._peer_datagrams = window.datagrams
+            self.peer_datagrams = window.datagrams
             size = min(window.size, self.notices.size)
             if size != self.datagram:
                 if size > self._limits.elsewhere:  # both take so much since both are on loopback

@@ -249,6 +249,27 @@ class Recovery:
         self.flying += count
         return first
 
+    def sent_all(self, now: float, offset: int, stop: int, note: object) -> int:
+        """As `sent` of one packet, and then `limit`."""
+        number = self.next
+        self.next = end = number + 1
+        run = Run(number, end, self._serial, offset, stop - offset, stop, now)
+        delivered = self._delivered
+        if not self.flying:
+            self._first_sent = self._delivered_time = now
+        run.delivered, run.delivered_time, run.first_sent = delivered, self._delivered_time, self._first_sent
+        run.limited = self._limited_until > delivered
+        run.note = note
+        sent = self._sent
+        sent.runs.append(run)
+        sent.firsts.append(number)
+        self._serial += 1
+        self._time = now
+        self.in_flight += stop - offset + OVERHEAD_BYTES
+        self.flying += 1
+        self._limited_until = delivered + self.in_flight
+        return number
+
     def number(self) -> int:
         """The number of a packet that nobody has to acknowledge."""
         self.next += 1
@@ -303,6 +324,36 @@ class Recovery:
             newest.time, rate, newest.limited, rtt, self.smoothed,
         )  # fmt: skip
         return Outcome(acked, lost, spurious, sample)
+
+    def acknowledged_first(self, first: int, largest: int, delay: float, now: float) -> list[Run] | None:
+        """As `acknowledged`, without a sample, of one range of packets, *first* to *largest*, if they are the oldest
+        in flight, in whole runs, and none below them, or among them, counts as lost. The runs; None if it is not so,
+        or one was never sent: then nothing was done."""
+        sent, gone = self._sent, self._gone
+        count = bisect_right(sent.firsts, largest)
+        if largest >= self.next or (gone.runs and gone.runs[-1].end > first):
+            return None
+        if count and (sent.firsts[0] < first or sent.runs[count - 1].end - 1 > largest):
+            return None
+        if largest > self._largest:
+            self._largest = largest
+        acked = sent.runs[:count]
+        if not acked:
+            return acked
+        del sent.runs[:count], sent.firsts[:count]
+        newest = acked[-1]
+        if newest.end - 1 == largest and newest.first >= self._measured_from:
+            self._measure(now - newest.time, delay)
+        for run in acked:
+            size = run.wire
+            self.in_flight -= size
+            self._delivered += size
+            self.flying -= run.end - run.first
+        self._delivered_time = now
+        self._first_sent = newest.time
+        self.backoff = 0
+        self._loss_time = None
+        return acked
 
     def _measure(self, rtt: float, delay: float) -> float:
         """RFC 9002, 5.3: what a controller sees of a round trip of *rtt*, the end of which the peer put off by *delay*.

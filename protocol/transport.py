@@ -54,6 +54,7 @@ from typing import Callable
 from .counters import Counters
 from .dialling import Dialling
 from .limits import DEFAULTS, Limits
+from .lone import Lone
 from .loose import LooseFrames
 from .notices import Notices
 from .outgoing import MOST_FLYING, Outgoing, Train
@@ -133,6 +134,7 @@ class Transport:
         "_heard",
         "_incoming",
         "_linger",
+        "_lone",
         "_notices",
         "_outgoing",
         "_probed",
@@ -168,6 +170,7 @@ class Transport:
         self._notices = Notices(limits, self._incoming)
         self._whereabouts = Whereabouts(address, random)
         self._outgoing = Outgoing(limits, now, peer, self.counters, self._notices, self._whereabouts)
+        self._lone = Lone(token, self._incoming, self._notices, self._outgoing, self._dialling)
         self._heard = self._called = now
         self._linger = 0.0
         self._deaf = 0  # see DEAF_PTOS
@@ -310,11 +313,15 @@ class Transport:
         """
         size = len(data)
         self.counters.received_bytes += size
-        self.stirred = True
         if not 0 < segment < size:
             self.counters.received += 1
+            if self.state == OPEN and self._lone.came(data, size, now, address):
+                self._heard = now
+                return
+            self.stirred = True
             self._first(parse_one(data), data, now, address)
             return
+        self.stirred = True
         data = memoryview(data)
         self.counters.received += -(-size // segment)
         whole = size - size % segment
@@ -488,6 +495,16 @@ class Transport:
 
     def datagrams(self, now: float) -> list[Train]:
         """What is to be sent now, in this order."""
+        if (
+            self.stirred
+            and self.state == OPEN
+            and now < self._heard + self.limits.ping
+            and now < self._heard + self.limits.idle
+            and (lone := self._lone.leaves(now)) is not None
+        ):
+            self._called = now
+            self.stirred = False
+            return [lone]
         trains: list[Train] = []
         self._fire(now)
         self.stirred = False
@@ -549,7 +566,7 @@ class Transport:
             or (acknowledge is not None and acknowledge < until)
             or incoming.read != incoming.next
             or incoming.final is not None
-            or notices.granted - incoming.read < self.limits.window // 2
+            or notices.granted - incoming.read < notices.least
             or outgoing.paced
             or outgoing.loose is not None
             or self._whereabouts.there is not None

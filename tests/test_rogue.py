@@ -258,7 +258,7 @@ def test_the_windows_of_a_peer_only_grow():
     rogue = Rogue()
     rogue.say(packets.pack_window(150_000, 4096, packets.DATAGRAM_BYTES))
     rogue.say(packets.pack_window(10, 1, packets.DATAGRAM_BYTES))
-    assert rogue.transport._outgoing.backlog.limit == 150_000 and rogue.transport._outgoing._peer_datagrams == 4096
+    assert rogue.transport._outgoing.backlog.limit == 150_000 and rogue.transport._outgoing.peer_datagrams == 4096
 
 
 @pytest.mark.parametrize("size", [1, 2, 100, SMALL_BYTES - 1])
