@@ -176,7 +176,7 @@ class Transport:
         self._deaf = 0  # see DEAF_PTOS
         self._probed = now
         self._words: bytes | None = None
-        #: Something was put, said or heard since `datagrams` was called last.
+        #: Since `datagrams` was called last, something was put, or has come that is more than bytes of the stream.
         self.stirred = True
 
     # -- the stream
@@ -318,10 +318,8 @@ class Transport:
             if self.state == OPEN and self._lone.came(data, size, now, address):
                 self._heard = now
                 return
-            self.stirred = True
             self._first(parse_one(data), data, now, address)
             return
-        self.stirred = True
         data = memoryview(data)
         self.counters.received += -(-size // segment)
         whole = size - size % segment
@@ -335,7 +333,8 @@ class Transport:
             at += segment
 
     def _first(self, plain: Consecutive | None, data: Buffer, now: float, address: object) -> None:
-        """Packets that carry consecutive bytes of the stream and nothing else; or what is not so plain."""
+        """Packets that carry consecutive bytes of the stream and nothing else, or what is not so plain. Of the former
+        `rests` sees by itself what there is to say."""
         if plain is None:
             self._one(data, now, address)
         elif plain.token != self.token:
@@ -344,13 +343,14 @@ class Transport:
             if not self._arrived(plain.number, plain.packets, len(data), now, address):
                 self.counters.duplicates += plain.packets
             elif self._take(plain.offset, plain.body, False):
-                self._notices.arrivals.expect(plain.packets, now, lone=len(data) < self.datagram)
+                self._notices.arrivals.expect(plain.packets, now, lone=len(data) < self._outgoing.datagram)
                 if self._incoming.ended:
                     self._check_done(now)
 
     def _one(self, data: Buffer, now: float, address: object) -> None:
         if self.state == CLOSED:
             return
+        self.stirred = True
         try:
             self._HANDLERS[kind_of(data)](self, data, now, address)
         except BadPacket:
@@ -399,7 +399,7 @@ class Transport:
             self.counters.duplicates += 1
             return
         eliciting = at_once = False
-        lone = len(data) < self.datagram
+        lone = len(data) < self._outgoing.datagram
         for item in items:
             if type(item) is not Ack:
                 eliciting = True
