@@ -566,6 +566,8 @@ class Transport:
             or (acknowledge is not None and acknowledge < until)
             or incoming.read != incoming.next
             or incoming.final is not None
+            or notices.window
+            or notices.ping
             or notices.granted - incoming.read < notices.least
             or outgoing.paced
             or outgoing.loose is not None
