@@ -51,7 +51,8 @@ MOST_GONE = 256
 class Run:
     """Packets ``first`` up to ``end`` (exclusive), sent at ``time``, which carry the stream from ``offset`` to
     ``stop``: ``each`` bytes in each, the last one perhaps fewer. ``note`` is what else a run of one packet carries, and
-    ``beside`` how many bytes of that count as the stream's do."""
+    ``beside`` how many bytes of that count as the stream's do. ``wire`` are the bytes of the datagrams: of items other
+    than a STREAM what is ``beside``."""
 
     __slots__ = (
         "beside",
@@ -67,6 +68,7 @@ class Run:
         "serial",
         "stop",
         "time",
+        "wire",
     )
 
     def __init__(self, first: int, end: int, serial: int, offset: int, each: int, stop: int, time: float) -> None:
@@ -83,11 +85,7 @@ class Run:
         self.limited = False
         self.note: Any = None
         self.beside = 0
-
-    @property
-    def wire(self) -> int:
-        """Bytes of the datagrams; of items other than a STREAM what is ``beside``."""
-        return self.stop - self.offset + OVERHEAD_BYTES * (self.end - self.first) + self.beside
+        self.wire = stop - offset + OVERHEAD_BYTES * (end - first)
 
     def part(self, first: int, end: int) -> Run:
         """The packets from *first* up to *end* of this one."""
@@ -242,6 +240,7 @@ class Recovery:
         run.limited = self._limited_until > self._delivered
         run.note = note
         run.beside = beside
+        run.wire += beside
         self._sent.add(run)
         self._serial += count
         self._time = now
@@ -265,7 +264,7 @@ class Recovery:
         sent.firsts.append(number)
         self._serial += 1
         self._time = now
-        self.in_flight += stop - offset + OVERHEAD_BYTES
+        self.in_flight += run.wire
         self.flying += 1
         self._limited_until = delivered + self.in_flight
         return number
@@ -345,9 +344,8 @@ class Recovery:
         if newest.end - 1 == largest and newest.first >= self._measured_from:
             self._measure(now - newest.time, delay)
         for run in acked:
-            size = run.wire
-            self.in_flight -= size
-            self._delivered += size
+            self.in_flight -= run.wire
+            self._delivered += run.wire
             self.flying -= run.end - run.first
         self._delivered_time = now
         self._first_sent = newest.time

@@ -307,7 +307,11 @@ class UDPSocket:
         budget = BUDGET
         while budget > 0:
             try:
-                size, segment = self._read(view[at:])
+                if OFFLOAD.joins:
+                    size, ancillary, _, _ = self._sock.recvmsg_into([view[at:]], _ANCILLARY)
+                    segment = _segment(ancillary) if ancillary else 0
+                else:
+                    size, segment = self._sock.recv_into(view[at:]), 0
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:  # an ICMP answer: nobody is there, or there is no way
@@ -333,17 +337,6 @@ class UDPSocket:
             self.hub.poll.again.add(self._sock.fileno())
         if at:
             transport.receive(view[:at], monotonic(), None, length)
-
-    def _read(self, view: memoryview) -> tuple[int, int]:
-        """One datagram, or several that UDP_GRO has joined: how many bytes, and of how many each is but for the last;
-        0: it is one."""
-        if not OFFLOAD.joins:
-            return self._sock.recv_into(view), 0
-        size, ancillary, _, _ = self._sock.recvmsg_into([view], _ANCILLARY)
-        for level, kind, value in ancillary:
-            if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO):
-                return size, int(_INT.unpack(value[: _INT.size])[0])
-        return size, 0
 
     def _refused(self, error: OSError, now: float) -> None:
         """The kernel says that nobody is at the peer's address. Who dials believes it. Later it may be forged: for that
@@ -614,6 +607,14 @@ class _Closed:
 
 
 _CLOSED: Any = _Closed()
+
+
+def _segment(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """Of how many bytes each of the datagrams is that UDP_GRO has joined, but for the last; 0: there is but one."""
+    for level, kind, value in ancillary:
+        if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO):
+            return int(_INT.unpack(value[: _INT.size])[0])
+    return 0
 
 
 def _dropped(sock: socket.socket) -> int:
