@@ -83,7 +83,7 @@ def test_what_the_kernel_can_do_is_left_aside_where_the_environment_says_so(monk
 
 @pytest.mark.parametrize(("share", "datagram"), [(0.02, DATAGRAM_BYTES), (0.2, DATAGRAM_BYTES), (0.2, 0)])
 def test_what_the_way_loses_doubles_and_reorders_is_made_good(h, share, datagram):
-    broker = h.broker.listen("udp://127.0.0.1:0", udp_datagram=datagram)
+    broker = h.broker.listen("udp://127.0.0.1:0", udp_datagram=datagram, hello_ms=60_000)
     proxy = Proxy(h, broker.urls[0], lost=share, doubled=share, late=share, seed=7)
     with h.client.connect(proxy.url) as remote:
         jobs, items = remote.push("jobs"), remote.pull("jobs")
