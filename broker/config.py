@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple
 
-from vanilla.busypoll import MOST_US
+from vanilla.busypoll import look_us
 from vanilla.certificates import ServerFiles, check_authorities
 from vanilla.protocol.urls import parse
 
@@ -213,11 +213,6 @@ def _check_authorities(config: Config) -> None:
         check_authorities(config["tls-client-ca"])
 
 
-def _check_busy_poll(config: Config) -> None:
-    if not 0 <= config["busy-poll"] <= MOST_US:
-        raise ValueError(f"must be from 0 to {MOST_US} microseconds")
-
-
 def _check_console(config: Config) -> None:
     folder = os.path.dirname(config["console"])
     if folder and not os.path.isdir(folder):
@@ -232,7 +227,7 @@ CHECKS: dict[str, Callable[[Config], object]] = {
     "token-file": lambda config: config["token-file"] and read_tokens(config["token-file"]),
     "permissions": lambda config: config["permissions"] and read_permissions(config["permissions"]),
     "console": _check_console,
-    "busy-poll": _check_busy_poll,
+    "busy-poll": lambda config: look_us(config["busy-poll"]),
 }
 
 

@@ -14,6 +14,7 @@ import sys
 from typing import Any, Callable
 
 import vanilla
+from vanilla import busypoll
 from vanilla.exception import ConnectionLost, Refused, Rejected, Timeout
 from vanilla.memory import keep_freed_memory
 from vanilla.protocol.scan import KIND
@@ -390,6 +391,10 @@ def main(argv: list[str] | None = None) -> None:
 def _run(args: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=f"vanilla {args.command}: %(message)s")
     keep_freed_memory()
+    try:
+        busypoll.look_us(None)
+    except ValueError as error:
+        return _say(str(error), 2)
     try:
         args.run(args)
     except Failed as error:

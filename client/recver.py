@@ -56,7 +56,7 @@ class PullRecver(Recver):
             return self._buffer.popleft()
         return self._state.wait_item(timeout)
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Any:  # a call less for each item of a loop
         buffer = self._buffer
         return buffer.popleft() if buffer else super().__next__()
 

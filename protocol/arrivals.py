@@ -15,11 +15,11 @@ from .packets import ACK_BYTES, MAX_RANGES, RANGE_BYTES, pack_ack
 MOST_RANGES = 4 * MAX_RANGES
 #: How long an acknowledgement may wait, in seconds, for more to acknowledge or for data to go with.
 DELAY = 0.001
-#: And if for as long only datagrams have come that are not full: who sent them had no more to send, so it waits for no
-#: window, and an answer may be on its way, which the acknowledgement can go along with...
+#: And if for as long only datagrams have come that are not full: who sent them had no more to send, and an answer may
+#: be on its way, which the acknowledgement can go along with...
 PATIENCE = 0.005
-#: ...unless there are so many of them that they might fill one.
-MANY = 8
+#: ...unless so many of them wait for it: a window may be as small.
+MANY = 2
 #: It goes along with data, but not with all of it if that leaves more often than this, in seconds; if it may still wait
 #: for longer than `DELAY`, than that.
 SPACING = DELAY / 2

@@ -326,16 +326,15 @@ class Recovery:
 
     def acknowledged_first(self, first: int, largest: int, delay: float, now: float) -> list[Run] | None:
         """As `acknowledged`, without a sample, of one range of packets, *first* to *largest*, if they are the oldest
-        in flight, in whole runs, and none below them, or among them, counts as lost. The runs; None if it is not so,
-        or one was never sent: then nothing was done."""
+        in flight, in whole runs, none above them was acknowledged, and none below them, or among them, counts as lost.
+        The runs; None if it is not so, or one was never sent: then nothing was done."""
         sent, gone = self._sent, self._gone
         count = bisect_right(sent.firsts, largest)
-        if largest >= self.next or (gone.runs and gone.runs[-1].end > first):
+        if not self._largest <= largest < self.next or (gone.runs and gone.runs[-1].end > first):
             return None
         if count and (sent.firsts[0] < first or sent.runs[count - 1].end - 1 > largest):
             return None
-        if largest > self._largest:
-            self._largest = largest
+        self._largest = largest
         acked = sent.runs[:count]
         if not acked:
             return acked
@@ -355,7 +354,9 @@ class Recovery:
 
     def _measure(self, rtt: float, delay: float) -> float:
         """RFC 9002, 5.3: what a controller sees of a round trip of *rtt*, the end of which the peer put off by *delay*.
-        It puts off for longer what comes alone, and of that the path knows nothing."""
+        It puts off for longer what comes alone, and of that the path knows nothing. More than `ACK_DELAY` it may not
+        claim: a queue that it hid as its own delay would be no congestion."""
+        delay = min(delay, ACK_DELAY)
         self.latest = rtt = max(rtt, 1e-6)
         if not self.sampled:
             self.sampled = True

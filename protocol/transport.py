@@ -329,7 +329,11 @@ class Transport:
             self._first(train, data[:whole], now, address)
             at = whole
         while at < size:
-            self._first(parse_one(one := data[at : at + segment]), one, now, address)
+            one = data[at : at + segment]
+            if self.state == OPEN and self._lone.came(one, len(one), now, address):
+                self._heard = now
+            else:
+                self._first(parse_one(one), one, now, address)
             at += segment
 
     def _first(self, plain: Consecutive | None, data: Buffer, now: float, address: object) -> None:
@@ -574,6 +578,7 @@ class Transport:
             or self._whereabouts.there is not None
             or (self._dialling is not None and self._dialling.at is not None)
             or not outgoing.recovery.rests(until)
+            or (not outgoing.recovery.flying and self._heard + self.limits.ping < until)
         ):
             return False
         self._called = now

@@ -24,7 +24,7 @@ def test_the_first_sample_is_the_round_trip_and_later_ones_move_it_by_an_eighth(
     sent(recovery, 1.0, 2)
     recovery.acknowledged([(0, 0)], 0.0, 1.08)
     assert (recovery.smoothed, recovery.min_rtt) == (pytest.approx(0.08), pytest.approx(0.08))
-    recovery.acknowledged([(0, 1)], 0.02, 1.18)  # 180 ms, of which 20 the peer's
+    recovery.acknowledged([(0, 1)], 0.008, 1.168)  # 168 ms, of which 8 the peer's
     assert recovery.smoothed == pytest.approx(0.08 + (0.16 - 0.08) / 8)
     assert recovery.min_rtt == pytest.approx(0.08)
 
@@ -149,3 +149,24 @@ def test_each_packet_is_in_flight_or_acknowledged_or_lost_and_so_are_its_bytes(r
         assert recovery.flying == len(flying)
         assert recovery.in_flight == len(flying) * (100 + OVERHEAD_BYTES)
         assert set(spurious) <= set(lost) and len(set(spurious)) == len(spurious)
+
+
+def test_a_peer_cannot_claim_a_queue_as_its_own_delay():
+    recovery = Recovery(0.0)
+    recovery.sent(0.0, 1, 0, 100, 100)
+    recovery.acknowledged([(0, 0)], 0.0, 0.02)
+    recovery.sent(1.0, 1, 100, 100, 200)
+    sample = recovery.acknowledged([(1, 1)], 0.2, 1.22).sample
+    assert sample.rtt >= 0.22 - ACK_DELAY
+    assert recovery.smoothed > 0.04
+
+
+def test_the_short_way_leaves_an_older_acknowledgement_to_the_long_one():
+    """What flies between the two may be lost."""
+    recovery = Recovery(0.0)
+    for number in range(3):
+        recovery.sent(0.0, 1, 100 * number, 100, 100 * number + 100)
+    recovery.acknowledged([(2, 2)], 0.0, 0.02)
+    due = recovery.next_time()
+    assert recovery.acknowledged_first(0, 0, 0.0, 0.02) is None
+    assert recovery.next_time() == due

@@ -14,11 +14,14 @@ something; and each time that it was of no use it becomes dearer:
 * A wait is *short* when a descriptor ended it within twice the time of a look.
 * After `TRIALS` more short waits than `SLOW` times the others, it looks. Each look that finds something is worth one,
   up to `LUCK`, and each that does not costs `MISS`; one that has nothing left goes back to sleep.
+* The first `TRYING` looks last as long as any may. For where all have slept, all are slow; and who would find something
+  soon once all are awake, has to be awake until then. These are not counted for what follows.
 * If it lost more than it found, twice as many short waits are asked for the next time, up to `MOST_TRIALS`; else
   `TRIALS` again.
 
 What a timer ends says nothing: it would have ended at that time anyway. A process with one core to run on never looks,
-for there the others would have to wait.
+for there the others would have to wait. (PyPy 3.9 does not say which cores those are, and nobody says that a container
+has a share of one: there `VARIABLE` is to be set.)
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ LONGEST = 4
 TRIALS = 16
 MOST_TRIALS = 4096
 SLOW = 2
+TRYING = 32
 #: What is saved at most, and what a look without a find costs.
 LUCK = 8
 MISS = 3
@@ -54,7 +58,8 @@ class BusyPoll:
     :param clock: for tests.
     """
 
-    __slots__ = ("_clock", "_ended", "_found", "_least", "_luck", "_missed", "_most", "_poll", "_quick", "_trials")
+    __slots__ = ("_clock", "_ended", "_found", "_least", "_luck", "_missed", "_most", "_poll", "_quick", "_trials",
+                 "_trying")  # fmt: skip
 
     def __init__(self, poll: Poll, look: float, clock: Callable[[], float] = monotonic) -> None:
         self._poll = poll
@@ -68,8 +73,10 @@ class BusyPoll:
         #: Short waits, less `SLOW` for each other, and how many it takes.
         self._quick = 0
         self._trials = TRIALS
-        #: Of the looks since it last slept at once.
+        #: Of the looks since it last slept at once, but for the first ones...
         self._found = self._missed = 0
+        #: ...of which so many are left.
+        self._trying = 0
 
     @property
     def looking(self) -> bool:
@@ -81,8 +88,10 @@ class BusyPoll:
         clock = self._clock
         begin = clock()
         look = min(max(2 * (begin - self._ended), self._least), self._most)
-        if self._luck and not 0 <= timeout < look:
-            return self._look_first(timeout, begin, look)
+        if self._luck:
+            long = self._most if self._trying else look
+            if not 0 <= timeout < long:
+                return self._look_first(timeout, begin, long)
         ready = self._poll.wait(timeout)
         self._ended = clock()
         if ready:
@@ -91,13 +100,15 @@ class BusyPoll:
             else:
                 self._quick += 1
                 if self._quick >= self._trials and not self._luck:
+                    self._quick = 0
                     self._begin()
         return ready
 
     def _begin(self) -> None:
-        self._quick = self._found = self._missed = 0
+        self._found = self._missed = 0
         if _cores() > 1:
             self._luck = LUCK
+            self._trying = TRYING
 
     def _look_first(self, timeout: float, begin: float, look: float) -> list[tuple[int, int]]:
         clock, poll = self._clock, self._poll
@@ -114,7 +125,9 @@ class BusyPoll:
                 return ready
             _give_way()
         self._ended = clock()
-        if self._ended - now > self._least:  # others have had the core for so long: it is wanted, and sleepers go first
+        if self._trying:
+            self._trying -= 1
+        elif self._ended - now > self._least:  # others have had the core for so long: sleepers go before them
             self._miss()
         else:
             self._found += 1
@@ -123,9 +136,11 @@ class BusyPoll:
         return ready
 
     def _miss(self) -> None:
+        self._trying = 0
         self._missed += 1
         self._luck = max(self._luck - MISS, 0)
         if not self._luck:
+            self._quick = 0
             lost = self._missed * MISS > self._found
             self._trials = min(2 * self._trials, MOST_TRIALS) if lost else TRIALS
 

@@ -104,6 +104,7 @@ class Hub:
     :param busy_poll: microseconds for which its loop may look for what comes before it sleeps, where something came
         soon many times in a row: then nobody has to be woken for it. 0: never. None: as the environment variable
         VANILLA_BUSY_POLL says, or 150. Threads that it spawns with hubs of their own inherit it.
+    :ivar busy_poll: what holds.
     :raises ValueError: that is no such time.
 
     >>> with Hub() as h:

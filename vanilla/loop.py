@@ -84,7 +84,7 @@ class Loop:
             except BaseException as error:
                 self._failed(hook, error)
         poll = self.poll
-        if ready or self.edges:
+        if ready or self.edges or poll.again:
             wait: float = 0
         elif timers.soonest == INFINITY and poll.live:
             wait = -1
