@@ -82,7 +82,7 @@ def test_what_comes_late_now_and_then_does_not_hinder_it_but_every_second_does(w
 
 
 @pytest.mark.parametrize(
-    ("worked", "looks"), [(0, 1), (0.25, 1), (1, 2), (1.5, 3), (2, LONGEST), (100, LONGEST)], ids=str
+    ("worked", "looks"), [(0, 1), (0.25, 1), (0.5, 1.5), (1, 3), (2, LONGEST), (100, LONGEST)], ids=str
 )
 def test_who_has_worked_for_long_looks_for_longer(world, worked, looks):
     lucky(world)

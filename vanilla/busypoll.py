@@ -9,8 +9,9 @@ others have the core between two looks. Linux does the same for sockets (net.cor
 It must cost nothing where it brings nothing. So it has to be earned, by waits that were short, and by looks that found
 something; and each time that it was of no use it becomes dearer:
 
-* A look lasts `LOOK_US`; or twice as long as the process has just worked, if that is more, up to `LONGEST` times as
-  much: where each has a lot to do for a wake-up, each waits for longer, and what looking adds is in proportion.
+* A look lasts `LOOK_US`; or `HOPS` times as long as the process has just worked, if that is more, up to `LONGEST` times
+  as much. For where a wake-up is much work, it is so for the others, and who calls waits for the broker, for the
+  server, and for the broker again; and what looking adds is in proportion.
 * A wait is *short* when a descriptor ended it within twice the time of a look.
 * After `TRIALS` more short waits than `SLOW` times the others, it looks. Each look that finds something is worth one,
   up to `LUCK`, and each that does not costs `MISS`; one that has nothing left goes back to sleep.
@@ -38,6 +39,7 @@ VARIABLE = "VANILLA_BUSY_POLL"
 LOOK_US = 150
 MOST_US = 10_000
 LONGEST = 4
+HOPS = 3
 #: Short waits before the first look, and before one that follows many that were of no use; and what others count.
 TRIALS = 16
 MOST_TRIALS = 4096
@@ -87,7 +89,7 @@ class BusyPoll:
         """As `Poll.wait`; *timeout* in seconds, -1 for ever."""
         clock = self._clock
         begin = clock()
-        look = min(max(2 * (begin - self._ended), self._least), self._most)
+        look = min(max(HOPS * (begin - self._ended), self._least), self._most)
         if self._luck:
             long = self._most if self._trying else look
             if not 0 <= timeout < long:
