@@ -19,7 +19,7 @@ DELAY = 0.001
 #: be on its way, which the acknowledgement can go along with...
 PATIENCE = 0.005
 #: ...unless so many of them wait for it: a window may be as small.
-MANY = 2
+MANY = 4
 #: It goes along with data, but not with all of it if that leaves more often than this, in seconds; if it may still wait
 #: for longer than `DELAY`, than that.
 SPACING = DELAY / 2

@@ -129,27 +129,29 @@ def test_after_looks_that_were_of_use_it_takes_no_more_to_begin_again(world):
         lucky(world)
 
 
-def test_a_timer_says_nothing(world):
+def test_what_a_timer_ends_earns_nothing_and_a_look_that_it_ends_found_nothing(world):
     for _ in range(10 * TRIALS):
         world.due = None
         world.waits.wait(LOOK / 2)
     assert not world.waits.looking
     lucky(world)
-    looks = world.looks
+    before = world.looks
     for _ in range(100):
         world.due = None
-        world.waits.wait(LOOK / 2)
-    assert (world.looks, world.waits.looking) == (looks, True)
+        begin = world.now
+        assert world.waits.wait(LOOK / 2) == []
+        assert world.now - begin == pytest.approx(LOOK / 2, abs=2 * TURN)
+    assert not world.waits.looking
+    assert world.looks - before <= -(-LUCK // MISS) * (LOOK / 2 / TURN + 4)
 
 
-def test_short_waits_beside_timers_are_not_saved_up_for_later(world):
+def test_timers_that_are_due_now_and_then_do_not_hinder_it(world):
     lucky(world)
-    for _ in range(300):
-        world.come(LOOK / 4, timeout=LOOK / 2)
-    world.come(*[1.0] * LUCK)
-    assert not world.waits.looking
-    world.come(*[LOOK / 2] * (TRIALS - 1))
-    assert not world.waits.looking
+    for _ in range(50):
+        assert world.come(*[LOOK / 2] * 2 * MISS) == 0
+        world.due = None
+        world.waits.wait(LOOK / 2)
+    assert world.waits.looking
 
 
 def test_a_wait_is_no_longer_for_the_look_before_it(world):

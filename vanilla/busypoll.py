@@ -20,9 +20,9 @@ something; and each time that it was of no use it becomes dearer:
 * If it lost more than it found, twice as many short waits are asked for the next time, up to `MOST_TRIALS`; else
   `TRIALS` again.
 
-What a timer ends says nothing: it would have ended at that time anyway. A process with one core to run on never looks,
-for there the others would have to wait. (PyPy 3.9 does not say which cores those are, and nobody says that a container
-has a share of one: there `VARIABLE` is to be set.)
+A wait that a timer ends is not short: it would have ended then anyway; and a look that it ends has found nothing. A
+process with one core to run on never looks, for there the others would have to wait. (PyPy 3.9 does not say which cores
+those are, and nobody says that a container has a share of one: there `VARIABLE` is to be set.)
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ class BusyPoll:
         begin = clock()
         look = min(max(HOPS * (begin - self._ended), self._least), self._most)
         if self._luck:
-            long = self._most if self._trying else look
-            if not 0 <= timeout < long:
-                return self._look_first(timeout, begin, long)
+            return self._look_first(timeout, begin, self._most if self._trying else look)
         ready = self._poll.wait(timeout)
         self._ended = clock()
         if ready:
@@ -114,7 +112,7 @@ class BusyPoll:
 
     def _look_first(self, timeout: float, begin: float, look: float) -> list[tuple[int, int]]:
         clock, poll = self._clock, self._poll
-        now, until = begin, begin + look
+        now, until = begin, begin + (look if timeout < 0 else min(look, timeout))
         while True:
             ready = poll.wait(0)
             if ready:
