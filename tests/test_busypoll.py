@@ -29,7 +29,7 @@ class World:
         self.looks = self.sleeps = 0
         self.yielding = TURN
         self.asked = None
-        monkeypatch.setattr(busypoll, "_cores", lambda: cores)
+        monkeypatch.setattr(busypoll, "cores", lambda: cores)
         monkeypatch.setattr(busypoll, "_give_way", self._give_way)
         self.waits = BusyPoll(self, LOOK, lambda: self.now)
 
@@ -221,7 +221,7 @@ def ping_pong(h, count):
     return len([timeout for timeout in waits if timeout]), waits.count(0)
 
 
-@pytest.mark.skipif(busypoll._cores() < 2, reason="one core")
+@pytest.mark.skipif(busypoll.cores() < 2, reason="one core")
 def test_a_hub_looks_for_answers_that_come_soon():
     with vanilla.Hub(busy_poll=busypoll.MOST_US) as h:  # no machine is so slow
         slept, looks = ping_pong(h, 300)
@@ -249,6 +249,7 @@ def test_the_client_programs_say_in_one_line_that_it_is_wrong():
     assert busypoll.VARIABLE in said.stderr
 
 
+@pytest.mark.skipif(busypoll.cores() < 2, reason="one core")
 def test_what_a_layer_has_left_is_no_reason_to_look():
     with vanilla.Hub() as h:
         ours, theirs = socket.socketpair()

@@ -106,7 +106,7 @@ class BusyPoll:
 
     def _begin(self) -> None:
         self._found = self._missed = 0
-        if _cores() > 1:
+        if cores() > 1:
             self._luck = LUCK
             self._trying = TRYING
 
@@ -162,7 +162,7 @@ def look_us(told: float | None) -> float:
     return us
 
 
-def _cores() -> int:
+def cores() -> int:
     """How many this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from greenlet import GreenletExit
 
-from .busypoll import BusyPoll
+from .busypoll import BusyPoll, cores
 from .dump import who_waits
 from .exception import Stop
 from .poll import Poll
@@ -48,7 +48,7 @@ class Loop:
         self.hub = hub
         self.timers = timers
         self.poll = poll
-        self._wait = BusyPoll(poll, look).wait if look else poll.wait
+        self._wait = BusyPoll(poll, look).wait if look and cores() > 1 else poll.wait
         self.edges: list[Callable[[], object]] = []
         #: A tuple, so that one of them may take itself out.
         self.hooks: tuple[Callable[[], object], ...] = ()
