@@ -422,7 +422,8 @@ class PullState(Channel):
 
         Large messages use a window up in less than the age: the broker would stand still until the last is handed out.
         """
-        self._gather()
+        if self._stirred:
+            self._gather()
         now = now or monotonic()
         if now >= self.due or (self.done_b + self.window_bytes - self._limit_b) * 2 >= self.window_bytes:
             self.leave(now)

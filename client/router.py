@@ -188,24 +188,8 @@ class RouterState(PullState):
         message = item if item.__class__ is bytes and len(item) < FEW_BYTES else self.pack(item)
         if self.link.full:
             self._wait_room(number)
-        if not self.take_over(number):
-            return
-        if self.buffer and message.__class__ is bytes and self._joins(len(message)):
-            self._replies.append((number, message))
-        else:
+        if self.take_over(number):
             self._answer(number, message)
-
-    def _joins(self, size: int) -> bool:
-        """While there are requests at hand whose answers could go with it: does a small answer just wait for them, as
-        `_leave` would find out, too?"""
-        replied_b = self._replied_b + size + BIN_HEAD_BYTES
-        if replied_b >= BATCH_BYTES or (self.done_b + self.window_bytes - self._limit_b) * 2 >= self.window_bytes:
-            return False
-        if monotonic() >= self.due:
-            return False
-        self._replied_b = replied_b
-        self.link.dirty[self] = None
-        return True
 
     def refuse_request(self, number: int, code: str, text: str, type: str, trace: str) -> None:
         """Answer request *number* with an error."""
