@@ -82,7 +82,7 @@ class Backlog:
 
     def put(self, buffers: Iterable[Buffer]) -> int:
         """Take of *buffers* what there is room for: how many bytes."""
-        room = size = self.most - (self._put - min(self.acked, self._put))
+        room = size = self.room
         taken: list[Buffer] = []
         for buffer in buffers:
             if size <= 0:

@@ -17,17 +17,25 @@ import struct
 from .dialling import Dialling
 from .notices import Note, Notices
 from .outgoing import Outgoing, Train
-from .packets import ACK, DATA, HEAD_BYTES, MAX_NUMBER, OVERHEAD_BYTES, STREAM, WINDOW_BYTES, Buffer
+from .packets import (
+    ACK,
+    DATA,
+    HEAD_BYTES,
+    MAX_NUMBER,
+    OVERHEAD_BYTES,
+    STREAM,
+    WINDOW_BYTES,
+    Buffer,
+    pack_data,
+    pack_stream,
+)
 from .reassembly import Reassembly
 
 #: A head and a STREAM, a head and an ACK of one range, or that and a STREAM, each without the stream's bytes.
 _STREAM = struct.Struct("!QQ QH")
 _ACK = struct.Struct("!QQ QIIB")
 _BOTH = struct.Struct("!QQ QIIB QH")
-#: What a datagram with another item has between its head and the stream's bytes.
-_HEAD, _ITEM = struct.Struct("!QQ"), struct.Struct("!QH")
-_KIND_SHIFT = 56
-_DATA_KIND, _STREAM_KIND = DATA << _KIND_SHIFT, STREAM << _KIND_SHIFT
+_STREAM_KIND = STREAM << 56
 
 
 class Lone:
@@ -100,11 +108,7 @@ class Lone:
         runs = outgoing.recovery.acknowledged_first(largest - rest, largest, delay, now)
         if runs is None:
             return False
-        for run in runs:
-            if run.stop > run.offset:
-                backlog.acknowledge(run.offset, run.stop)
-            if run.note is not None:
-                self._notices.heard(run.note)
+        outgoing.landed(runs)
         return True
 
     def leaves(self, now: float) -> Train | None:
@@ -132,16 +136,15 @@ class Lone:
         body = backlog.lone(most)
         if body is None:
             return None
-        stream = _STREAM_KIND | offset
-        if says:
+        items: list[bytes] = []
+        note: Note | None = None
+        if says and (ack := arrivals.item(now)) is not None:
+            items.append(ack)
             note = Note(arrivals.largest, False)
-            ack = arrivals.item(now) or b""
-            number = recovery.sent_all(now, offset, backlog.sent, note)
-            head, item = _HEAD.pack(_DATA_KIND | number, outgoing.peer), _ITEM.pack(stream, len(body))
-            data = b"".join((head, ack, item, body))
-        else:
-            number = recovery.sent_all(now, offset, backlog.sent, None)
-            data = _STREAM.pack(_DATA_KIND | number, outgoing.peer, stream, len(body)) + body
+        number = recovery.sent(now, 1, offset, len(body), backlog.sent, note)
+        recovery.limit()
+        items.append(pack_stream(offset, body, False))
+        data = pack_data(number, outgoing.peer, items)
         outgoing.paced = False
         counters = outgoing.counters
         counters.sent += 1

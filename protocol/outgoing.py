@@ -295,13 +295,7 @@ class Outgoing:
             return False
         acked, lost, spurious, sample = self.recovery.acknowledged(ack.ranges, ack.delay, now)
         backlog = self.backlog
-        for run in acked:
-            if run.stop > run.offset:
-                backlog.acknowledge(run.offset, run.stop)
-            if run.beside and self.loose is not None:
-                self.loose.acknowledge(run.note)
-            else:
-                self.notices.heard(run.note)
+        self.landed(acked)
         for run in spurious:
             self.counters.spurious += run.end - run.first
             if run.stop > run.offset:
@@ -314,6 +308,16 @@ class Outgoing:
             self.controller.on_ack(sample)
             self._size_buffer()
         return True
+
+    def landed(self, runs: list[Run]) -> None:
+        """The peer has what *runs* carried."""
+        for run in runs:
+            if run.stop > run.offset:
+                self.backlog.acknowledge(run.offset, run.stop)
+            if run.beside and self.loose is not None:
+                self.loose.acknowledge(run.note)
+            else:
+                self.notices.heard(run.note)
 
     def _lose(self, lost: list[Run], now: float) -> None:
         wire = sum(run.wire for run in lost)

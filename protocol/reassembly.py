@@ -78,12 +78,7 @@ class Reassembly:
         if offset > self.next:
             self._keep(offset, body, stop)
             return
-        if offset < self.next:
-            body = body[self.next - offset :]
-        if self._ready:
-            self._append(body)
-        else:
-            self._ready.append(body)
+        self._append(body[self.next - offset :] if offset < self.next else body)
         self.next = stop
         if self._offsets:
             self._join()

@@ -248,27 +248,6 @@ class Recovery:
         self.flying += count
         return first
 
-    def sent_all(self, now: float, offset: int, stop: int, note: object) -> int:
-        """As `sent` of one packet, and then `limit`."""
-        number = self.next
-        self.next = end = number + 1
-        run = Run(number, end, self._serial, offset, stop - offset, stop, now)
-        delivered = self._delivered
-        if not self.flying:
-            self._first_sent = self._delivered_time = now
-        run.delivered, run.delivered_time, run.first_sent = delivered, self._delivered_time, self._first_sent
-        run.limited = self._limited_until > delivered
-        run.note = note
-        sent = self._sent
-        sent.runs.append(run)
-        sent.firsts.append(number)
-        self._serial += 1
-        self._time = now
-        self.in_flight += run.wire
-        self.flying += 1
-        self._limited_until = delivered + self.in_flight
-        return number
-
     def number(self) -> int:
         """The number of a packet that nobody has to acknowledge."""
         self.next += 1
@@ -305,18 +284,8 @@ class Recovery:
         if not acked:
             return Outcome(acked, self._lost(now) if spurious else [], spurious, None)
         newest = acked[-1]
-        rtt = 0.0
-        if newest.end - 1 == largest and newest.first >= self._measured_from:
-            rtt = self._measure(now - newest.time, delay)
-        size = 0
-        for run in acked:
-            size += run.wire
-            self.flying -= run.end - run.first
-        self.in_flight -= size
-        self._delivered += size
-        self._delivered_time = now
+        size, rtt = self._land(acked, largest, delay, now)
         rate = self._rate(newest, now)
-        self.backoff = 0
         lost = self._lost(now)
         sample = Sample(
             now, size, sum(run.wire for run in lost), self.in_flight, before, self._delivered, newest.delivered,
@@ -339,18 +308,27 @@ class Recovery:
         if not acked:
             return acked
         del sent.runs[:count], sent.firsts[:count]
+        self._land(acked, largest, delay, now)
+        self._loss_time = None
+        return acked
+
+    def _land(self, acked: list[Run], largest: int, delay: float, now: float) -> tuple[int, float]:
+        """*acked* have come, by an acknowledgement of which *largest* is the newest: how many bytes they are, and the
+        round trip that a controller sees; 0 if this one says nothing of it."""
         newest = acked[-1]
+        rtt = 0.0
         if newest.end - 1 == largest and newest.first >= self._measured_from:
-            self._measure(now - newest.time, delay)
+            rtt = self._measure(now - newest.time, delay)
+        size = 0
         for run in acked:
-            self.in_flight -= run.wire
-            self._delivered += run.wire
+            size += run.wire
             self.flying -= run.end - run.first
+        self.in_flight -= size
+        self._delivered += size
         self._delivered_time = now
         self._first_sent = newest.time
         self.backoff = 0
-        self._loss_time = None
-        return acked
+        return size, rtt
 
     def _measure(self, rtt: float, delay: float) -> float:
         """RFC 9002, 5.3: what a controller sees of a round trip of *rtt*, the end of which the peer put off by *delay*.
@@ -371,7 +349,6 @@ class Recovery:
         return max(rtt - (delay - DELAY), 1e-6) if delay > DELAY else rtt
 
     def _rate(self, newest: Run, now: float) -> float:
-        self._first_sent = newest.time
         interval = max(newest.time - newest.first_sent, now - newest.delivered_time)
         if interval <= 0 or interval < self.min_rtt:
             return 0.0

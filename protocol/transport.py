@@ -218,7 +218,7 @@ class Transport:
     @property
     def ready(self) -> int:
         """Bytes that can be read."""
-        return self._incoming.next - self._incoming.read
+        return self._incoming.ready
 
     @property
     def ended(self) -> bool:
@@ -315,10 +315,7 @@ class Transport:
         self.counters.received_bytes += size
         if not 0 < segment < size:
             self.counters.received += 1
-            if self.state == OPEN and self._lone.came(data, size, now, address):
-                self._heard = now
-                return
-            self._first(parse_one(data), data, now, address)
+            self._single(data, now, address)
             return
         data = memoryview(data)
         self.counters.received += -(-size // segment)
@@ -329,12 +326,15 @@ class Transport:
             self._first(train, data[:whole], now, address)
             at = whole
         while at < size:
-            one = data[at : at + segment]
-            if self.state == OPEN and self._lone.came(one, len(one), now, address):
-                self._heard = now
-            else:
-                self._first(parse_one(one), one, now, address)
+            self._single(data[at : at + segment], now, address)
             at += segment
+
+    def _single(self, data: Buffer, now: float, address: object) -> None:
+        """One datagram, by the short way if it can go there."""
+        if self.state == OPEN and self._lone.came(data, len(data), now, address):
+            self._heard = now
+        else:
+            self._first(parse_one(data), data, now, address)
 
     def _first(self, plain: Consecutive | None, data: Buffer, now: float, address: object) -> None:
         """Packets that carry consecutive bytes of the stream and nothing else, or what is not so plain. Of the former

@@ -279,8 +279,7 @@ class UDPSocket:
         :raises BlockingIOError: there is none.
         :raises ConnectionResetError: the session has ended.
         """
-        if self._fault is not None or self.transport.state == "closed":
-            self._check()
+        self._check()
         taken = self.transport.put(buffers)
         if not taken:
             raise BlockingIOError(errno.EAGAIN, "the peer has not acknowledged what was sent")
