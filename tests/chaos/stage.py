@@ -63,6 +63,12 @@ class Stage:
         self.workers = [start("worker", f"w{n}", **common, seconds=seconds, prefetch=prefetch) for n in range(2)]
         self.producers = [start("producer", f"p{n}", **common, jobs=jobs // 2, size=size) for n in range(2)]
 
+    def busy(self) -> bool:
+        """Has each of the cast sent or got a job? Then it was connected: a first connection is not tried again."""
+        journals = list(self.crew.folder.iterdir())
+        cast = len(self.workers) + len(self.producers)
+        return len(journals) == cast and all(path.stat().st_size for path in journals)
+
     def look(self) -> list[dict[str, Any]]:
         """The sessions over UDP that there are."""
         sessions: list[dict[str, Any]] = self.remote.status()["broker"]["udp"]

@@ -137,7 +137,7 @@ def test_clients_find_a_broker_that_was_killed_and_started_again(on, cable, tell
         cable.drop(0.05)
         with stage.broker("--capacity", "100"):
             stage.cast(jobs, reconnect=True, seconds=0.001)
-            until(stage.h, lambda: count(stage.crew.folder, DONE) > jobs // 4)
+            until(stage.h, lambda: stage.busy() and count(stage.crew.folder, DONE) > jobs // 4)
             stage.process.send_signal(signal.SIGKILL)
             stage.process.wait()
             ended = time.monotonic_ns()
