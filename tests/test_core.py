@@ -593,7 +593,7 @@ def test_a_sleeper_that_was_woken_before_the_cancel_is_cancelled_where_it_waits_
     # Both timers are due in one batch.
     due = task.waiter.due
     h.timers.at(due + before, task.cancel)
-    with mock.patch("vanilla.core.monotonic", return_value=due + 1):
+    with mock.patch("vanilla.loop.monotonic", return_value=due + 1):
         h.sleep(0)
     with pytest.raises(Cancelled):
         task.join()

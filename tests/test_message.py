@@ -209,7 +209,7 @@ def test_what_is_handed_over_at_the_very_moment_of_the_timeout_arrives(h, wait):
     # Both timers are due in one batch, the hand-over just before the timeout.
     waiter = next(iter(h.tasks)).waiter
     h.timers.at(waiter.due - 1, lambda: ch.send("just in time"))
-    with mock.patch("vanilla.core.monotonic", return_value=waiter.due + 1):
+    with mock.patch("vanilla.loop.monotonic", return_value=waiter.due + 1):
         h.sleep(0)
     assert task.join() == "just in time"
     assert len(h.timers) == 0
@@ -222,7 +222,7 @@ def test_what_comes_after_the_timeout_in_one_batch_goes_to_the_next(h, wait):
     run(h)
     waiter = next(iter(h.tasks)).waiter
     h.timers.at(waiter.due, lambda: ch.send("too late"))
-    with mock.patch("vanilla.core.monotonic", return_value=waiter.due + 1):
+    with mock.patch("vanilla.loop.monotonic", return_value=waiter.due + 1):
         h.sleep(0)
     with pytest.raises(Timeout):
         task.join()
@@ -1261,7 +1261,7 @@ class Model:
 @given(capacity=st.integers(0, 3), ops=st.lists(OPS, max_size=40))
 def test_any_sequence_delivers_each_accepted_item_once_and_in_order(capacity, ops):
     clock = mock.Mock(return_value=1000.0)
-    with mock.patch("vanilla.core.monotonic", clock), mock.patch("vanilla.task.monotonic", clock), Hub() as h:
+    with mock.patch("vanilla.loop.monotonic", clock), mock.patch("vanilla.task.monotonic", clock), Hub() as h:
         model = Model(h, capacity)
         state = model.ch.sender._state
         for op, n, timeout in ops:
