@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from lossy import Proxy, bound
@@ -16,6 +17,7 @@ from peers import PATIENCE, until
 
 from vanilla import ConnectionLost, Timeout, udppath, udpsocket
 from vanilla.client.table import table
+from vanilla.deadline import Deadline
 from vanilla.poll import OUT
 from vanilla.protocol.packets import DATAGRAM_BYTES, Init, pack_init
 from vanilla.protocol.transport import Transport
@@ -238,6 +240,28 @@ def test_datagrams_that_come_one_by_one_are_read_as_the_trains_they_were(h, monk
             for _ in range(4):
                 items.recv()
     assert max(sizes) > 20
+
+
+def test_what_acknowledgements_let_go_leaves_though_a_reader_found_them(h):
+    socks = bound(), bound()
+    for sock, peer in (socks, socks[::-1]):
+        sock.setblocking(False)
+        sock.connect(peer.getsockname())
+    ends = [
+        UDPSocket(h, sock, Transport(False, monotonic(), token, random.Random(token), peer=3 - token))
+        for token, sock in enumerate(socks, 1)
+    ]
+    one = ends[0]
+    one.send(bytes(200_000))
+    deadline = Deadline(PATIENCE)
+    while one.transport.unsent:  # no turn of the loop: both are only read
+        assert deadline.left()
+        for end in ends:
+            with suppress(BlockingIOError):
+                while end.recv(65_536):
+                    pass
+    for end in ends:
+        end.close()
 
 
 def test_a_path_that_leaves_the_machine_has_datagrams_that_every_path_carries():

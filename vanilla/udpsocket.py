@@ -249,12 +249,12 @@ class UDPSocket:
         """
         transport = self.transport
         size = transport.read_into(buffers)
-        if not size and not self._busy:
-            self._receive()
-            size = transport.read_into(buffers)
+        if not self._busy:
+            if not size:
+                self._receive()
+                size = transport.read_into(buffers)
+            self._leave()  # also if there was nothing to read: what has come may let something go
         if size:
-            if not self._busy:
-                self._leave()
             return (size,)
         if transport.ended:
             return (0,)
