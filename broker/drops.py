@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla.datagram import dropped
-from vanilla.udpsocket import BUFFER_BYTES
+from vanilla.offload import BUFFER_BYTES
 
 if TYPE_CHECKING:
     from vanilla.core import Hub

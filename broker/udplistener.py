@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 from vanilla import udp
+from vanilla.offload import make_room, prepare
 from vanilla.poll import IN
 from vanilla.protocol.cookies import Cookies
 from vanilla.protocol.limits import Limits
@@ -35,7 +36,7 @@ from vanilla.protocol.packets import (
 from vanilla.protocol.transport import Transport
 from vanilla.task import monotonic
 from vanilla.tcp import reason, resolve, url
-from vanilla.udpsocket import UDPSocket, make_room, prepare
+from vanilla.udpsocket import UDPSocket
 
 from .drops import Drops
 

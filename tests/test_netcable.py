@@ -10,7 +10,7 @@ import pytest
 from netcable import OUTSIDE, Cable, unavailable
 from programs import wait_until
 
-from vanilla.udpsocket import OFFLOAD, UDP_SEGMENT
+from vanilla.offload import OFFLOAD, UDP_SEGMENT
 
 pytestmark = pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "there is a cable")
 

@@ -15,7 +15,7 @@ from netpath import Path, unavailable
 from netspace import Namespace
 from programs import gone, wait_until
 
-from vanilla.udpsocket import OFFLOAD, UDP_SEGMENT
+from vanilla.offload import OFFLOAD, UDP_SEGMENT
 
 pytestmark = pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "there is a path")
 

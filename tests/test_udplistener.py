@@ -12,9 +12,10 @@ import pytest
 from lossy import bound
 from peers import PATIENCE, until
 
-from vanilla import ConnectionLost, udpsocket
+from vanilla import ConnectionLost, offload
 from vanilla.broker import drops, udplistener
 from vanilla.client.table import table
+from vanilla.offload import BUFFER_BYTES
 from vanilla.protocol.packets import (
     CLOSE,
     INIT_BYTES,
@@ -339,13 +340,13 @@ def test_what_is_bad_is_counted_by_its_reason(h, broker, stranger):
 @pytest.fixture
 def narrow(monkeypatch):
     """The kernel gives small buffers."""
-    real = udpsocket.make_room
+    real = offload.make_room
 
     def make_room(sock):
         real(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
 
-    monkeypatch.setattr(udpsocket, "make_room", make_room)
+    monkeypatch.setattr(offload, "make_room", make_room)
     monkeypatch.setattr(udplistener, "make_room", make_room)
 
 
@@ -368,7 +369,7 @@ def test_what_the_kernel_drops_is_counted_shown_and_logged_once_with_what_to_do(
         assert session.dropped > 100 and told["udp"][0]["dropped"] == session.dropped
         (one,) = told["udp_listeners"]
         assert one["dropped"] > session.dropped + 100
-        assert one["buffer"] == 20_000 and one["buffer_wanted"] == udpsocket.BUFFER_BYTES
+        assert one["buffer"] == 20_000 and one["buffer_wanted"] == BUFFER_BYTES
         assert f"dropped by the kernel {one['dropped']}" in table(remote.status(), broker.urls[0])
         remote.close()
         until(h, lambda: not listener(broker).sessions)
@@ -376,7 +377,7 @@ def test_what_the_kernel_drops_is_counted_shown_and_logged_once_with_what_to_do(
         stranger.close()
     said = [record for record in caplog.records if "has dropped" in record.getMessage()]
     assert len(said) == 1 and said[0].levelno == logging.WARNING
-    assert f"net.core.rmem_max={udpsocket.BUFFER_BYTES}" in said[0].getMessage()
+    assert f"net.core.rmem_max={BUFFER_BYTES}" in said[0].getMessage()
 
 
 def test_nothing_dropped_is_nothing_said(h, soon, caplog):

@@ -9,12 +9,12 @@ import socket
 import pytest
 from peers import until
 
-from vanilla import udpsocket
 from vanilla.broker.admin import describe_udp
 from vanilla.broker.session import describe_peer
 from vanilla.client.udp import _make
+from vanilla.offload import OFFLOAD, prepare
 from vanilla.poll import IN
-from vanilla.udpsocket import UDPSocket, prepare
+from vanilla.udpsocket import UDPSocket
 
 HERE, THERE = "127.0.0.2", "127.0.0.1"
 
@@ -80,7 +80,7 @@ def test_a_client_whose_address_is_gone_goes_on_from_another(h, listener, client
     client._sock.gone.add(HERE)
     client.send(bytes(40_000))  # a train, if the path takes no more at once
     until(h, lambda: session.transport.address[0] == THERE and client.transport.empty)
-    assert client._cuts == udpsocket.OFFLOAD.sends
+    assert client._cuts == OFFLOAD.sends
     assert client.getsockname()[0] == THERE
     assert (client.fileno(), len(os.listdir("/proc/self/fd"))) == (fd, descriptors)
     assert not os.get_inheritable(fd)

@@ -18,6 +18,7 @@ from peers import PATIENCE, until
 from vanilla import ConnectionLost, Timeout, udppath, udpsocket
 from vanilla.client.table import table
 from vanilla.deadline import Deadline
+from vanilla.offload import OFFLOAD, Offload, prepare
 from vanilla.poll import OUT
 from vanilla.protocol.packets import DATAGRAM_BYTES, Init, pack_init
 from vanilla.protocol.transport import Transport
@@ -65,8 +66,8 @@ def test_a_large_message_is_no_larger_than_elsewhere(h, broker):
 
 @pytest.mark.parametrize(("sends", "joins"), [(False, True), (True, False), (False, False)])
 def test_a_kernel_that_neither_cuts_nor_joins_will_do(h, monkeypatch, sends, joins):
-    monkeypatch.setattr(udpsocket.OFFLOAD, "sends", sends)
-    monkeypatch.setattr(udpsocket.OFFLOAD, "joins", joins)
+    monkeypatch.setattr(OFFLOAD, "sends", sends)
+    monkeypatch.setattr(OFFLOAD, "joins", joins)
     with h.broker.listen("udp://127.0.0.1:0") as broker, h.client.connect(broker.urls[0]) as remote:
         jobs, items = remote.push("jobs"), remote.pull("jobs")
         h.spawn(jobs.send_many, range(20_000))
@@ -75,11 +76,11 @@ def test_a_kernel_that_neither_cuts_nor_joins_will_do(h, monkeypatch, sends, joi
 
 def test_what_the_kernel_can_do_is_left_aside_where_the_environment_says_so(monkeypatch):
     monkeypatch.delenv("VANILLA_UDP_OFFLOAD", raising=False)
-    found = udpsocket.Offload()
+    found = Offload()
     if not found.sends or not found.joins:
         pytest.skip("this kernel has no UDP_SEGMENT, or no UDP_GRO")
     monkeypatch.setenv("VANILLA_UDP_OFFLOAD", "0")
-    aside = udpsocket.Offload()
+    aside = Offload()
     assert (aside.sends, aside.joins) == (False, False)
 
 
@@ -133,7 +134,7 @@ def test_the_kernel_holds_as_many_datagrams_as_a_path_says(host, configured):
             pytest.skip(f"no {host} here: {error}")
         other.connect(one.getsockname())
         one.connect(other.getsockname())
-        path = udpsocket.prepare(one, configured)
+        path = prepare(one, configured)
         assert path.datagram == (configured or LOOPBACK_BYTES)
         assert path.elsewhere == (configured or DATAGRAM_BYTES)
         for _ in range(path.datagrams):
@@ -158,7 +159,7 @@ class Uncut:
 
 
 def test_trains_that_the_kernel_does_not_cut_for_a_device_leave_one_by_one(h, broker):
-    if not udpsocket.OFFLOAD.sends:
+    if not OFFLOAD.sends:
         pytest.skip("this kernel has no UDP_SEGMENT")
     with h.client.connect(broker.urls[0]) as remote:
         sock = remote._link.sock
@@ -193,7 +194,7 @@ class Narrow:
 
 
 def test_a_train_that_the_kernel_takes_a_part_of_goes_on_from_there(h, monkeypatch):
-    monkeypatch.setattr(udpsocket.OFFLOAD, "sends", False)
+    monkeypatch.setattr(OFFLOAD, "sends", False)
     with h.broker.listen("udp://127.0.0.1:0", udp_datagram=DATAGRAM_BYTES) as broker:
         with h.client.connect(broker.urls[0], timeout=PATIENCE) as remote:
             sock = remote._link.sock
@@ -224,7 +225,7 @@ def test_who_waits_for_room_in_the_kernel_does_not_try_again_and_again(h, broker
 
 
 def test_datagrams_that_come_one_by_one_are_read_as_the_trains_they_were(h, monkeypatch):
-    monkeypatch.setattr(udpsocket.OFFLOAD, "joins", False)
+    monkeypatch.setattr(OFFLOAD, "joins", False)
     sizes = []
     receive = Transport.receive
 

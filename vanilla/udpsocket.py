@@ -19,36 +19,29 @@ does; it is a `poll.Layer` likewise. Invariants:
 from __future__ import annotations
 
 import errno
-import os
 import socket
-import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from .datagram import dropped
 from .deadline import Deadline
 from .exception import ConnectionLost
+from .offload import ANCILLARY_BYTES, OFFLOAD, prepare, segment_of, send_train
 from .poll import GONE, IN, OUT, Handler
 from .task import monotonic
 from .tcp import reason, resolve, url, wait_ready
-from .udppath import Path, path_of
+from .udppath import Path
 
 if TYPE_CHECKING:
     from .core import Hub
     from .outbox import Buffer
     from .timers import Timer
 
-#: As linux/udp.h has them: the socket module does not.
-UDP_SEGMENT, UDP_GRO = 103, 104
 #: Bytes that are read at one wake-up, before other descriptors have their turn; each read counts as so many at least.
 BUDGET = 1 << 20
 READ_COST = 16 << 10
-#: How a kernel says that it does not cut: the device has no checksums; a datagram would be longer than it takes.
-UNCUT = (errno.EIO, errno.EINVAL, errno.EMSGSIZE)
 #: No datagram, or what UDP_GRO joins, is longer.
 LONGEST = 65535
-#: What we ask the kernel to hold for us, in bytes.
-BUFFER_BYTES = 4 << 20
 #: What a send says when this machine has lost the address that it goes from, or the way there.
 ADDRESS_GONE = frozenset([errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN])
 #: Seconds in which a client that has another address has to send something from there.
@@ -59,10 +52,6 @@ SURE = 0.1
 ROUND_TRIPS = 4
 #: ms after `close` for what was sent to arrive.
 LINGER = 2000
-_INT = struct.Struct("i")
-_SHORT = struct.Struct("H")
-#: Room for one control message with an int.
-_ANCILLARY = socket.CMSG_SPACE(_INT.size) if hasattr(socket, "CMSG_SPACE") else 0
 
 
 class Transport(Protocol):
@@ -104,51 +93,6 @@ class Transport(Protocol):
     def datagrams(self, now: float) -> Any: ...
     def next_time(self) -> float | None: ...
     def rests(self, now: float, until: float) -> bool: ...
-
-
-class Offload:
-    """Does this kernel cut what is sent (UDP_SEGMENT), and join what comes (UDP_GRO)? Found out once.
-
-    The environment variable ``VANILLA_UDP_OFFLOAD=0``, read then, leaves both aside: for devices on the way that handle
-    trains of datagrams badly, and to see what they bring.
-    """
-
-    def __init__(self) -> None:
-        self.sends = self.joins = False
-        if not _ANCILLARY or os.environ.get("VANILLA_UDP_OFFLOAD") == "0":
-            return
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            try:
-                sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)
-                self.sends = True
-            except OSError:
-                pass
-            self.joins = self.join(sock)
-
-    def join(self, sock: socket.socket) -> bool:
-        try:
-            sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
-        except OSError:
-            return False
-        return True
-
-
-OFFLOAD = Offload()
-
-
-def make_room(sock: socket.socket) -> None:
-    """Make *sock* non-blocking, with as much room in the kernel as it gives."""
-    sock.setblocking(False)
-    for option in socket.SO_RCVBUF, socket.SO_SNDBUF:
-        sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
-
-
-def prepare(sock: socket.socket, configured: int = 0) -> Path:
-    """Make *sock*, which is connected, ready for a session: what its path is; *configured* as `path_of` has it."""
-    make_room(sock)
-    if OFFLOAD.joins:
-        OFFLOAD.join(sock)
-    return path_of(sock, configured)
 
 
 class UDPSocket:
@@ -311,8 +255,8 @@ class UDPSocket:
         while budget > 0:
             try:
                 if OFFLOAD.joins:
-                    size, ancillary, _, _ = self._sock.recvmsg_into([view[at:]], _ANCILLARY)
-                    segment = _segment(ancillary) if ancillary else 0
+                    size, ancillary, _, _ = self._sock.recvmsg_into([view[at:]], ANCILLARY_BYTES)
+                    segment = segment_of(ancillary) if ancillary else 0
                 else:
                     size, segment = self._sock.recv_into(view[at:]), 0
             except (BlockingIOError, InterruptedError):
@@ -427,7 +371,8 @@ class UDPSocket:
                 self._away(data[at : at + segment], address)
         elif len(data) <= segment:
             self._sock.send(data)
-        elif not self._cuts or not self._send_train(data, segment):
+        elif not self._cuts or not send_train(self._sock, data, segment):
+            self._cuts = False  # it is not asked again
             self._send_each(memoryview(data), segment, address)
 
     def _send_each(self, data: memoryview, segment: int, address: object) -> None:
@@ -439,16 +384,6 @@ class UDPSocket:
                 if self._stuck:
                     self._stuck[0] = data[at:], segment, address
                 raise
-
-    def _send_train(self, data: Buffer, segment: int) -> bool:
-        """Have the kernel cut it; False: it does not, for this device or this size, and is not asked again."""
-        try:
-            self._sock.sendmsg([data], [(socket.IPPROTO_UDP, UDP_SEGMENT, _SHORT.pack(segment))])
-        except OSError as error:
-            if error.errno not in UNCUT:
-                raise
-            self._cuts = False
-        return self._cuts
 
     def _mind(self, now: float) -> None:
         """Set the timer, and ask for what is to come."""
@@ -608,14 +543,6 @@ class _Closed:
 
 
 _CLOSED: Any = _Closed()
-
-
-def _segment(ancillary: list[tuple[int, int, bytes]]) -> int:
-    """Of how many bytes each of the datagrams is that UDP_GRO has joined, but for the last; 0: there is but one."""
-    for level, kind, value in ancillary:
-        if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO):
-            return int(_INT.unpack(value[: _INT.size])[0])
-    return 0
 
 
 def _dropped(sock: socket.socket) -> int:
