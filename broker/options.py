@@ -17,7 +17,7 @@ class Options:
     """
 
     #: Messages that an endpoint holds for its consumers, delayed ones and unused credit included.
-    capacity: int = 10_000
+    capacity: int = 100_000
     #: The same in bytes of packed messages.
     capacity_bytes: int = 64 << 20
     #: The longest frame, and so nearly the longest message.

@@ -427,7 +427,7 @@ def test_a_receiver_refuses_nothing_for_later(h, broker, peer, fields):
         ({"as": "tube"}, "BAD_KIND"),
         ({"as": "pipe", "capacity": 1}, "TOO_MANY"),
         ({"as": "queue"}, "TOO_MANY"),
-        ({"as": "channel", "capacity": 10_001}, "TOO_MANY"),
+        ({"as": "channel", "capacity": 100_001}, "TOO_MANY"),
     ],
 )
 def test_what_is_no_pipe_queue_or_channel_is_refused(h, broker, peer, fields, code):

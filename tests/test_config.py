@@ -215,7 +215,7 @@ def test_check_tells_of_a_slip_in_a_variables_name():
     status, out, err = run("--check", VANILLA_BROKER_CAPACTIY="1")
     assert (status, err.count("\n")) == (0, 1)
     assert "VANILLA_BROKER_CAPACTIY is no setting" in err
-    assert "capacity = 10000" in " ".join(out.split())
+    assert "capacity = 100000" in " ".join(out.split())
 
 
 def test_a_start_with_a_wrong_file_is_one_line_and_status_1(write):

@@ -104,7 +104,7 @@ class Deep(Many):
     """With a queue as deep as those that hold lists: 1,000 lists of 64 KiB are some millions of small messages."""
 
     title = "vanilla, many at a call, queue raised"
-    settings = "capacity 1,000,000 messages instead of 10,000; 64 MiB as ever"
+    settings = "capacity 1,000,000 messages instead of 100,000; 64 MiB as ever"
     options = "--capacity", "1000000"
 
 
