@@ -116,6 +116,9 @@ class Sender(End):
         """
         sent = 0
         try:
+            if type(items) is list and len(items) == 1:
+                self.send(items[0], timeout)
+                return
             deadline = Deadline(timeout)
             if isinstance(items, (list, tuple)):
                 while sent < len(items):
@@ -218,6 +221,8 @@ class Recver(End):
         count = index(most)
         if count < 1:
             raise ValueError("recv_many receives one item or more")
+        if count == 1:
+            return [self.recv(timeout)]
         items = self._state.wait_many(count, timeout)
         if not isinstance(items[0], BaseException):
             return items
