@@ -5,9 +5,10 @@ halts its server. Items are decoded as they arrive; how far they may be ahead of
 
 Invariants:
 1. A call is in its `CallState`'s ``calls`` until its end has come or it was cancelled.
-2. ``taken == arrived - len(buffer)``, so nothing is counted when an item is received.
+2. Of a stream ``taken == arrived - len(buffer)``, so nothing is counted when an item is received.
 3. While a stream goes on and items lie in ``buffer``, the state is in the link's ``dirty``: credit is looked at at the
    edge.
+4. A single reply that nobody waited for is in ``answer``; ``buffer`` is a stream's alone, and `_NOBODY` before.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ STREAM_BYTES = 1 << 20
 
 monotonic = time.monotonic
 
-#: The line of those who wait, where there is none.
+#: Those who wait, or what waits, where there is none: most calls need no deque of their own, which is a kilobyte.
 _NOBODY: deque[Any] = deque(maxlen=0)
+#: Likewise, what is to be called at the end.
+_NOTHING: list[Any] = []
 
 
 class ReplyState(Channel):
@@ -44,6 +47,7 @@ class ReplyState(Channel):
         "_limit_b",
         "_sizes",
         "again",
+        "answer",
         "arrived",
         "arrived_b",
         "calls",
@@ -54,17 +58,20 @@ class ReplyState(Channel):
         "window",
     )
 
+    # What they all have, in place of attributes: there are as many of these as calls.
+    capacity = -1
+    one_sender = one_recver = False
+    senders = _NOBODY
+
     def __init__(self, calls: CallState) -> None:
-        # In place of Channel.__init__: there are as many of these as calls, and most are never waited for.
+        # In place of Channel.__init__, for the same reason.
         self.hub = calls.hub
         self.runner = calls.runner
-        self.capacity = -1
         self.kind = calls.kind
-        self.one_sender = self.one_recver = False
-        self.buffer: deque[Any] = deque()
-        self.senders = self.recvers = _NOBODY
+        self.answer: Any = EMPTY
+        self.buffer = self.recvers = _NOBODY
         self.halt: type[Halt] | None = None
-        self.closers: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        self.closers = _NOTHING
         self.calls = calls
         #: What `dealer.Call` asks it again, if that may be.
         self.again: Call
@@ -86,6 +93,8 @@ class ReplyState(Channel):
             pass
         elif self.recvers:
             self.hand(self.recvers.popleft(), item)
+        elif self.window is None:
+            self.answer = item
         else:
             self.buffer.append(item)
         if self.recvers or self.closers or self.window is not None:
@@ -97,6 +106,7 @@ class ReplyState(Channel):
             return False
         if self.window is None:
             self.window = Window()
+            self.buffer = deque()
             self.arrived = self.arrived_b = self.done_b = self._limit_b = 0
             #: Up to which number, and how many bytes that was, of what has arrived and is not all taken.
             self._sizes: deque[tuple[int, int]] = deque()
@@ -146,7 +156,18 @@ class ReplyState(Channel):
             self.recvers = deque()
         return self.recvers
 
+    def wait_many(self, most: int, timeout: float) -> list[Any]:
+        item = self.wait_item(timeout)
+        if self.window is None or isinstance(item, BaseException):
+            return [item]
+        self.buffer.appendleft(item)
+        return self.take_many(most)
+
     def take_nowait(self) -> Any:
+        item = self.answer
+        if item is not EMPTY:
+            self.answer = EMPTY
+            return item
         if self.buffer:
             return self.buffer.popleft()
         if self.halt is not None:
@@ -213,9 +234,13 @@ class ReplyState(Channel):
             self._finish()
             self.calls.cancel(self)
             self.halt = halt
-            self.capacity = -1
             self._fail_all()
             self.calls.link.call_closers(self)
+
+    def onclose(self, f: Callable[..., object], *args: Any) -> None:
+        if self.closers is _NOTHING:
+            self.closers = []
+        super().onclose(f, *args)
 
     def abandon_by_recver(self) -> None:
         """Called by the garbage collector, anywhere. What was asked for is done; only a stream is told to stop."""
@@ -233,6 +258,9 @@ class Reply(Recver):
 
     __slots__ = ()
 
+    def __init__(self, state: ReplyState) -> None:
+        self._state = state  # the rest of a Recver is for its `recv`, and this has one of its own
+
     def recv(self, timeout: float = -1) -> Any:
         """The reply, or the next item of a streamed one; wait until it has come.
 
@@ -242,10 +270,12 @@ class Reply(Recver):
         :raises ConnectionLost: the broker is gone; whether anything was done is not known.
         :raises Closed: all of the answer has been received.
         """
-        if self._buffer:
-            item = self._buffer.popleft()
+        state = self._state
+        item = state.answer
+        if item is not EMPTY:
+            state.answer = EMPTY
         else:
-            item = self._state.wait_item(timeout)
+            item = state.wait_item(timeout)
         if isinstance(item, BaseException):
             try:
                 raise item

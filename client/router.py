@@ -98,17 +98,16 @@ class RouterState(PullState):
         return options
 
     def _deliveries(self, arrival: Arrival, items: list[Any], size: int) -> list[Any]:
-        share = size // len(items)
-        options = arrival.options
-        made = []
-        for number, item in enumerate(items, self.loaded):
-            if self.early and number in self.early:
+        count, first, options = len(items), self.loaded, arrival.options
+        share = size // count
+        self.open.update(dict.fromkeys(range(first, first + count), share))
+        made = [Request(self, number, item, options) for number, item in enumerate(items, first)]
+        if self.early:
+            for number in self.early.intersection(range(first, first + count)):
                 self.early.discard(number)
+                del self.open[number]
                 self.done_b += share
-            else:
-                self.open[number] = share
-            made.append(Request(self, number, item, options))
-        rest = size - share * len(items)
+        rest = size - share * count
         if self.loaded in self.open:
             self.open[self.loaded] += rest
         else:
@@ -183,13 +182,13 @@ class RouterState(PullState):
 
     def reply(self, number: int, item: Any) -> None:
         """Answer request *number* with *item*."""
-        if number in self.streams:
+        if self.streams and number in self.streams:
             return  # this was its answer
-        message = item if item.__class__ is bytes and len(item) < FEW_BYTES else self.pack(item)
-        if self.link.full:
+        reply = item if item.__class__ is bytes and len(item) < FEW_BYTES else self.pack(item)
+        if not self._replies and self.link.full:
             self._wait_room(number)
         if self.take_over(number):
-            self._answer(number, message)
+            self._answer(number, reply)
 
     def refuse_request(self, number: int, code: str, text: str, type: str, trace: str) -> None:
         """Answer request *number* with an error."""
@@ -237,13 +236,22 @@ class RouterState(PullState):
             stream.serve()
 
     def _answer(self, number: int, reply: Message | bytes) -> None:
-        if self._replies or self.buffer or self.arrivals or not self.link.fresh:
-            self._replies.append((number, reply))
-            self._replied_b += len(reply) + BIN_HEAD_BYTES if isinstance(reply, bytes) else reply.size
-        else:
+        replies = self._replies
+        if not (replies or self.buffer or self.arrivals) and self.link.fresh:
             parts, size = self._packed(reply)
             self._put(number, 1, size, parts)
-        self._leave()
+            self._leave()
+            return
+        if not replies:
+            self.link.dirty[self] = None
+        replies.append((number, reply))
+        self._replied_b += len(reply) + BIN_HEAD_BYTES if isinstance(reply, bytes) else reply.size
+        if not self.buffer:
+            self._leave()
+        elif self._replied_b >= BATCH_BYTES:
+            self.leave(monotonic())
+        else:
+            self._mind_age()
 
     def _packed(self, reply: Message | bytes) -> Message:
         return reply if isinstance(reply, Message) else make_message(reply, self.link, "reply")
