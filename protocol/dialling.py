@@ -14,9 +14,10 @@ class Dialling:
 
     :ivar at: when the next INIT leaves; None: none does.
     :ivar asked: the session was there, and an INIT asks whether it still is.
+    :ivar round_trip: how long the first RETRY took, in seconds; 0 if it may answer more than one INIT.
     """
 
-    __slots__ = ("_answered", "_cookie", "_wait", "asked", "at")
+    __slots__ = ("_answered", "_cookie", "_sent", "_wait", "asked", "at", "round_trip")
 
     def __init__(self, now: float) -> None:
         self._cookie = NO_COOKIE
@@ -24,11 +25,16 @@ class Dialling:
         self._answered = False
         self.at: float | None = now
         self.asked = False
+        self.round_trip = 0.0
+        #: When the one INIT left; None: none has, or several.
+        self._sent: float | None = None
 
     def retry(self, cookie: bytes, now: float) -> bool:
         """A RETRY has come: whether its *cookie* is another than the one that we have. Then it leaves at once."""
         if cookie == self._cookie:
             return False
+        if self._cookie == NO_COOKIE and self._sent is not None:
+            self.round_trip = now - self._sent
         self._cookie = cookie
         self.at, self._wait = now, INIT_TIME
         return True
@@ -50,6 +56,7 @@ class Dialling:
         if self._answered:
             self.at = None
         else:
+            self._sent = now if self._sent is None and self._wait == INIT_TIME else None
             self.at = now + self._wait
             self._wait = min(2 * self._wait, MOST_INIT_TIME)
         return pack_init(Init(VERSION, peer, token, self._cookie))

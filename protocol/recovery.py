@@ -31,6 +31,8 @@ from .packets import OVERHEAD_BYTES
 
 #: Seconds. Before the first sample; the RFC says 0.333, for the internet, not for a broker's peers.
 INITIAL_RTT = 0.1
+#: A first guess is not shorter: of a peer that has a session to make, maybe one of thousands that come at once.
+LEAST_GUESS = 0.010
 #: The timers of a loop are not finer.
 GRANULARITY = 0.001
 #: How late an acknowledgement may be by the receiver's intent, its loop's ticks included.
@@ -247,6 +249,11 @@ class Recovery:
         self.in_flight += run.wire
         self.flying += count
         return first
+
+    def guess(self, rtt: float) -> None:
+        """Before the first sample: a round trip takes about *rtt*, in seconds (RFC 9002, 6.2.2)."""
+        self.smoothed = max(rtt, LEAST_GUESS)
+        self._variance = self.smoothed / 2
 
     def number(self) -> int:
         """The number of a packet that nobody has to acknowledge."""

@@ -377,6 +377,8 @@ class Transport:
         elif self.state == DIALLING:
             if dialling.retry(retry.cookie, now):
                 self._outgoing.peer = retry.server
+                if dialling.round_trip:
+                    self._outgoing.recovery.guess(dialling.round_trip)
         elif dialling.asked:
             self._end("failed", UNKNOWN)
 

@@ -53,6 +53,34 @@ def opened(seed=1, **more):
     return made
 
 
+def test_what_is_lost_first_is_sent_again_after_the_round_trips_that_dialling_took():
+    made, lost = flow(1), []
+    there, made.client.source = bytes_of(100, made.world.random)
+    send = made.client.outgoing.send
+
+    def lose_the_first(data, deliver):
+        if packets.kind_of(data) == packets.DATA and not lost:
+            lost.append(made.world.now)
+        else:
+            send(data, deliver)
+
+    made.client.outgoing.send = lose_the_first
+    made.start()
+    assert made.world.run(0.15, lambda: made.server is not None and made.server.got == there)
+    assert lost == [pytest.approx(0.02)]
+
+
+def test_a_retry_that_may_answer_a_later_init_tells_of_no_round_trip():
+    made = flow(1)
+    made.client.outgoing.dark = True
+    made.start()
+    made.world.run(0.1)
+    made.client.outgoing.dark = False
+    recovery = made.client.transport._outgoing.recovery
+    assert made.world.run(5.0, lambda: made.client.transport._outgoing.peer)
+    assert not recovery.sampled and recovery.pto > 0.3
+
+
 def test_what_is_longer_than_a_full_datagram_leaves_in_one_piece():
     exchange(flow(1, Limits(datagram=92, datagrams=4096)))
 
