@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from vanilla.broker.options import Options
 from vanilla.protocol.frames import (
     ACK,
     CLOSE,
@@ -41,7 +42,7 @@ CHANNEL = 1
 FRAME_BYTES = 256 << 10
 FRAME_MESSAGES = 4096
 #: What an endpoint holds and what a producer gets of it: three quarters.
-CAPACITY, CAPACITY_BYTES = 10_000, 64 << 20
+CAPACITY, CAPACITY_BYTES = Options.capacity, Options.capacity_bytes
 GRANT, GRANT_BYTES = CAPACITY * 3 // 4, CAPACITY_BYTES * 3 // 4
 #: What a fast consumer of small messages asks for ahead, and what any does at most.
 WINDOW, WINDOW_BYTES = 16_384, 2 << 20

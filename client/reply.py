@@ -274,6 +274,8 @@ class Reply(Recver):
         item = state.answer
         if item is not EMPTY:
             state.answer = EMPTY
+        elif state.buffer:
+            item = state.buffer.popleft()
         else:
             item = state.wait_item(timeout)
         if isinstance(item, BaseException):

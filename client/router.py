@@ -185,7 +185,7 @@ class RouterState(PullState):
         if self.streams and number in self.streams:
             return  # this was its answer
         reply = item if item.__class__ is bytes and len(item) < FEW_BYTES else self.pack(item)
-        if not self._replies and self.link.full:
+        if not self._replies and self.link.full:  # what goes along with others is `BATCH_BYTES` more at most
             self._wait_room(number)
         if self.take_over(number):
             self._answer(number, reply)

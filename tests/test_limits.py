@@ -70,7 +70,7 @@ def test_a_client_learns_how_deep_and_refuses_what_the_broker_would(h, depth, fi
     with h.broker.listen(TCP, depth=depth) as broker, h.client.connect(broker.urls[0]) as remote:
         jobs = remote.push("jobs")
         jobs.send([*filling, *nested(depth)])
-        for send in jobs.send, lambda item: jobs.send_many([item]):
+        for send in jobs.send, lambda item: jobs.send_many([item]), lambda item: jobs.send_many((item,)):
             with pytest.raises(ValueError, match="deep"):
                 send([*filling, nested(depth)])
         jobs.send("still there")

@@ -509,7 +509,7 @@ def deliver_tiny(peer):
 def test_who_settles_every_second_message_takes_no_more_than_may_be_unsettled(h, how):
     """Each message may become a piece of its own in the broker: that is in the price from the start."""
     unsettled = 16 * MIB
-    with broker("--unsettled-bytes", unsettled) as it, crowd(h, it.url, 1) as (peer,):
+    with broker("--unsettled-bytes", unsettled, "--capacity", 10_000) as it, crowd(h, it.url, 1) as (peer,):
         got = deliver_tiny(peer)
         assert got > 30_000
         for start in range(0, got, 14_000):

@@ -117,7 +117,7 @@ class Sender(End):
         sent = 0
         try:
             if type(items) is list and len(items) == 1:
-                self.send(items[0], timeout)
+                self.send(items[0], timeout)  # else one large message would cost more so than alone
                 return
             deadline = Deadline(timeout)
             if isinstance(items, (list, tuple)):
@@ -172,7 +172,7 @@ class Recver(End):
     __slots__ = ("_buffer", "_plain", "_ready", "_senders")
 
     def __init__(self, state: Any) -> None:
-        self._state = state  # in place of End.__init__: there is one of these for each call of a remote method
+        self._state = state  # in place of End.__init__: there is one of these for each call in a thread
         self._buffer: deque[Any] = state.buffer
         self._senders: deque[Waiter] = state.senders
         self._ready = state.hub.ready
@@ -222,7 +222,7 @@ class Recver(End):
         if count < 1:
             raise ValueError("recv_many receives one item or more")
         if count == 1:
-            return [self.recv(timeout)]
+            return [self.recv(timeout)]  # likewise
         items = self._state.wait_many(count, timeout)
         if not isinstance(items[0], BaseException):
             return items

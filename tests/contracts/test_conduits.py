@@ -183,7 +183,7 @@ def test_it_holds_as_many_as_it_was_made_for(h, place, shape):
 @single
 def test_closing_the_sender_ends_the_receiver_once_it_is_drained(h, place, shape):
     sender, recver = place(shape)
-    task = h.spawn(recver.recv_many, 1) if shape == "pipe" else None
+    task = h.spawn(recver.recv_many, 2) if shape == "pipe" else None
     sender.send("last", timeout=PATIENCE)
     sender.close()
     assert task.join(timeout=PATIENCE) if task else recver.recv(timeout=PATIENCE)

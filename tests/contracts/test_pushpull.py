@@ -202,7 +202,7 @@ def test_what_the_iterable_of_send_many_raises_comes_out_behind_what_it_gave(h, 
 def test_send_many_on_a_closed_end_is_closed(h, place):
     sender, _ = place()
     sender.close()
-    for items in [1, 2], iter([1, 2]):
+    for items in [1, 2], [1], iter([1, 2]):
         with pytest.raises(vanilla.Closed) as caught:
             sender.send_many(items)
         assert caught.value.sent == 0
@@ -628,6 +628,25 @@ def test_an_exception_among_many_is_raised_when_its_turn_comes(h, local_place):
     with pytest.raises(KeyError, match="sent"):
         recver.recv_many(10)
     assert recver.recv_many(10) == [3]
+
+
+def test_one_of_many_is_as_any(h, local_place):
+    sender, recver = local_place()
+    sender.send_many([KeyError("sent")])
+    sender.send_many(["last"])
+    with pytest.raises(KeyError, match="sent"):
+        recver.recv_many(1)
+    assert recver.recv_many(1) == ["last"]
+    with pytest.raises(vanilla.Timeout):
+        recver.recv_many(1, timeout=0)
+
+
+def test_a_list_of_one_for_which_there_is_no_room_is_a_timeout_that_says_so(h, local_place):
+    sender, _ = local_place()
+    with pytest.raises(vanilla.Timeout) as caught:
+        for _ in range(100_000):
+            sender.send_many(["more"], timeout=1)
+    assert caught.value.sent == 0
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 2, 10])
