@@ -52,7 +52,7 @@ def test_random_loss_costs_little_more_than_what_it_takes(loss, goal):
 @pytest.mark.parametrize("loss", [0.01, 0.1])
 def test_processes_that_are_late_at_random_are_no_queue(loss, seed):
     (rate,) = share(["delivery"], 6.0, loss, seed=seed, warm=2.0, jitter=0.003)
-    assert rate > 0.8 * (1 - loss) * RATE
+    assert rate > 0.65 * (1 - loss) * RATE  # the worst of sixteen seeds: 0.69; if it were taken for one: 0.1
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.001])
