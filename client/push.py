@@ -67,6 +67,8 @@ log = logging.getLogger("vanilla.client")
 BATCH_AGE = 0.001
 #: What an item costs of ``slack`` beside its length.
 WEIGHT = RUN_BYTES // 64
+#: Bytes items of `MEDIUM_BYTES` or more that may go together.
+MEDIUM_ITEMS = RUN_BYTES // MEDIUM_BYTES
 #: Items of a list that are packed at once, at first and at most.
 FIRST_STEP = 8
 MOST_STEP = 1024
@@ -269,8 +271,8 @@ class PushState(Channel):
     def _take_medium(self, items: Sequence[Any], start: int, end: int, most_b: int) -> int:
         """`take_run`, of bytes items that are not to be copied: as far as there are such, and *most_b* bytes."""
         chosen: list[bytes] = []
-        left = min(most_b, RUN_BYTES)
-        for item in items[start : min(end, start + RUN_BYTES // MEDIUM_BYTES)]:
+        left = min(most_b, RUN_BYTES + MEDIUM_ITEMS * MEDIUM_HEAD_BYTES)
+        for item in items[start : min(end, start + MEDIUM_ITEMS)]:
             if item.__class__ is not bytes or not MEDIUM_BYTES <= (size := len(item)) < LARGE_BYTES:
                 break
             left -= size + MEDIUM_HEAD_BYTES
@@ -393,7 +395,7 @@ class PushState(Channel):
         if not pending:
             return
         count = len(pending)
-        if count <= RUN_BYTES // MEDIUM_BYTES and sum(map(len, pending)) >= count * MEDIUM_BYTES:
+        if count <= MEDIUM_ITEMS and sum(map(len, pending)) >= count * MEDIUM_BYTES:
             self._add_medium(pending)
         else:
             self.batch.add_run(pack_run(pending), count)
