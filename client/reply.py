@@ -34,7 +34,7 @@ STREAM_BYTES = 1 << 20
 
 monotonic = time.monotonic
 
-#: Those who wait, or what waits, where there is none: most calls need no deque of their own, which is a kilobyte.
+#: Those who wait, or what waits, where there is none: most calls need no deque of their own, which takes 0.7 KB.
 _NOBODY: deque[Any] = deque(maxlen=0)
 #: Likewise, what is to be called at the end.
 _NOTHING: list[Any] = []

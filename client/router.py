@@ -7,6 +7,7 @@ Invariants:
 1. ``open`` has the bytes of each request that was decoded and is neither answered nor cancelled, by number. What is not
    in there needs no answer: whatever is said to it is dropped here.
 2. ``early`` has the numbers that were cancelled before they were decoded.
+3. While there is something in ``_replies``, the state is in the link's ``dirty``.
 """
 
 from __future__ import annotations
