@@ -104,10 +104,10 @@ class RouterState(PullState):
         self.open.update(dict.fromkeys(range(first, first + count), share))
         made = [Request(self, number, item, options) for number, item in enumerate(items, first)]
         if self.early:
-            for number in self.early.intersection(range(first, first + count)):
-                self.early.discard(number)
-                del self.open[number]
-                self.done_b += share
+            gone = self.early.intersection(range(first, first + count))
+            self.early -= gone
+            for number in gone:
+                self.done_b += self.open.pop(number)
         rest = size - share * count
         if self.loaded in self.open:
             self.open[self.loaded] += rest
@@ -247,12 +247,10 @@ class RouterState(PullState):
             self.link.dirty[self] = None
         replies.append((number, reply))
         self._replied_b += len(reply) + BIN_HEAD_BYTES if isinstance(reply, bytes) else reply.size
-        if not self.buffer:
-            self._leave()
-        elif self._replied_b >= BATCH_BYTES:
-            self.leave(monotonic())
-        else:
+        if self.buffer and self._replied_b < BATCH_BYTES:
             self._mind_age()
+        else:
+            self._leave()
 
     def _packed(self, reply: Message | bytes) -> Message:
         return reply if isinstance(reply, Message) else make_message(reply, self.link, "reply")

@@ -56,7 +56,7 @@ class Dialling:
         if self._answered:
             self.at = None
         else:
-            self._sent = now if self._sent is None and self._wait == INIT_TIME else None
+            self._sent = now if self._wait == INIT_TIME else None
             self.at = now + self._wait
             self._wait = min(2 * self._wait, MOST_INIT_TIME)
         return pack_init(Init(VERSION, peer, token, self._cookie))
