@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from descriptors import open_descriptors
 from peers import PATIENCE, Peer, data, until
 from programs import BROKER, broker, environment, vanilla
 
@@ -154,7 +155,7 @@ def test_slow_handshakes_end_at_the_hello_timeout_and_delay_nobody(h, certs, ope
         with pytest.raises(ssl.SSLWantReadError):
             client_context(certs.ca).wrap_bio(*bio, server_hostname="localhost").do_handshake()
         said = bio[1].read()[: None if said == b"whole" else 100]
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     address = open_to_all.urls[0][6:].split(":")
     slow = [socket.create_connection((address[0], int(address[1]))) for _ in range(100)]
     for sock in slow:
@@ -169,7 +170,7 @@ def test_slow_handshakes_end_at_the_hello_timeout_and_delay_nobody(h, certs, ope
             pass
         sock.close()
     until(h, lambda: not open_to_all.sessions)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_new_connections_get_the_certificate_that_was_read_last(h, certs, tmp_path):

@@ -12,6 +12,7 @@ from collections import Counter
 from contextlib import contextmanager
 
 import pytest
+from descriptors import open_descriptors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -723,12 +724,11 @@ def test_the_end_of_a_hub_whose_task_waits_to_send(h):
 
 
 def test_a_hub_leaves_no_descriptor_behind():
-    gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     with vanilla.Hub() as h:
         pairs = [h.thread.pipe() for _ in range(10)]
-        assert len(os.listdir("/proc/self/fd")) < before + 10
-    assert len(os.listdir("/proc/self/fd")) == before
+        assert open_descriptors() < before + 10
+    assert open_descriptors() == before
     with pytest.raises(vanilla.Closed):
         pairs[0].send(1)
     with pytest.raises(vanilla.Stop):

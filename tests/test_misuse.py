@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+from descriptors import open_descriptors
 
 import vanilla
 from vanilla import Stop
@@ -88,12 +89,12 @@ def test_after_the_hubs_end_everything_says_so_and_nothing_is_left(tmp_path, ope
     with vanilla.Hub() as h:
         pass
     path = str(tmp_path / "socket")
-    before = os.listdir("/proc/self/fd"), signal.set_wakeup_fd(-1)
+    before = open_descriptors(), signal.set_wakeup_fd(-1)
     try:
         with pytest.raises(Stop, match="the hub was stopped"):
             opens(h, path)
         assert not os.path.exists(path)
-        assert (os.listdir("/proc/self/fd"), signal.set_wakeup_fd(-1)) == (before[0], -1)
+        assert (open_descriptors(), signal.set_wakeup_fd(-1)) == (before[0], -1)
     finally:
         signal.set_wakeup_fd(before[1])
 

@@ -17,6 +17,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+from descriptors import open_descriptors
 from programs import gone, wait_until
 
 import vanilla
@@ -29,12 +30,6 @@ CPYTHON = platform.python_implementation() == "CPython"
 SLEEP = ["sleep", "600"]
 #: Says that it runs, and then does not end on SIGTERM.
 STUBBORN = ["sh", "-c", "trap '' TERM; echo ready; while :; do read line || sleep 600; done"]
-
-
-def open_descriptors() -> int:
-    for _ in range(1 if CPYTHON else 3):  # there, each goes one step along what refers to each other
-        gc.collect()
-    return len(os.listdir("/proc/self/fd"))
 
 
 def status(pid: int | str, name: str) -> str:

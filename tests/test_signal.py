@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import platform
 import signal
@@ -10,6 +9,7 @@ import socket
 import threading
 
 import pytest
+from descriptors import open_descriptors
 
 import vanilla
 from vanilla.signal import subscribe
@@ -31,11 +31,6 @@ def wakeup_fd() -> int:
 
 def send(signum=signal.SIGUSR1):
     os.kill(os.getpid(), signum)
-
-
-def open_descriptors() -> int:
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
 
 
 class Got(list):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import gc
 import logging
-import os
 import platform
 import socket
 import subprocess
@@ -14,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from descriptors import open_descriptors
 
 import vanilla
 from vanilla import listener, tcp
@@ -82,11 +81,6 @@ def slow_look_up(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     yield event
     event.set()
-
-
-def open_descriptors() -> int:
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
 
 
 def ticks(h, n=5):
