@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable
+from weakref import ref
 
 from vanilla.exception import Closed
 from vanilla.protocol.connection import Event
@@ -34,6 +35,7 @@ from vanilla.protocol.frames import (
 )
 from vanilla.protocol.options import pack_options
 from vanilla.protocol.ranges import Ranges
+from vanilla.selection import EMPTY
 
 from .arrival import Arrival
 from .batch import make_message
@@ -65,7 +67,7 @@ class Call:
 class CallState(PushState):
     """What the Dealers of one endpoint share."""
 
-    __slots__ = ("_again", "_cancels", "_options", "asked", "calls")
+    __slots__ = ("_again", "_cancels", "_last", "_options", "asked", "calls")
 
     role = "call"
     keeps = stocks = False
@@ -80,6 +82,8 @@ class CallState(PushState):
         #: The options of what is in ``batch``, packed.
         self._options = b""
         self._cancels = Ranges()
+        #: The last of the answers that came together with others.
+        self._last: ref[ReplyState] | None = None
         super().__init__(link, name)
 
     # -- asking
@@ -102,7 +106,7 @@ class CallState(PushState):
         self.check()
         if self.senders or not self._fits(size):
             self._ask_late(Call(parts, size, options, reply), timeout)
-        elif self.link.fresh and not self.batch.count:
+        elif self.link.fresh and not self.batch.count and not self._gathering:
             self._ask_one(parts, size, options, reply)
         else:
             self._add(Call(parts, size, options, reply))
@@ -136,6 +140,20 @@ class CallState(PushState):
         self.calls[number] = reply
         batch.add(call)
 
+    @property
+    def _gathering(self) -> bool:
+        """Have answers come together, and is the last not received yet, or somebody else's turn to come? Then the calls
+        that are made meanwhile go together, too: one that went ahead would cost as much as they do, and spare them
+        nothing."""
+        last = None if self._last is None else self._last()
+        return last is not None and (last.answer is not EMPTY or bool(self.hub.ready))
+
+    def _decide(self, alone: bool = True) -> None:
+        gathering = self._gathering
+        if gathering and self.batch.count == 1:
+            self._since = monotonic()
+        super()._decide(alone and not gathering)
+
     def _slack(self) -> int:
         return 0 if self._options else super()._slack()
 
@@ -164,8 +182,14 @@ class CallState(PushState):
         for item in _decode(array, ARRAY_HEAD_BYTES, count):
             reply = calls.pop(number, None)
             number += 1
-            if reply is not None:
+            if reply is None:
+                continue
+            if reply.plain:
+                reply.halt = Closed
+                reply.answer = item
+            else:
                 reply.reply(item)
+        self._last = ref(reply) if count > 1 and reply is not None else None
         if not self.users:
             self._answered()
 
@@ -367,7 +391,7 @@ class Dealer:
         if state.halt is None:
             waited = (monotonic() - began) * 1000
             # Timers of one length are cheap: one that has hardly waited gets what it asked for.
-            state.timer = state.hub.after(deadline if waited < 1 else max(deadline - waited, 0), state.expire)
+            state.expire_in(deadline if waited < 1 else max(deadline - waited, 0))
         return reply
 
     def close(self) -> None:

@@ -65,8 +65,6 @@ log = logging.getLogger("vanilla.client")
 
 #: What a consumer lets the broker send beyond what it has settled, in bytes: some milliseconds' worth at memory speed.
 WINDOW_BYTES = 1 << 21
-#: A load is this part of the window: a window lasts 5 to 10 ms, so a load about one.
-LOADS = 8
 #: Acknowledgements that are older than this, in seconds, leave before the next item is handed out.
 ACK_AGE = 0.001
 #: What nobody has received for so many ms goes back to the broker.
@@ -114,6 +112,8 @@ class PullState(Channel):
     role = "pull"
     #: Is the other end to be closed with it?
     final = False
+    #: A load is this part of the window: a window lasts 5 to 10 ms, so a load about one.
+    loads = 8
 
     def __init__(
         self,
@@ -240,7 +240,7 @@ class PullState(Channel):
     def _load(self, most: int) -> None:
         """Decode the next items, *most* or as many as seem good, into the empty buffer. It stays empty if none of what
         has arrived can be decoded."""
-        most = max(self.window.size // LOADS, len(self.recvers), most)
+        most = max(self.window.size // self.loads, len(self.recvers), most)
         if self.ack:
             most = min(most, MOST)
         while self.arrivals and not self.buffer:

@@ -348,10 +348,13 @@ class PushState(Channel):
             batch.size += shared.cost - before
         batch.add(Message(message.parts, body))
 
-    def _decide(self) -> None:
-        """Shall the batch leave now? If not, how far may the fast path go?"""
+    def _decide(self, alone: bool = True) -> None:
+        """Shall the batch leave now? If not, how far may the fast path go?
+
+        :param alone: nothing is known to follow.
+        """
         now = monotonic()
-        if self.link.fresh or self.batch.size >= BATCH_BYTES or now - self._since > BATCH_AGE:
+        if (alone and self.link.fresh) or self.batch.size >= BATCH_BYTES or now - self._since > BATCH_AGE:
             self._flush()
             self._since = now
             if self.halt is not None:  # to write has found the broker gone: nothing more is taken

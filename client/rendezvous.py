@@ -95,7 +95,7 @@ class RendezvousState(SendState):
         parcel.number = self.quota.n + self.batch.count - 1
         self.parcels[parcel.number] = parcel
 
-    def _decide(self) -> None:
+    def _decide(self, alone: bool = True) -> None:
         self._flush()
 
     # -- what becomes of it

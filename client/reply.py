@@ -54,6 +54,7 @@ class ReplyState(Channel):
         "done_b",
         "dropped",
         "number",
+        "plain",
         "timer",
         "window",
     )
@@ -76,6 +77,9 @@ class ReplyState(Channel):
         #: What `dealer.Call` asks it again, if that may be.
         self.again: Call
         self.number = -1
+        #: Nobody waits, nothing is to be called or cancelled: when the one reply comes, it becomes the ``answer``, and
+        #: that is all.
+        self.plain = True
         #: Set by the first part of a streamed reply.
         self.window: Window | None = None
         self.dropped = False
@@ -105,6 +109,7 @@ class ReplyState(Channel):
         if self.dropped:
             return False
         if self.window is None:
+            self.plain = False
             self.window = Window()
             self.buffer = deque()
             self.arrived = self.arrived_b = self.done_b = self._limit_b = 0
@@ -154,6 +159,7 @@ class ReplyState(Channel):
         """Where one waits."""
         if self.recvers is _NOBODY:
             self.recvers = deque()
+            self.plain = False
         return self.recvers
 
     def wait_many(self, most: int, timeout: float) -> list[Any]:
@@ -223,6 +229,11 @@ class ReplyState(Channel):
         """Nothing will come any more, but *error*."""
         self.reply(error)
 
+    def expire_in(self, ms: float) -> None:
+        """Its deadline is in *ms*."""
+        self.timer = self.hub.after(ms, self.expire)
+        self.plain = False
+
     def expire(self) -> None:
         """The deadline is over."""
         self.calls.cancel(self)
@@ -240,6 +251,7 @@ class ReplyState(Channel):
     def onclose(self, f: Callable[..., object], *args: Any) -> None:
         if self.closers is _NOTHING:
             self.closers = []
+            self.plain = False
         super().onclose(f, *args)
 
     def abandon_by_recver(self) -> None:

@@ -12,11 +12,15 @@ from vanilla.exception import Closed, ConnectionLost, Halt
 from vanilla.message import Sender
 from vanilla.protocol.connection import CODE_CHARACTERS
 
+from .push import BIN_HEAD_BYTES
 from .stream import StreamSender, StreamState
 
 if TYPE_CHECKING:
     from .router import RouterState
 
+
+#: Of answers of exactly type bytes: what is shorter is packed with others.
+FEW_BYTES = 1 << 10
 
 monotonic = time.monotonic
 
@@ -73,6 +77,7 @@ class Request:
         if self.settled:
             f()
         else:
+            self._state.seal()
             self._state.oncancel[self._number] = f
 
     def reply(self, item: Any) -> None:
@@ -82,7 +87,17 @@ class Request:
         :raises ConnectionLost: the broker is gone, and so is the request.
         :raises Closed: the router was closed, and so is the request.
         """
-        self._state.reply(self._number, item)
+        state = self._state
+        if item.__class__ is bytes and len(item) < FEW_BYTES and state.buffer:
+            left = state.slack - len(item) - BIN_HEAD_BYTES
+            if left > 0 and monotonic() < state.due:
+                size = state.open.pop(self._number, None)
+                if size is not None:
+                    state.done_b += size
+                    state.slack = left
+                    state.replies.append((self._number, item))
+                    return
+        state.reply(self._number, item)
 
     def fail(self, code: str, text: str = "", type: str = "", trace: str = "") -> None:
         """Answer with an error: the caller's ``recv`` raises a `RemoteError`. Ends a stream that was begun.

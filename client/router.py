@@ -7,7 +7,10 @@ Invariants:
 1. ``open`` has the bytes of each request that was decoded and is neither answered nor cancelled, by number. What is not
    in there needs no answer: whatever is said to it is dropped here.
 2. ``early`` has the numbers that were cancelled before they were decoded.
-3. While there is something in ``_replies``, the state is in the link's ``dirty``.
+3. While there is something in ``replies``, the state is in the link's ``dirty``.
+4. ``slack`` is positive only while 3 holds and there are no ``streams`` and nobody in ``oncancel``: what the fast path
+   of `Request.reply` takes then needs nothing more. `seal` counts what it has taken, and stops it; so does whoever
+   begins one of these (a stream, by `put_replies`).
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from .packing import LARGE_BYTES, pack_run
 from .pull import PullState
 from .push import BIN_HEAD_BYTES
 from .recver import PullRecver
-from .request import Request, answer
+from .request import FEW_BYTES, Request, answer
 
 if TYPE_CHECKING:
     from .arrival import Arrival
@@ -56,16 +59,28 @@ TRACE_CHARACTERS = 10_000
 TYPE_CHARACTERS = 100
 #: What such a frame takes beside the two at most, in bytes: its head, a code, a type's name, keys.
 FAIL_BYTES = 1 << 10
-#: Of answers of exactly type bytes: what is shorter is packed with others.
-FEW_BYTES = 1 << 10
 
 
 class RouterState(PullState):
     """What is behind one `Router`."""
 
-    __slots__ = ("_begun", "_came", "_replied_b", "_replies", "early", "oncancel", "open", "streams", "writers")
+    __slots__ = (
+        "_begun",
+        "_came",
+        "_given",
+        "_replied_b",
+        "early",
+        "oncancel",
+        "open",
+        "replies",
+        "slack",
+        "streams",
+        "writers",
+    )
 
     role = "serve"
+    #: Each answer looks at the clock, so a load may last longer.
+    loads = 2
 
     def __init__(self, link: Link, name: str, prefetch: int, window_bytes: int) -> None:
         self.open: dict[int, int] = {}
@@ -75,8 +90,10 @@ class RouterState(PullState):
         #: Streamed replies that are under way.
         self.streams: dict[int, StreamState] = {}
         #: Answers that are to leave: number, and the reply, packed unless it is a few bytes.
-        self._replies: list[tuple[int, Message | bytes]] = []
+        self.replies: list[tuple[int, Message | bytes]] = []
         self._replied_b = 0
+        #: The bytes that the fast path may still take, and what that was when it was last worked out.
+        self.slack = self._given = 0
         #: When the first of what is at hand came, and how many had come before.
         self._came = 0.0
         self._begun = 0
@@ -182,11 +199,12 @@ class RouterState(PullState):
         return True
 
     def reply(self, number: int, item: Any) -> None:
-        """Answer request *number* with *item*."""
+        """All of `Request.reply` that is not its fast path."""
+        self.seal()
         if self.streams and number in self.streams:
             return  # this was its answer
         reply = item if item.__class__ is bytes and len(item) < FEW_BYTES else self.pack(item)
-        if not self._replies and self.link.full:  # what goes along with others is `BATCH_BYTES` more at most
+        if not self.replies and self.link.full:  # what goes along with others is `BATCH_BYTES` more at most
             self._wait_room(number)
         if self.take_over(number):
             self._answer(number, reply)
@@ -237,7 +255,7 @@ class RouterState(PullState):
             stream.serve()
 
     def _answer(self, number: int, reply: Message | bytes) -> None:
-        replies = self._replies
+        replies = self.replies
         if not (replies or self.buffer or self.arrivals) and self.link.fresh:
             parts, size = self._packed(reply)
             self._put(number, 1, size, parts)
@@ -247,10 +265,17 @@ class RouterState(PullState):
             self.link.dirty[self] = None
         replies.append((number, reply))
         self._replied_b += len(reply) + BIN_HEAD_BYTES if isinstance(reply, bytes) else reply.size
-        if self.buffer and self._replied_b < BATCH_BYTES:
-            self._mind_age()
-        else:
+        if not self.buffer or self._replied_b >= BATCH_BYTES:
             self._leave()
+            return
+        self._mind_age()
+        if self.replies and not self.streams and not self.oncancel:
+            self.slack = self._given = BATCH_BYTES - self._replied_b
+
+    def seal(self) -> None:
+        """Count what the fast path has taken; it takes no more."""
+        self._replied_b += self._given - self.slack
+        self.slack = self._given = 0
 
     def _packed(self, reply: Message | bytes) -> Message:
         return reply if isinstance(reply, Message) else make_message(reply, self.link, "reply")
@@ -271,10 +296,11 @@ class RouterState(PullState):
 
     def put_replies(self) -> None:
         """Frames of consecutive answers."""
-        replies, size = self._replies, self._replied_b
+        self.seal()
+        replies, size = self.replies, self._replied_b
         if not replies:
             return
-        self._replies, self._replied_b = [], 0
+        self.replies, self._replied_b = [], 0
         replies.sort()  # no two have one number
         first, count = replies[0][0], len(replies)
         if replies[-1][0] - first == count - 1 and size < LARGE_BYTES and size <= self._most:
@@ -308,7 +334,7 @@ class RouterState(PullState):
             self.link.put(head, *parts)
 
     def emit(self) -> bool:
-        if self._replies:
+        if self.replies:
             self.put_replies()
         return super().emit()
 
@@ -316,8 +342,8 @@ class RouterState(PullState):
 
     def suspend(self) -> None:
         """No answer to what came on it is wanted any more: its callers were told."""
-        self._replies.clear()
-        self._replied_b = 0
+        self.replies.clear()
+        self.slack = self._given = self._replied_b = 0
         for number in list(self.open):
             self.close_request(number)
         super().suspend()
@@ -327,7 +353,8 @@ class RouterState(PullState):
 
     def _end(self, error: Callable[[], Exception]) -> None:
         super()._end(error)
-        self._replies.clear()
+        self.replies.clear()
+        self.slack = self._given = self._replied_b = 0
         for number in list(self.open):
             self.close_request(number)
         while self.writers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 import weakref
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from peers import PATIENCE, Peer, accounts, until
 
 import vanilla
+from vanilla.client.dealer import CallState
 from vanilla.client.link import OUTPUT_BYTES
 from vanilla.exception import Refused
 from vanilla.protocol.connection import Event
@@ -126,6 +128,99 @@ def test_without_a_server_a_call_fails_at_once_or_waits(h, sums, far):
         reply.recv(timeout=0)
     far.router("sums").consume(lambda item: item)
     assert reply.recv(timeout=PATIENCE) == 2
+
+
+@pytest.fixture
+def left(monkeypatch):
+    """How many calls each frame had."""
+    counts, put_frame = [], CallState._put_frame
+    monkeypatch.setattr(
+        CallState, "_put_frame", lambda self, *frame: counts.append(frame[0]) or put_frame(self, *frame)
+    )
+    return counts
+
+
+def answered(h, server, dealer, left):
+    """Four replies, which have come, and most of them together."""
+    pairs = ask(server, dealer, *range(4))
+    for _, request in pairs:
+        request.reply(request.item)
+    replies = [reply for reply, _ in pairs]
+    until(h, lambda: all(reply._state.halt for reply in replies))
+    left.clear()
+    return replies
+
+
+def test_calls_that_are_made_while_answers_are_gathered_leave_together(h, server, sums, left):
+    more = []
+    for number, reply in enumerate(answered(h, server, sums, left)):
+        assert left == []
+        assert reply.recv(timeout=0) == number
+        more.append(sums.call(b"bytes" if number % 2 else "others"))
+    h.sleep(0)
+    assert sum(left) == 4 and left[0] >= 3  # of which the last need not wait
+    for _ in more:
+        server.recv(timeout=PATIENCE).reply(None)
+    assert [reply.recv(timeout=PATIENCE) for reply in more] == [None] * 4
+
+
+@pytest.mark.parametrize("end", [lambda replies: replies[-1].recv(timeout=0), lambda replies: replies.pop()])
+def test_a_call_leaves_at_once_when_the_last_answer_was_received_or_dropped(h, server, sums, left, end):
+    replies = answered(h, server, sums, left)
+    end(replies)
+    gc.collect()
+    sums.call(0)
+    assert left == [1]
+
+
+def test_a_call_that_is_made_in_a_long_gathering_leaves_when_it_is_a_ms_old(h, server, sums, left, monkeypatch):
+    replies = answered(h, server, sums, left)
+    now = time.monotonic()
+    for module in "push", "dealer":
+        monkeypatch.setattr(f"vanilla.client.{module}.monotonic", lambda: now)
+    replies[0].recv(timeout=0)
+    sums.call(1)
+    now += 0.0009
+    sums.call(2)
+    assert left == []
+    now += 0.0002
+    sums.call(3)
+    assert left == [3]
+
+
+def test_calls_of_tasks_that_were_answered_together_leave_together(h, server, sums, left):
+    def twice(item):
+        assert sums.call(item).recv(timeout=PATIENCE) == item
+        assert sums.call(item).recv(timeout=PATIENCE) == item
+
+    tasks = [h.spawn(twice, number) for number in range(20)]
+    requests = [server.recv(timeout=PATIENCE) for _ in tasks]
+    left.clear()
+    for request in requests:
+        request.reply(request.item)
+    for _ in tasks:
+        request = server.recv(timeout=PATIENCE)
+        request.reply(request.item)
+    for task in tasks:
+        task.join()
+    assert left == [20]
+
+
+def test_a_call_leaves_at_once_though_an_answer_that_came_alone_is_not_received(h, server, sums, left):
+    ((reply, request),) = ask(server, sums, 0)
+    request.reply(0)
+    until(h, lambda: reply._state.halt)
+    sums.call(1)
+    assert left == [1, 1]
+
+
+def test_whoever_wants_to_know_hears_of_an_answer_that_nobody_waits_for(h, server, sums):
+    ((reply, request),) = ask(server, sums, 0)
+    told = []
+    reply.onclose(told.append, "it has come")
+    request.reply(0)
+    until(h, lambda: told == ["it has come"])
+    assert reply.recv(timeout=0) == 0
 
 
 def test_options_of_one_call_do_not_leak_into_the_next_of_its_batch(h, server, sums):
@@ -643,3 +738,16 @@ def test_a_part_has_an_index_in_any_form_and_is_never_without(h, array, items):
             state.frames[PART](state, part)
             assert reply.recv(timeout=PATIENCE) == items[0]
             assert reply._state.arrived_b == 2
+
+
+def test_a_broker_that_ends_a_stream_by_a_reply_spoils_no_order(h):
+    with h.broker.listen("tcp://127.0.0.1:0") as broker, h.client.connect(broker.urls[0]) as remote:
+        dealer = remote.dealer("sums")
+        reply = dealer.call(1, wait=True)
+        state = dealer._state
+        state.flush()
+        number = reply._state.number
+        for kind, array in (PART, b"\xdd\0\0\0\2\0\1"), (REPLY, b"\xdd\0\0\0\1\2"):
+            event = Event(kind, state.id, number, array[4], memoryview(bytearray(array)))
+            state.frames[kind](state, event)
+        assert list(reply) == [1, 2]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
+from functools import partial
 
 import pytest
 from peers import PATIENCE, Peer, accounts, until
 
 import vanilla
-from vanilla.client.router import TEXT_CHARACTERS, TRACE_CHARACTERS, _clipped
+from vanilla.client.batch import BATCH_BYTES
+from vanilla.client.router import TEXT_CHARACTERS, TRACE_CHARACTERS, RouterState, _clipped
 from vanilla.protocol.frames import DATA, FAIL, HELLO_LIMIT, pack_head
 
 
@@ -76,6 +79,61 @@ def test_a_stream_is_an_answer_too(h, router, sums):
     task.join()
     stream.close()
     assert list(reply) == []
+
+
+@pytest.fixture
+def busy(h, far, sums, monkeypatch):
+    """A router that has several requests at hand, in an hour that does not pass; and their replies."""
+    now = time.monotonic() + 1
+    for module in "pull", "request", "router":
+        monkeypatch.setattr(f"vanilla.client.{module}.monotonic", lambda: now)
+    router = far.router("sums", prefetch=20)
+    replies = [sums.call(number, wait=True) for number in range(10)]
+    first = router.recv(timeout=PATIENCE)
+    until(h, lambda: router._state.arrived == 10)
+    first.reply(first.item)
+    return router, replies
+
+
+def test_short_answers_that_follow_each_other_leave_together(h, busy, monkeypatch):
+    router, replies = busy
+    put, counts = RouterState._put, []
+    monkeypatch.setattr(RouterState, "_put", lambda self, *frame: counts.append(frame[1]) or put(self, *frame))
+    for _ in replies[1:]:
+        request = router.recv(timeout=0)
+        request.reply(b"%d" % request.item)
+        request.reply(b"again")
+    assert [reply.recv(timeout=PATIENCE) for reply in replies] == [0, *(b"%d" % number for number in range(1, 10))]
+    assert counts == [9]
+    assert router._state.slack == router._state._replied_b == 0
+
+
+def test_answers_that_fill_a_batch_leave_before_all_are_there(busy):
+    router, replies = busy
+    state, sizes = router._state, (1023, 1024, BATCH_BYTES - (4 << 10), 1023, 1023, 1023)
+    for size in sizes:
+        router.recv(timeout=0).reply(bytes(size))
+        at_hand = sum(len(reply) if isinstance(reply, bytes) else reply.size for _, reply in state.replies)
+        assert at_hand <= state._replied_b + state._given - state.slack < BATCH_BYTES
+    assert len(state.replies) < len(sizes)  # the others have left
+    assert [len(reply.recv(timeout=PATIENCE)) for reply in replies[1:7]] == [*sizes]
+
+
+def test_what_is_registered_between_two_short_answers_is_minded(h, busy):
+    router, replies = busy
+    told = []
+    for number in range(1, 10):
+        request = router.recv(timeout=0)
+        if number == 3:
+            request.oncancel(partial(told.append, number))
+        if number == 5:
+            stream = request.stream()
+        request.reply(b"%d" % number)
+        assert router._state.oncancel == {}
+    h.sleep(0)  # what was said of it, if anything was, has left
+    stream.close()
+    assert [list(reply) for number, reply in enumerate(replies) if number in (4, 5, 6)] == [[b"4"], [], [b"6"]]
+    assert told == []
 
 
 def test_a_dropped_request_is_no_reply_for_its_caller(h, far, sums):
