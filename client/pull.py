@@ -65,6 +65,8 @@ log = logging.getLogger("vanilla.client")
 
 #: What a consumer lets the broker send beyond what it has settled, in bytes: some milliseconds' worth at memory speed.
 WINDOW_BYTES = 1 << 21
+#: Who wants so many items at once is not given fewer for the sake of a load's time.
+MANY = 64
 #: Acknowledgements that are older than this, in seconds, leave before the next item is handed out.
 ACK_AGE = 0.001
 #: What nobody has received for so many ms goes back to the broker.
@@ -181,26 +183,46 @@ class PullState(Channel):
 
     def _fill(self, most: int) -> bool:
         """Load into the empty buffer, *most* items or as many as seem good: is there something in it now?"""
+        if self._may_load():
+            self.buffer.extend(self._load(self._portion(most)))
+            self._mind_load()
+        return bool(self.buffer)
+
+    def _may_load(self) -> bool:
+        """The buffer is empty: has anything arrived?"""
         self._check()
         self._note_taken()
-        if self.arrivals:
-            self._load(most)
-            self._check()  # the broker may have broken the protocol...
-            self._mind_age()
-            self._check()  # ...or be gone: what was loaded is then no longer ours
-        return bool(self.buffer)
+        return bool(self.arrivals)
+
+    def _portion(self, most: int) -> int:
+        """How many items to load where *most* are wanted."""
+        return max(self.window.size // self.loads, len(self.recvers), most)
+
+    def _mind_load(self) -> None:
+        """Something was loaded, unless it could not be decoded."""
+        self._check()  # the broker may have broken the protocol...
+        self._mind_age()
+        self._check()  # ...or be gone: what was loaded is then no longer ours
 
     def take_many(self, most: int) -> list[Any]:
         self.check_owner()
         buffer = self.buffer
         items: list[Any] = []
         try:
-            while len(items) < most and (buffer or self._fill(most - len(items))):
-                if len(buffer) <= most - len(items):
+            while left := most - len(items):
+                if left >= MANY and not buffer:
+                    if not self._may_load():
+                        break
+                    loaded = self._load(left)  # these need not go through the buffer
+                    items = items + loaded if items else loaded
+                    self._mind_load()
+                elif not buffer and not self._fill(left):
+                    break
+                elif len(buffer) <= left:
                     items += buffer
                     buffer.clear()
                 else:
-                    items += [buffer.popleft() for _ in range(most - len(items))]
+                    items += [buffer.popleft() for _ in range(left)]
         except (ConnectionLost, Halt, Refused):
             if not items:
                 raise  # else the next call does
@@ -237,30 +259,30 @@ class PullState(Channel):
         self.recvers.append(case)
         self._request(0)
 
-    def _load(self, most: int) -> None:
-        """Decode the next items, *most* or as many as seem good, into the empty buffer. It stays empty if none of what
-        has arrived can be decoded."""
-        most = max(self.window.size // self.loads, len(self.recvers), most)
+    def _load(self, most: int) -> list[Any]:
+        """The next items, *most* at most: none if nothing that has arrived can be decoded."""
+        loaded: list[Any] = []
         if self.ack:
             most = min(most, MOST)
-        while self.arrivals and not self.buffer:
+        while self.arrivals and not loaded:
             arrival = self.arrivals[0]
             try:
                 items, size = arrival.take(most)
             except BadMessage as error:
                 self.link.faulted(error)
-                return
+                return loaded
             if not arrival.left:
                 self.arrivals.popleft()
             if items[0] is UNDECODABLE:
                 self._bury(self.loaded, size)
             else:
-                self.buffer.extend(self._deliveries(arrival, items, size) if self.ack else items)
+                loaded = self._deliveries(arrival, items, size) if self.ack else items
                 self._load_b = size
             self.loaded += len(items)
         if self.window.size > 1 and self.window.due(self.loaded):
             self.window.renew(self.loaded, len(self.recvers), self._more, monotonic())
         self.link.dirty[self] = None
+        return loaded
 
     def _take_one(self, array: memoryview, more: bool) -> bool:
         """A message came alone, and somebody waits for it: hand it out at once. False: it cannot be decoded."""
@@ -316,7 +338,7 @@ class PullState(Channel):
             if not self.buffer:
                 self._note_taken()
                 if self.arrivals:
-                    self._load(1)
+                    self.buffer.extend(self._load(self._portion(1)))
                 if not self.buffer:
                     return
             self.hand(self.recvers.popleft(), self.buffer.popleft())
