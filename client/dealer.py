@@ -67,7 +67,7 @@ class Call:
 class CallState(PushState):
     """What the Dealers of one endpoint share."""
 
-    __slots__ = ("_again", "_cancels", "_last", "_options", "asked", "calls")
+    __slots__ = ("_again", "_cancels", "_last", "_options", "_together", "asked", "calls")
 
     role = "call"
     keeps = stocks = False
@@ -82,8 +82,9 @@ class CallState(PushState):
         #: The options of what is in ``batch``, packed.
         self._options = b""
         self._cancels = Ranges()
-        #: The last of the answers that came together with others.
+        #: The last of the answers that came together, and when they did.
         self._last: ref[ReplyState] | None = None
+        self._together = 0.0
         super().__init__(link, name)
 
     # -- asking
@@ -151,7 +152,7 @@ class CallState(PushState):
     def _decide(self, alone: bool = True) -> None:
         gathering = self._gathering
         if gathering and self.batch.count == 1:
-            self._since = monotonic()
+            self._since = self._together  # so they wait for a millisecond at most, as far as anybody looks
         super()._decide(alone and not gathering)
 
     def _slack(self) -> int:
@@ -189,7 +190,9 @@ class CallState(PushState):
                 reply.answer = item
             else:
                 reply.reply(item)
-        self._last = ref(reply) if count > 1 and reply is not None else None
+        self._last = None
+        if count > 1 and reply is not None:
+            self._last, self._together = ref(reply), monotonic()
         if not self.users:
             self._answered()
 

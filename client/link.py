@@ -4,7 +4,7 @@ It has no task while it is up: the socket's readiness drives it in the hub's loo
 what its channels have to say (data, acknowledgements, credit) and writes it with one call.
 
 When a batch leaves: at once if nothing was sent since the last poll, else at the tick's edge, or when it is large or
-old enough (`push.PushState`). ``fresh`` is that "nothing was sent".
+old enough (`push.PushState`). ``fresh`` is that "nothing was sent". Of calls there is a bit more to it (`dealer`).
 
 When the connection is lost, each channel's state is told to `suspend`: it forgets what was the connection's alone, and
 keeps what it stands for. A task then connects again (`redial` says when), and each state is told to `reopen` its
@@ -322,6 +322,7 @@ class Link:
         if self.down and self._ended is None:
             self.hub.sleep(0)
             return
+        self._gather()
         self.flush()
         if self.sock is not None:
             self._read()
@@ -465,11 +466,15 @@ class Link:
             return
         self.fresh = True
         if self.dirty:
-            for state in list(self.dirty):
-                if not state.emit():
-                    self.dirty.pop(state, None)
+            self._gather()
         if (self.out and not self.out.blocked) or self.beside is not None:
             self.flush()
+
+    def _gather(self) -> None:
+        """Put out what the channels have to say."""
+        for state in list(self.dirty):
+            if not state.emit():
+                self.dirty.pop(state, None)
 
     def flush(self) -> None:
         """Write as much as the socket takes."""

@@ -2,7 +2,8 @@
 
 Frames wait packed in ``arrivals``. From there items are *loaded*: decoded into ``buffer``, the deque from which
 `Recver.recv` pops, about a millisecond of work at a time. So acknowledging, asking for more and reading the clock
-happen once a load, and a recv costs what it costs on a local channel.
+happen once a load, and a recv costs what it costs on a local channel. Who receives many at a call is handed what was
+loaded as it is.
 
 Numbers: the broker numbers the messages of a channel from 0. What is below ``taken`` was handed out, up to ``loaded``
 it is in ``buffer``, up to ``arrived`` in ``arrivals``. Without ``ack`` what is handed out is acknowledged; with it,
@@ -65,8 +66,8 @@ log = logging.getLogger("vanilla.client")
 
 #: What a consumer lets the broker send beyond what it has settled, in bytes: some milliseconds' worth at memory speed.
 WINDOW_BYTES = 1 << 21
-#: Who wants so many items at once is not given fewer for the sake of a load's time.
-MANY = 64
+#: Who wants so many items at once gets them past the buffer. For fewer a load would be too dear.
+MANY = 1024
 #: Acknowledgements that are older than this, in seconds, leave before the next item is handed out.
 ACK_AGE = 0.001
 #: What nobody has received for so many ms goes back to the broker.
@@ -185,7 +186,9 @@ class PullState(Channel):
         """Load into the empty buffer, *most* items or as many as seem good: is there something in it now?"""
         if self._may_load():
             self.buffer.extend(self._load(self._portion(most)))
-            self._mind_load()
+            self._check()  # the broker may have broken the protocol...
+            self._mind_age()
+            self._check()  # ...or be gone: what was loaded is then no longer ours
         return bool(self.buffer)
 
     def _may_load(self) -> bool:
@@ -198,12 +201,6 @@ class PullState(Channel):
         """How many items to load where *most* are wanted."""
         return max(self.window.size // self.loads, len(self.recvers), most)
 
-    def _mind_load(self) -> None:
-        """Something was loaded, unless it could not be decoded."""
-        self._check()  # the broker may have broken the protocol...
-        self._mind_age()
-        self._check()  # ...or be gone: what was loaded is then no longer ours
-
     def take_many(self, most: int) -> list[Any]:
         self.check_owner()
         buffer = self.buffer
@@ -211,11 +208,13 @@ class PullState(Channel):
         try:
             while left := most - len(items):
                 if left >= MANY and not buffer:
-                    if not self._may_load():
+                    loaded = self._load_many(left)
+                    if not loaded:
                         break
-                    loaded = self._load(left)  # these need not go through the buffer
-                    items = items + loaded if items else loaded
-                    self._mind_load()
+                    if items:
+                        items += loaded
+                    else:
+                        items = loaded
                 elif not buffer and not self._fill(left):
                     break
                 elif len(buffer) <= left:
@@ -226,6 +225,16 @@ class PullState(Channel):
         except (ConnectionLost, Halt, Refused):
             if not items:
                 raise  # else the next call does
+        return items
+
+    def _load_many(self, most: int) -> list[Any]:
+        """The next items, *most* at most, past the buffer: they are handed out as soon as they are decoded. So whatever
+        may end the connection comes before."""
+        if self._may_load():
+            self._mind_age()
+            self._check()
+        items = self._load(most) if self.arrivals else []
+        self._check()
         return items
 
     def wait_item(self, timeout: float) -> Any:

@@ -257,6 +257,7 @@ class ReplyState(Channel):
     def abandon_by_recver(self) -> None:
         """Called by the garbage collector, anywhere. What was asked for is done; only a stream is told to stop."""
         self.dropped = True
+        self.plain = False
         if self.window is not None:
             self.hub.at_edge(self.close)
 

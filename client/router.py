@@ -200,7 +200,6 @@ class RouterState(PullState):
 
     def reply(self, number: int, item: Any) -> None:
         """All of `Request.reply` that is not its fast path."""
-        self.seal()
         if self.streams and number in self.streams:
             return  # this was its answer
         reply = item if item.__class__ is bytes and len(item) < FEW_BYTES else self.pack(item)
@@ -255,6 +254,7 @@ class RouterState(PullState):
             stream.serve()
 
     def _answer(self, number: int, reply: Message | bytes) -> None:
+        self.seal()  # who waited for room may come behind others
         replies = self.replies
         if not (replies or self.buffer or self.arrivals) and self.link.fresh:
             parts, size = self._packed(reply)
@@ -276,6 +276,10 @@ class RouterState(PullState):
         """Count what the fast path has taken; it takes no more."""
         self._replied_b += self._given - self.slack
         self.slack = self._given = 0
+
+    def _forget_replies(self) -> None:
+        self.replies.clear()
+        self.slack = self._given = self._replied_b = 0
 
     def _packed(self, reply: Message | bytes) -> Message:
         return reply if isinstance(reply, Message) else make_message(reply, self.link, "reply")
@@ -342,10 +346,9 @@ class RouterState(PullState):
 
     def suspend(self) -> None:
         """No answer to what came on it is wanted any more: its callers were told."""
-        self.replies.clear()
-        self.slack = self._given = self._replied_b = 0
         for number in list(self.open):
             self.close_request(number)
+        self._forget_replies()  # those, too, that were given by who heard of that
         super().suspend()
         self.drained()  # who waits with an answer has nothing to wait for
 
@@ -353,10 +356,9 @@ class RouterState(PullState):
 
     def _end(self, error: Callable[[], Exception]) -> None:
         super()._end(error)
-        self.replies.clear()
-        self.slack = self._given = self._replied_b = 0
         for number in list(self.open):
             self.close_request(number)
+        self._forget_replies()
         while self.writers:
             self.fail(self.writers.popleft(), error())
 

@@ -26,7 +26,7 @@ class Dialling:
         self.at: float | None = now
         self.asked = False
         self.round_trip = 0.0
-        #: When the one INIT left; None: none has, or several.
+        #: When the last INIT left, if none had left before it with this cookie; else None.
         self._sent: float | None = None
 
     def retry(self, cookie: bytes, now: float) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import re
 import socket
 import subprocess
@@ -12,12 +10,14 @@ import textwrap
 
 import msgpack
 import pytest
+from descriptors import open_descriptors
 from peers import PATIENCE, Peer, data, until
 
 import vanilla
 from vanilla.broker.endpoint import LONE_FIRST_MESSAGES
 from vanilla.client.lot import MOST
 from vanilla.exception import Refused
+from vanilla.outbox import Outbox
 from vanilla.protocol.frames import CREDIT, OPEN
 
 
@@ -112,29 +112,24 @@ def test_a_name_is_looked_up(h, broker):
     h.client.connect(broker.urls[0].replace("127.0.0.1", "localhost")).close()
 
 
-def descriptors():
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
-
-
 def test_failed_connections_leave_no_descriptor(h, broker):
     url = broker.urls[0]
     broker.close()
-    before = descriptors()
+    before = open_descriptors()
     for _ in range(20):
         with pytest.raises(vanilla.ConnectionLost):
             h.client.connect(url)
-    assert descriptors() <= before
+    assert open_descriptors() <= before
 
 
 def test_closed_connections_leave_no_descriptor(h, broker):
     h.client.connect(broker.urls[0]).close()
     until(h, lambda: not broker.sessions)
-    before = descriptors()
+    before = open_descriptors()
     for _ in range(20):
         h.client.connect(broker.urls[0]).close()
     until(h, lambda: not broker.sessions)
-    assert descriptors() <= before
+    assert open_descriptors() <= before
 
 
 def test_link_and_events_tell_what_happens(h, broker):
@@ -975,6 +970,64 @@ def test_what_python_cannot_decode_spoils_nothing_else(h, broker, remote, bad, a
     until(h, lambda: accounts(broker).dead == 4)
     assert accounts(broker, "jobs.dead").ready_n == 4
     peer.close()
+
+
+@pytest.mark.parametrize("ack", [False, True])
+def test_recv_many_passes_over_what_cannot_be_decoded(h, broker, remote, ack):
+    from vanilla.protocol.frames import DATA, pack_head
+
+    back = remote.pull("jobs", ack=ack, prefetch=200)
+    peer = Peer(h, broker.urls[0])
+    peer.open(1, "push", "jobs")
+    peer.expect(CREDIT)
+    bodies = [BAD_UTF8 if number in (20, 21, 99) else bytes([number]) for number in range(100)]
+    peer.send(pack_head(DATA, 1, 0, 100, sum(map(len, bodies))) + b"".join(bodies))
+    got = []
+    while len(got) < 97:
+        got += back.recv_many(100_000, timeout=PATIENCE)
+    if ack:
+        [delivery.ack() for delivery in got]
+        got = [delivery.item for delivery in got]
+    assert got == [number for number in range(99) if number not in (20, 21)]
+    until(h, lambda: (accounts(broker).acknowledged, accounts(broker).dead) == (97, 3))
+    peer.close()
+
+
+@pytest.mark.parametrize("ack", [False, True])
+def test_what_a_lost_connection_takes_back_is_not_handed_out_by_recv_many(h, broker, remote, monkeypatch, ack):
+    """It writes what is to be acknowledged before it decodes more: so it hears of the loss in time."""
+    jobs, back = remote.push("jobs"), remote.pull("jobs", ack=ack, prefetch=50)
+    jobs.send_many(range(30))
+
+    def take():
+        item = back.recv(timeout=PATIENCE)
+        if ack:
+            item.ack()
+            return item.item
+        return item
+
+    assert take() == 0
+    state, write = back._state, Outbox.write
+    until(h, lambda: state.arrived == 30 and accounts(broker).acknowledged == 1)
+
+    def broken(self, sock):
+        if self is not remote._link.out:
+            return write(self, sock)
+        monkeypatch.setattr(Outbox, "write", write)
+        raise ConnectionResetError
+
+    state.due = float("inf")
+    while state.buffer:
+        take()
+    state.due = 0.0  # as if that had taken more than a millisecond: to acknowledge these cannot wait
+    assert state.loaded < 30
+    monkeypatch.setattr(Outbox, "write", broken)
+    got = []
+    while len(got) < 29:
+        got += back.recv_many(100_000, timeout=PATIENCE)
+    assert [each.item if ack else each for each in got] == list(range(1, 30))
+    with pytest.raises(vanilla.Timeout):
+        back.recv(timeout=0)
 
 
 def test_only_undecodable_messages_do_not_stall_a_receiver(h, broker, remote):

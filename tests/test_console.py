@@ -8,6 +8,7 @@ import stat
 import sys
 
 import pytest
+from descriptors import open_descriptors
 
 import vanilla
 from vanilla.console import LIMIT, MOST
@@ -226,8 +227,7 @@ def test_to_close_the_server_ends_its_sessions(h, path, server, doing):
 
 
 def test_the_end_of_the_hub_ends_sessions_and_descriptors(path, caplog):
-    gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     with vanilla.Hub() as h:
         h.console.listen(path)
         sessions = [Session(h, path) for _ in range(3)]
@@ -235,9 +235,8 @@ def test_the_end_of_the_hub_ends_sessions_and_descriptors(path, caplog):
         sessions[1].conn.send("try: h.sleep(1e9)\nexcept BaseException: 1 / 0\n\n")
         h.sleep(5)
     del sessions
-    gc.collect()
     assert not os.path.exists(path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 

@@ -140,6 +140,15 @@ def left(monkeypatch):
     return counts
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """What callers take for the time: a list of one."""
+    now = [time.monotonic()]
+    for module in "push", "dealer":
+        monkeypatch.setattr(f"vanilla.client.{module}.monotonic", lambda: now[0])
+    return now
+
+
 def answered(h, server, dealer, left):
     """Four replies, which have come, and most of them together."""
     pairs = ask(server, dealer, *range(4))
@@ -151,7 +160,7 @@ def answered(h, server, dealer, left):
     return replies
 
 
-def test_calls_that_are_made_while_answers_are_gathered_leave_together(h, server, sums, left):
+def test_calls_that_are_made_while_answers_are_gathered_leave_together(h, server, sums, left, clock):
     more = []
     for number, reply in enumerate(answered(h, server, sums, left)):
         assert left == []
@@ -173,22 +182,38 @@ def test_a_call_leaves_at_once_when_the_last_answer_was_received_or_dropped(h, s
     assert left == [1]
 
 
-def test_a_call_that_is_made_in_a_long_gathering_leaves_when_it_is_a_ms_old(h, server, sums, left, monkeypatch):
+def test_calls_that_are_made_in_a_long_gathering_leave_a_ms_behind_the_answers(h, server, sums, left, clock):
     replies = answered(h, server, sums, left)
-    now = time.monotonic()
-    for module in "push", "dealer":
-        monkeypatch.setattr(f"vanilla.client.{module}.monotonic", lambda: now)
     replies[0].recv(timeout=0)
     sums.call(1)
-    now += 0.0009
+    clock[0] += 0.0009
     sums.call(2)
     assert left == []
-    now += 0.0002
+    clock[0] += 0.0002
     sums.call(3)
     assert left == [3]
 
 
-def test_calls_of_tasks_that_were_answered_together_leave_together(h, server, sums, left):
+def test_a_call_leaves_at_once_a_ms_behind_answers_that_are_not_received(h, server, sums, left, clock):
+    replies = answered(h, server, sums, left)
+    clock[0] += 0.0011
+    sums.call(1)
+    assert left == [1]
+    assert [reply.recv(timeout=0) for reply in replies] == [0, 1, 2, 3]
+
+
+def test_a_call_that_waits_for_others_leaves_when_its_answer_is_polled_for(h, server, sums, left, clock):
+    """Without a turn of the loop, which would be a tick's edge."""
+    replies = answered(h, server, sums, left)
+    replies[0].recv(timeout=0)
+    reply = sums.call(4)
+    assert left == []
+    with pytest.raises(vanilla.Timeout):
+        reply.recv(timeout=0)
+    assert left == [1]
+
+
+def test_calls_of_tasks_that_were_answered_together_leave_together(h, server, sums, left, clock):
     def twice(item):
         assert sums.call(item).recv(timeout=PATIENCE) == item
         assert sums.call(item).recv(timeout=PATIENCE) == item

@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 from functools import partial
+from unittest import mock
 
 import pytest
 from peers import PATIENCE, Peer, accounts, until
@@ -99,12 +100,15 @@ def test_short_answers_that_follow_each_other_leave_together(h, busy, monkeypatc
     router, replies = busy
     put, counts = RouterState._put, []
     monkeypatch.setattr(RouterState, "_put", lambda self, *frame: counts.append(frame[1]) or put(self, *frame))
+    slow = mock.Mock(side_effect=router._state._answer)
+    monkeypatch.setattr(RouterState, "_answer", slow)
     for _ in replies[1:]:
         request = router.recv(timeout=0)
         request.reply(b"%d" % request.item)
         request.reply(b"again")
     assert [reply.recv(timeout=PATIENCE) for reply in replies] == [0, *(b"%d" % number for number in range(1, 10))]
     assert counts == [9]
+    assert slow.call_count == 2  # for the first and the last
     assert router._state.slack == router._state._replied_b == 0
 
 
