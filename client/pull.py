@@ -67,7 +67,7 @@ log = logging.getLogger("vanilla.client")
 #: What a consumer lets the broker send beyond what it has settled, in bytes: some milliseconds' worth at memory speed.
 WINDOW_BYTES = 1 << 21
 #: Who wants so many items at once gets them past the buffer. For fewer a load would be too dear.
-MANY = 1024
+MANY = 512
 #: Acknowledgements that are older than this, in seconds, leave before the next item is handed out.
 ACK_AGE = 0.001
 #: What nobody has received for so many ms goes back to the broker.
@@ -253,7 +253,6 @@ class PullState(Channel):
 
     def _poll(self) -> Any:
         """Ask, and look at the socket, without a turn of the loop: whoever polls may never give it one."""
-        self.emit()
         self.link.poll()
         item = self.take_nowait()
         if item is EMPTY:

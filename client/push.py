@@ -51,7 +51,8 @@ from vanilla.protocol.frames import (
 
 from . import beside
 from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message, make_message
-from .packing import LARGE_BYTES, MEDIUM_BYTES, MEDIUM_HEAD_BYTES, medium_parts, pack_many, pack_run
+from .lists import MEDIUM_ITEMS, ListPacker, is_medium, medium
+from .packing import LARGE_BYTES, MEDIUM_BYTES, MEDIUM_HEAD_BYTES, medium_parts, pack_run
 from .rejected import TooBig, refusal
 from .replay import Frame, Replay
 from .said import OPTIONS, PLAIN, Shared, Termed, make_terms
@@ -67,11 +68,6 @@ log = logging.getLogger("vanilla.client")
 BATCH_AGE = 0.001
 #: What an item costs of ``slack`` beside its length.
 WEIGHT = RUN_BYTES // 64
-#: Bytes items of `MEDIUM_BYTES` or more that may go together.
-MEDIUM_ITEMS = RUN_BYTES // MEDIUM_BYTES
-#: Items of a list that are packed at once, at first and at most.
-FIRST_STEP = 8
-MOST_STEP = 1024
 #: What msgpack puts before a bytes item, at most.
 BIN_HEAD_BYTES = 5
 #: Where a queue refuses what it has no room for, messages that are sent again ask anew after so many ms.
@@ -100,6 +96,7 @@ class PushState(Channel):
         "_epoch",
         "_given",
         "_idle",
+        "_lists",
         "_mark",
         "_most_b",
         "_most_n",
@@ -109,7 +106,6 @@ class PushState(Channel):
         "_since",
         "_spent",
         "_spent_b",
-        "_step",
         "_want",
         "batch",
         "id",
@@ -167,8 +163,7 @@ class PushState(Channel):
         self._most_n = self._most_b = 0
         #: The next number when it was last looked whether anything is sent.
         self._mark = -1
-        #: How many items `take_run` packs at once: few until they are known to be small.
-        self._step = FIRST_STEP
+        self._lists = ListPacker()
         self._idle: Timer | None = None
         #: Why this end has ended; or a `Rejected` that is to be raised once.
         self._refusal: tuple[str, str] | Rejected | None = None
@@ -229,8 +224,7 @@ class PushState(Channel):
     def take_run(self, items: Sequence[Any], start: int) -> int:
         """Take as many of *items* from index *start* on as fit now and make a run: how many; 0 if one alone may.
 
-        They are packed some at a time, so that little is packed in vain where they turn out to be large, or one of them
-        to be nothing that can be sent. That one is left to `push`, which says so.
+        One that cannot be sent is left to `push`, which says so.
         """
         self.seal()
         self.check()
@@ -240,49 +234,20 @@ class PushState(Channel):
             self._frame()
         end = min(start + self.quota.left_n - self.batch.count, len(items))
         most_b = min(self.quota.left_b - self.batch.size, self._frame_limit - COUNTED_BYTES)
-        at, size = start, 0
-        packed: list[Buffer] = []
-        while at < end and size < RUN_BYTES:
-            if items[at].__class__ is bytes and len(items[at]) >= MEDIUM_BYTES:
-                if not packed:
-                    return self._take_medium(items, start, end, most_b)
-                break
-            count = min(self._step, end - at)
-            if count > FIRST_STEP and _is_large(items[at + count - 1]):
-                count = FIRST_STEP
-            some = _pack_some(items[at : at + count], self.link.depth)
-            if some is None or size + len(some) > most_b or (count > 1 and len(some) > RUN_BYTES):
-                if count == 1:
-                    break
-                self._step = max(count // 8, 1)
-                continue
-            if len(some) * 4 < RUN_BYTES:
-                self._step = min(self._step * 2, MOST_STEP)
-            packed.append(some)
-            size += len(some)
-            at += count
+        if start < end and is_medium(items[start]):
+            chosen = medium(items, start, end, most_b)
+            if chosen:
+                self._add_medium(chosen)
+                self._decide()
+            return len(chosen)
+        packed, count = self._lists.pack(items, start, end, most_b, self.link.depth)
         if packed:
-            if self.batch.size + size + COUNTED_BYTES > self._frame_limit:
+            run = b"".join(packed)
+            if self.batch.size + len(run) + COUNTED_BYTES > self._frame_limit:
                 self._frame()
-            self.batch.add_run(b"".join(packed), at - start)
+            self.batch.add_run(run, count)
             self._decide()
-        return at - start
-
-    def _take_medium(self, items: Sequence[Any], start: int, end: int, most_b: int) -> int:
-        """`take_run`, of bytes items that are not to be copied: as far as there are such, and *most_b* bytes."""
-        chosen: list[bytes] = []
-        left = min(most_b, RUN_BYTES + MEDIUM_ITEMS * MEDIUM_HEAD_BYTES)
-        for item in items[start : min(end, start + MEDIUM_ITEMS)]:
-            if item.__class__ is not bytes or not MEDIUM_BYTES <= (size := len(item)) < LARGE_BYTES:
-                break
-            left -= size + MEDIUM_HEAD_BYTES
-            if left < 0:
-                break
-            chosen.append(item)
-        if chosen:
-            self._add_medium(chosen)
-            self._decide()
-        return len(chosen)
+        return count
 
     def _add_medium(self, items: Sequence[bytes]) -> None:
         size = sum(map(len, items)) + len(items) * MEDIUM_HEAD_BYTES
@@ -883,16 +848,3 @@ class PushState(Channel):
 
     def describe(self, waiter: Any) -> str:
         return f"{'sync' if waiter in self.syncs else 'send'} on a {self.kind}"
-
-
-def _is_large(item: Any) -> bool:
-    """Would many like it be too much to pack in vain?"""
-    return isinstance(item, (bytes, str)) and len(item) >= LARGE_BYTES
-
-
-def _pack_some(items: Sequence[Any], depth: int) -> Buffer | None:
-    """Several messages; None if one of them cannot be packed."""
-    try:
-        return pack_many(items, depth)
-    except (TypeError, ValueError):
-        return None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import vanilla
-from vanilla.client import push
+from vanilla.client import lists, push
 from vanilla.client.batch import make_message
 from vanilla.client.packing import LARGE_BYTES, MEDIUM_BYTES, pack_many
 from vanilla.client.sender import PushSender
@@ -319,7 +319,7 @@ def test_an_id_is_given_to_one_message(sender):
 def test_a_list_is_packed_some_at_a_time(monkeypatch, large):
     """Small items before large ones do not make it pack thousands of those, nor do large ones make small ones slow."""
     calls = []
-    monkeypatch.setattr(push, "pack_many", lambda items, depth: calls.append(len(items)) or pack_many(items, depth))
+    monkeypatch.setattr(lists, "pack_many", lambda items, depth: calls.append(len(items)) or pack_many(items, depth))
     hub = vanilla.Hub()
     link = Link(hub, FRAME_LIMIT)
     link.quota.raise_to(1 << 40, 1 << 40)
@@ -330,8 +330,8 @@ def test_a_list_is_packed_some_at_a_time(monkeypatch, large):
     sender.send_many(items)
     sender.flush()
     assert link.bodies == items
-    assert max(calls) <= push.MOST_STEP
-    assert sum(calls) < len(items) + 3 * push.MOST_STEP
+    assert max(calls) <= lists.MOST_STEP
+    assert sum(calls) < len(items) + 3 * lists.MOST_STEP
     assert len(calls) < 250
     link.ended = True
     hub.stop()
