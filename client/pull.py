@@ -185,7 +185,7 @@ class PullState(Channel):
     def _fill(self, most: int) -> bool:
         """Load into the empty buffer, *most* items or as many as seem good: is there something in it now?"""
         if self._may_load():
-            self.buffer.extend(self._load(self._portion(most)))
+            self._load(self._portion(most), self.buffer)
             self._check()  # the broker may have broken the protocol...
             self._mind_age()
             self._check()  # ...or be gone: what was loaded is then no longer ours
@@ -208,13 +208,9 @@ class PullState(Channel):
         try:
             while left := most - len(items):
                 if left >= MANY and not buffer:
-                    loaded = self._load_many(left)
-                    if not loaded:
+                    self._load_many(left, items)
+                    if len(items) == most - left:
                         break
-                    if items:
-                        items += loaded
-                    else:
-                        items = loaded
                 elif not buffer and not self._fill(left):
                     break
                 elif len(buffer) <= left:
@@ -227,15 +223,14 @@ class PullState(Channel):
                 raise  # else the next call does
         return items
 
-    def _load_many(self, most: int) -> list[Any]:
-        """The next items, *most* at most, past the buffer: they are handed out as soon as they are decoded. So whatever
-        may end the connection comes before."""
+    def _load_many(self, most: int, items: list[Any]) -> None:
+        """`_load` past the buffer: what is decoded is handed out at once. So whatever may end the connection comes
+        before."""
         if self._may_load():
             self._mind_age()
             self._check()
-        items = self._load(most) if self.arrivals else []
-        self._check()
-        return items
+            self._load(most, items)
+            self._check()
 
     def wait_item(self, timeout: float) -> Any:
         self.check_owner()
@@ -267,30 +262,31 @@ class PullState(Channel):
         self.recvers.append(case)
         self._request(0)
 
-    def _load(self, most: int) -> list[Any]:
-        """The next items, *most* at most: none if nothing that has arrived can be decoded."""
-        loaded: list[Any] = []
+    def _load(self, most: int, place: deque[Any] | list[Any]) -> None:
+        """Decode the next items, *most* at most, to the end of *place*, and then count them: none if nothing that has
+        arrived can be decoded."""
         if self.ack:
             most = min(most, MOST)
-        while self.arrivals and not loaded:
+        found = False
+        while self.arrivals and not found:
             arrival = self.arrivals[0]
             try:
                 items, size = arrival.take(most)
             except BadMessage as error:
                 self.link.faulted(error)
-                return loaded
+                return
             if not arrival.left:
                 self.arrivals.popleft()
             if items[0] is UNDECODABLE:
                 self._bury(self.loaded, size)
             else:
-                loaded = self._deliveries(arrival, items, size) if self.ack else items
+                found = True
+                place.extend(self._deliveries(arrival, items, size) if self.ack else items)
                 self._load_b = size
             self.loaded += len(items)
         if self.window.size > 1 and self.window.due(self.loaded):
             self.window.renew(self.loaded, len(self.recvers), self._more, monotonic())
         self.link.dirty[self] = None
-        return loaded
 
     def _take_one(self, array: memoryview, more: bool) -> bool:
         """A message came alone, and somebody waits for it: hand it out at once. False: it cannot be decoded."""
@@ -346,7 +342,7 @@ class PullState(Channel):
             if not self.buffer:
                 self._note_taken()
                 if self.arrivals:
-                    self.buffer.extend(self._load(self._portion(1)))
+                    self._load(self._portion(1), self.buffer)
                 if not self.buffer:
                     return
             self.hand(self.recvers.popleft(), self.buffer.popleft())

@@ -142,9 +142,9 @@ def left(monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """What callers take for the time: a list of one."""
+    """What callers and servers take for the time: a list of one."""
     now = [time.monotonic()]
-    for module in "push", "dealer":
+    for module in "push", "dealer", "pull", "request", "router":
         monkeypatch.setattr(f"vanilla.client.{module}.monotonic", lambda: now[0])
     return now
 
