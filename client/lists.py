@@ -71,7 +71,7 @@ def medium(items: Sequence[Any], start: int, end: int, most_b: int) -> list[byte
     chosen: list[bytes] = []
     left = min(most_b, RUN_BYTES + MEDIUM_ITEMS * MEDIUM_HEAD_BYTES)
     for item in items[start : min(end, start + MEDIUM_ITEMS)]:
-        if not is_medium(item) or (size := len(item)) >= LARGE_BYTES:
+        if item.__class__ is not bytes or not MEDIUM_BYTES <= (size := len(item)) < LARGE_BYTES:
             break
         left -= size + MEDIUM_HEAD_BYTES
         if left < 0:
