@@ -140,6 +140,16 @@ def test_what_is_registered_between_two_short_answers_is_minded(h, busy):
     assert told == []
 
 
+def test_an_answer_by_who_hears_of_the_loss_of_its_connection_is_forgotten_with_it(busy, far):
+    """On the next connection its number may be another's."""
+    router, _ = busy
+    one, other = router.recv(timeout=0), router.recv(timeout=0)
+    one.oncancel(lambda: other.reply(b"too late"))
+    far._link.lost("by this test")
+    assert one.settled and other.settled
+    assert router._state.replies == [] and router._state.slack == router._state._replied_b == 0
+
+
 def test_a_dropped_request_is_no_reply_for_its_caller(h, far, sums):
     router = far.router("sums")
     reply, request = request_of(h, router, sums)
