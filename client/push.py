@@ -51,7 +51,7 @@ from vanilla.protocol.frames import (
 
 from . import beside
 from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message, make_message
-from .lists import MEDIUM_ITEMS, ListPacker, is_medium, medium
+from .lists import MEDIUM_ITEMS, ListPacker, medium
 from .packing import LARGE_BYTES, MEDIUM_BYTES, MEDIUM_HEAD_BYTES, medium_parts, pack_run
 from .rejected import TooBig, refusal
 from .replay import Frame, Replay
@@ -234,11 +234,10 @@ class PushState(Channel):
             self._frame()
         end = min(start + self.quota.left_n - self.batch.count, len(items))
         most_b = min(self.quota.left_b - self.batch.size, self._frame_limit - COUNTED_BYTES)
-        if start < end and is_medium(items[start]):
-            chosen = medium(items, start, end, most_b)
-            if chosen:
-                self._add_medium(chosen)
-                self._decide()
+        chosen = medium(items, start, end, most_b)
+        if chosen:
+            self._add_medium(chosen)
+            self._decide()
             return len(chosen)
         packed, count = self._lists.pack(items, start, end, most_b, self.link.depth)
         if packed:
