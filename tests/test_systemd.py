@@ -338,7 +338,7 @@ def test_systemds_own_tool_passes_a_socket(h, log, tmp_path):
     path = f"{tmp_path}/s"
     argv = ["systemd-socket-activate", f"--listen={path}", "--fdname=jobs", *BROKER]
     with started(argv, log) as process:
-        until(h, lambda: os.path.exists(path))
+        until(h, lambda: "Listening on" in said(log))  # the file is there before anybody listens
         with h.client.connect(f"unix://{path}", timeout=PATIENCE * 1000) as remote:  # the broker starts only now
             remote.ping()
         process.terminate()
