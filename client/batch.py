@@ -48,15 +48,32 @@ def make_message(item: Any, link: Link, what: str = "message", extra: int = 0) -
     if type(item) is bytes and len(item) >= LARGE_BYTES:
         parts: tuple[Buffer, ...] = large_parts(item)
         message = Message(parts, len(parts[0]) + len(item))
-    elif isinstance(item, BaseException):
-        raise TypeError("an exception cannot be sent to another process")
-    else:
-        packed = pack(item, link.depth)
-        message = _message(((packed,), len(packed)))
+        _check_size(message.size, link, what, extra)
+        return message
+    return packed_message(pack_item(item, link), link, what, extra)
+
+
+def pack_item(item: Any, link: Link) -> bytes:
+    """*item* packed, for *link*'s broker; see `make_message`, but that it may be too big."""
+    try:
+        return pack(item, link.depth)
+    except TypeError:
+        if isinstance(item, BaseException):
+            raise TypeError("an exception cannot be sent to another process") from None
+        raise
+
+
+def packed_message(packed: bytes, link: Link, what: str = "message", extra: int = 0) -> Message:
+    """`make_message`, of an item that is *packed*."""
+    size = len(packed)
+    _check_size(size, link, what, extra)
+    return _message(((packed,), size))
+
+
+def _check_size(size: int, link: Link, what: str, extra: int) -> None:
     limit = link.frame_limit - COUNTED_BYTES - extra
-    if message.size > limit:
-        raise TooBig(f"a {what} of {message.size} bytes is too big: the broker's limit is {limit}")
-    return message
+    if size > limit:
+        raise TooBig(f"a {what} of {size} bytes is too big: the broker's limit is {limit}")
 
 
 class Batch:

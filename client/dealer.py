@@ -38,8 +38,8 @@ from vanilla.protocol.ranges import Ranges
 from vanilla.selection import EMPTY
 
 from .arrival import Arrival
-from .batch import make_message
-from .packing import LARGE_BYTES, UNDECODABLE, unpack
+from .batch import make_message, pack_item, packed_message
+from .packing import UNDECODABLE, unpack
 from .push import WEIGHT, PushState
 from .rejected import TooBig
 from .reply import Reply, ReplyState, remote_error
@@ -91,14 +91,16 @@ class CallState(PushState):
 
     def call(self, item: Any, options: bytes, timeout: float, idempotent: bool = False) -> ReplyState:
         """All of `Dealer.call` that is not its fast path."""
-        size = len(item) if item.__class__ is bytes else LARGE_BYTES
-        if self._given and size < LARGE_BYTES and not options and not idempotent and self._goes_on(size):
+        packed = item.__class__ is not bytes
+        if packed:
+            item = pack_item(item, self.link)
+        if not options and not idempotent and self._takes(len(item), packed):
             reply = ReplyState(self)
             self.pending.append(item)
             self.asked.append(reply)
             return reply
         self.seal()
-        parts, size = make_message(item, self.link)
+        parts, size = packed_message(item, self.link) if packed else make_message(item, self.link)
         if options and size + len(options) + COUNTED_BYTES > self.link.frame_limit:
             raise TooBig(f"a request of {size} bytes with its options is larger than the broker takes")
         reply = ReplyState(self)

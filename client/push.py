@@ -6,14 +6,17 @@ All Senders of one connection on one endpoint share one `PushState`: one channel
 
 and nothing else is on its way. The fast path of `PushSender.send` handles exact bytes while ``slack`` lasts: a
 countdown in which each item costs its length and `WEIGHT`. It runs out where something has to be looked at: credit, a
-full run or batch, or the clock, which is so read every 64th small item. Everything else goes through `PushState.push`.
+full run or batch, or the clock, which is so read every 64th small item. Other small items are packed at once, for they
+may change or be nothing that can be packed, and then go the same way while ``room`` lasts, the same countdown, but each
+looks at the clock (`PushState.push`). Everything else makes a message, and decides anew what may go on.
 
 Invariants:
 1. What ``send`` has taken is in ``pending``, ``batch`` or the link's output, in this order from new to old, and its
    number is its place.
-2. ``slack`` never allows more than credit and the batch limit do, and is positive only while the state is in the link's
-   ``dirty``, so that what the fast path takes leaves at the tick's edge.
-3. While messages of the batch have options (``shared``), its size has what these take, and ``slack`` is 0.
+2. ``slack`` and ``room`` never allow more than credit and the batch limit do, and are positive only while the state is
+   in the link's ``dirty``, so that what is taken so leaves at the tick's edge. All that is in ``pending`` is packed
+   already, or nothing of it is: one of the two is not above 0, and each that is makes ``pending`` its own.
+3. While messages of the batch have options (``shared``), its size has what these take, and both are 0.
 4. Who waits in ``senders`` has its packed item in its slot. It is taken there by whoever brings credit, in order; a
    Timeout before that means that it was not sent.
 5. While the link is down, and until all that was taken before is sent again, ``replay`` is there, and every frame goes
@@ -50,7 +53,7 @@ from vanilla.protocol.frames import (
 )
 
 from . import beside
-from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message, make_message
+from .batch import BATCH_BYTES, RUN_BYTES, SMALL_BYTES, Batch, Message, make_message, pack_item, packed_message
 from .lists import MEDIUM_ITEMS, ListPacker, medium
 from .packing import LARGE_BYTES, MEDIUM_BYTES, MEDIUM_HEAD_BYTES, medium_parts, pack_run
 from .rejected import TooBig, refusal
@@ -101,6 +104,7 @@ class PushState(Channel):
         "_most_b",
         "_most_n",
         "_owed",
+        "_packed",
         "_refusal",
         "_rest",
         "_since",
@@ -117,6 +121,7 @@ class PushState(Channel):
         "pending",
         "quota",
         "replay",
+        "room",
         "sent",
         "shared",
         "slack",
@@ -144,8 +149,10 @@ class PushState(Channel):
         self.lost = 0
         #: Handles that are open.
         self.users = 0
-        self.slack = 0
+        self.slack = self.room = 0
         self.pending: list[bytes] = []
+        #: Is what is in there packed?
+        self._packed = False
         self.batch = Batch()
         self.shared: Shared | None = None
         self.quota = Quota(0)
@@ -156,8 +163,8 @@ class PushState(Channel):
         self._want = False
         #: When the batch was begun, or a bit before that.
         self._since = 0.0
-        #: What ``slack`` was when it was last worked out, how much is in ``pending`` since before that, and its bytes
-        #: at most.
+        #: What ``slack`` or ``room`` was when it was last worked out, how much is in ``pending`` since before that, and
+        #: its bytes at most.
         self._given = self._counted = self._counted_b = 0
         #: What ``pending`` may hold, when ``slack`` was last worked out anew.
         self._most_n = self._most_b = 0
@@ -188,11 +195,14 @@ class PushState(Channel):
 
     def push(self, item: Any, timeout: float) -> None:
         """All of `send` that is not its fast path."""
-        if self._given and item.__class__ is bytes and len(item) < LARGE_BYTES and self._goes_on(len(item)):
+        packed = item.__class__ is not bytes
+        if packed:
+            item = pack_item(item, self.link)
+        if self._takes(len(item), packed):
             self.pending.append(item)
             return
         self.seal()
-        self._put(make_message(item, self.link), timeout)
+        self._put(packed_message(item, self.link) if packed else make_message(item, self.link), timeout)
 
     def push_with(self, item: Any, timeout: float, options: dict[str, Any]) -> None:
         """`push`, of a message that has options.
@@ -324,6 +334,7 @@ class PushState(Channel):
             if self.halt is not None:  # to write has found the broker gone: nothing more is taken
                 return
         self.link.dirty[self] = None
+        self._packed, self.room = False, 0
         self.slack = self._given = self._slack()
 
     def _slack(self) -> int:
@@ -337,23 +348,36 @@ class PushState(Channel):
         self._most_b = most_b = min(most_b, RUN_BYTES)
         return min(most_b - self._counted_b, (most_n - self._counted) * WEIGHT)
 
-    def _goes_on(self, size: int) -> bool:
-        """``slack`` has run out: may the fast path take an item of *size* bytes and go on, or is there something to
-        do?"""
+    def _takes(self, size: int, packed: bool) -> bool:
+        """May an item of *size* bytes, *packed* or not, go into ``pending``?"""
+        if size >= (SMALL_BYTES if packed else LARGE_BYTES):
+            return False
+        room = self.room - size - WEIGHT
+        if packed and room > 0 and monotonic() - self._since < BATCH_AGE:  # to pack it has taken longer than a look
+            self.room = room
+            return True
+        return self._given > 0 and self._goes_on(size, packed)
+
+    def _goes_on(self, size: int, packed: bool) -> bool:
+        """The countdown has run out, or is that of the other kind: may an item of *size* bytes, *packed* or not, go
+        into ``pending`` and others follow, or is there something to do?"""
         if monotonic() - self._since > BATCH_AGE:
             return False
-        count = len(self.pending)
-        size_b = self._counted_b + self._given - self.slack - (count - self._counted) * (WEIGHT - BIN_HEAD_BYTES)
-        self._counted, self._counted_b = count, size_b
-        given = min(self._most_b - size_b, (self._most_n - count) * WEIGHT)
+        given = 0
+        if packed is self._packed:
+            count, used = len(self.pending), self._given - self.slack - self.room
+            size_b = self._counted_b + used - (count - self._counted) * (WEIGHT - BIN_HEAD_BYTES)
+            self._counted, self._counted_b = count, size_b
+            given = min(self._most_b - size_b, (self._most_n - count) * WEIGHT)
         if given < size + BIN_HEAD_BYTES:
             self._close_run()
             given = self._slack()
-        self._given = self.slack = given
-        if given < size + BIN_HEAD_BYTES:
-            return False
+            if given < size + BIN_HEAD_BYTES:
+                return False
+        self._given, self._packed = given, packed
         # It may be below 0 now: then the next one comes here, too. Frames that may be lost have room for little more.
-        self.slack -= size + WEIGHT
+        left = given - size - WEIGHT
+        self.slack, self.room = (0, left) if packed else (left, 0)
         return True
 
     def _close_run(self) -> None:
@@ -362,7 +386,9 @@ class PushState(Channel):
         if not pending:
             return
         count = len(pending)
-        if count <= MEDIUM_ITEMS and sum(map(len, pending)) >= count * MEDIUM_BYTES:
+        if self._packed:
+            self.batch.add_run(b"".join(pending), count)
+        elif count <= MEDIUM_ITEMS and sum(map(len, pending)) >= count * MEDIUM_BYTES:
             self._add_medium(pending)
         else:
             self.batch.add_run(pack_run(pending), count)
@@ -370,7 +396,7 @@ class PushState(Channel):
 
     def seal(self) -> None:
         """Pack what the fast path has taken."""
-        self.slack = self._given = 0
+        self.slack = self.room = self._given = 0
         self._close_run()
 
     def _frame(self) -> None:
@@ -805,7 +831,7 @@ class PushState(Channel):
         self.halt = Closed
         if self.link.beside is not None:
             self.link.beside.forget(self)
-        self.slack = self._given = self._counted = self._counted_b = 0
+        self.slack = self.room = self._given = self._counted = self._counted_b = 0
         self.pending.clear()
         self.batch.clear()
         self.sent.clear()

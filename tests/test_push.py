@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import vanilla
 from vanilla.client import lists, push
-from vanilla.client.batch import make_message
+from vanilla.client.batch import make_message, packed_message
 from vanilla.client.packing import LARGE_BYTES, MEDIUM_BYTES, pack_many
 from vanilla.client.sender import PushSender
 from vanilla.exception import Timeout
@@ -163,10 +163,19 @@ class Producer(RuleBasedStateMachine):
         for _ in range(count if size < 5000 else 1 + count % 7):
             self._send(bytes([len(self.sent) % 251]) * size)
 
-    @rule(size=SIZES, count=st.integers(1, 9))
+    @rule(size=SIZES, count=st.sampled_from([1, 9, 70, 200]))
     def send_text(self, size, count):
-        for _ in range(count):
+        for _ in range(count if size < 5000 else 1 + count % 7):
             self._send([len(self.sent), "x" * size])
+
+    @rule(sizes=st.lists(SIZES, min_size=2, max_size=6), kinds=st.lists(st.sampled_from("bto"), min_size=2, max_size=7))
+    def send_mixed(self, sizes, kinds):
+        for kind, size in zip(kinds * 20, sizes * 20 if max(sizes) < 5000 else sizes):
+            if kind == "o":
+                with pytest.raises((TypeError, ValueError)):
+                    self.sender.send(object() if size % 2 else 1 << 64)
+            else:
+                self._send(b"x" * size if kind == "b" else ["x" * size, len(self.sent)])
 
     @rule(size=SIZES, count=st.sampled_from([1, 9, 70]), options=OPTIONS, key=st.booleans(), text=st.booleans())
     def send_with_options(self, size, count, options, key, text):
@@ -223,6 +232,15 @@ class Producer(RuleBasedStateMachine):
             assert self.link.bodies == self.sent[: len(self.link.bodies)]
             assert self.link.options == self.options[: len(self.link.options)]
             assert self.sender.unconfirmed == len(self.sent)
+
+    @invariant()
+    def what_is_pending_is_of_one_kind(self):
+        if hasattr(self, "link"):
+            state = self.state
+            assert min(state.slack, state.room) <= 0
+            assert all(type(piece) is bytes for piece in state.pending)
+            assert not (state.slack > 0 and state.pending and state._packed)
+            assert not (state.room > 0 and not state._packed)
 
 
 Producer.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
@@ -347,6 +365,57 @@ def test_small_items_are_packed_together_where_frames_are_short_too(link, sender
     sender.flush()
     assert link.bodies == items and link.frames < 40
     assert len(alone) <= link.frames
+
+
+@pytest.mark.parametrize("item", [{"id": 1}, "text", [1, 2.5, None], 7], ids=str)
+def test_small_items_of_any_kind_go_together(link, sender, monkeypatch, item):
+    alone = []
+    monkeypatch.setattr(push, "packed_message", lambda *args: alone.append(args) or packed_message(*args))
+    for _ in range(1_000):
+        sender.send(item)
+    sender.flush()
+    assert link.bodies == [item] * 1_000 and link.frames == 1
+    assert len(alone) == 1  # the first, which decides what the others may do
+
+
+def test_an_item_that_changes_once_it_is_sent_arrives_as_it_was(link, sender):
+    item = {"at": 0}
+    for at in range(200):
+        item["at"] = at
+        sender.send(item)
+        sender.send(b"between") if at % 50 == 0 else None
+    sender.flush()
+    assert [body["at"] for body in link.bodies if body != b"between"] == list(range(200))
+
+
+def test_a_packed_item_that_is_larger_is_not_joined_with_others(link, sender):
+    for item in "small", "small", "x" * 5_000:
+        sender.send(item)
+    assert not sender._state.pending
+    sender.flush()
+    assert any(len(part) == 5_003 for part in link.parts)
+
+
+@pytest.mark.parametrize("item", [b"bytes", "text"])
+def test_nothing_is_taken_at_an_end_that_was_refused(link, sender, item):
+    link.close_channel = lambda state: None
+    for _ in range(3):
+        sender.send(item)
+    sender._state.refused("DENIED", "no more")
+    for late in item, b"bytes", "text":
+        with pytest.raises(vanilla.Refused):
+            sender.send(late)
+    assert not sender._state.pending
+
+
+def test_an_item_that_cannot_be_packed_takes_nothing_with_it(link, sender):
+    for item in "good", "good", object(), "good", b"good", [object()], "good", ValueError("x"):
+        try:
+            sender.send(item)
+        except TypeError:
+            assert not isinstance(item, (str, bytes))
+    sender.flush()
+    assert link.bodies == ["good", "good", "good", b"good", "good"]
 
 
 MIXED = [1, MEDIUM_BYTES - 1, MEDIUM_BYTES, MEDIUM_BYTES + 1, 10_000, LARGE_BYTES - 1, LARGE_BYTES]
