@@ -38,6 +38,7 @@ import stuck
 import table
 import threadcalls
 from oneway import OneWay, Settings
+from plan import MAP_BYTES
 from progress import Progress
 
 RESULTS = Path(__file__).with_name("results")
@@ -67,6 +68,16 @@ ONE_WAY = (
     OneWay("oneway-4k", "one way, 4 KiB", 4096, 100_000, {"pyzmq": 2.25, "pyzmq-hwm": 2.25}, ("relay-batches",)),
     # Here the raised high water mark would be the default.
     OneWay("oneway-64k", "one way, 64 KiB", 65536, 10_000, {"pyzmq": 1.4, "relay": 0.8}, ("relay-c",)),
+    # What most programs send. No goal is about it, so it is held against the best of theirs only.
+    OneWay(
+        "oneway-map",
+        f"one way, a map of {MAP_BYTES} B",
+        MAP_BYTES,
+        500_000,
+        {},
+        ("pyzmq-maps", "pyzmq-maps-hwm"),
+        ours="vanilla-maps",
+    ),
     # What a user can write who has many messages at hand, of either; and never slower than a message a call.
     OneWay(
         "many-16",

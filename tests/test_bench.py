@@ -15,6 +15,7 @@ import sys
 import threading
 from typing import Any
 
+import msgpack
 import pytest
 from benches import BENCH, RUN, bench, started_with, wait_for_workers, wait_until_gone, wait_until_replaced
 
@@ -183,6 +184,22 @@ def test_where_each_is_acknowledged_each_is_once_and_in_order(load, name, recv):
     for wrong in sent[1:], sent[:1] + sent:
         with pytest.raises(AssertionError):
             side.consume(recv(Jobs(wrong, [])), plan, list)
+
+
+@pytest.mark.parametrize("name", ["vanilla-maps", "pyzmq-maps", "pyzmq-maps-hwm"])
+def test_maps_are_looked_at_as_bytes_are(load, name):
+    plans = load("plan")
+    plan = plans.Plan(plans.MAP_BYTES, 1, 2)
+    side = load("sides").find(name)
+    sent, marks = [], []
+    side.produce(sent.append, plan)
+    assert len(sent) == plan.all_messages
+    assert len(sent[1] if isinstance(sent[1], bytes) else msgpack.packb(sent[1])) == plans.MAP_BYTES
+    waits = side.consume(iter(sent).__next__, plan, lambda: marks.append(True))
+    assert (len(waits), marks) == (3, [True])
+    for wrong in sent[1:] + sent, sent[:1] + sent:
+        with pytest.raises(AssertionError):
+            side.consume(iter(wrong).__next__, plan, list)
 
 
 class Server:

@@ -83,4 +83,31 @@ class Batched(Pyzmq):
         return self.consume_lists(lambda: unpackb(recv()), plan, mark)
 
 
-SIDES = {"pyzmq": Pyzmq(), "pyzmq-hwm": HighWater(), "pyzmq-batched": Batched()}
+class Maps(Pyzmq):
+    """Messages as programs have them, packed by hand."""
+
+    title = "pyzmq, maps"
+    payload = "maps, packed and unpacked with msgpack by the program, one by one"
+
+    def produce(self, send: Callable[[Any], Any], plan: Plan) -> None:
+        from msgpack import packb
+
+        self.produce_maps(lambda item: send(packb(item)), plan)
+
+    def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> list[int]:
+        from msgpack import unpackb
+
+        return self.consume_maps(lambda: unpackb(recv()), plan, mark)
+
+
+class MapsHighWater(Maps, HighWater):
+    title = "pyzmq, maps, HWM raised"
+
+
+SIDES = {
+    "pyzmq": Pyzmq(),
+    "pyzmq-hwm": HighWater(),
+    "pyzmq-batched": Batched(),
+    "pyzmq-maps": Maps(),
+    "pyzmq-maps-hwm": MapsHighWater(),
+}

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Callable
 
 from pace import Pace
-from plan import Plan, check, stamp
+from plan import Plan, check, check_map, stamp, stamp_map
 
 
 def installed(package: str) -> str:
@@ -88,6 +88,27 @@ class Side:
                         mark()
                     waits.append(check(message, count // plan.block, plan.size))
                 count += 1
+        return waits[plan.warm_blocks :]
+
+    def produce_maps(self, send: Callable[[dict[str, Any]], Any], plan: Plan) -> None:
+        """Send all messages of *plan*, a call each, as maps."""
+        payload = stamp_map(0)
+        for number in range(plan.blocks):
+            send(stamp_map(number))
+            for _ in range(plan.block - 1):
+                send(payload)
+        send(stamp_map(plan.blocks))
+
+    def consume_maps(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> list[int]:
+        """Receive all messages of *plan*, a call each, as maps; see `consume`."""
+        waits = []
+        for number in range(plan.blocks):
+            if number == plan.warm_blocks:
+                mark()
+            waits.append(check_map(recv(), number))
+            for _ in range(plan.block - 1):
+                recv()
+        waits.append(check_map(recv(), plan.blocks))
         return waits[plan.warm_blocks :]
 
     def produce(self, send: Callable[[bytes], Any], plan: Plan) -> None:

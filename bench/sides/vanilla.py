@@ -100,6 +100,19 @@ class Many(Vanilla):
         return self.consume_lists(recv, plan, mark)
 
 
+class Maps(Vanilla):
+    """Messages as programs have them."""
+
+    title = "vanilla, maps"
+    payload = "maps, packed and unpacked by the library"
+
+    def produce(self, send: Callable[[Any], Any], plan: Plan) -> None:
+        self.produce_maps(send, plan)
+
+    def consume(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> list[int]:
+        return self.consume_maps(recv, plan, mark)
+
+
 class Deep(Many):
     """With a queue as deep as those that hold lists: 1,000 lists of 64 KiB are some millions of small messages."""
 
@@ -163,6 +176,7 @@ SIDES = {
     "vanilla-asleep": Asleep(),
     "vanilla-many": Many(),
     "vanilla-many-deep": Deep(),
+    "vanilla-maps": Maps(),
     "vanilla-tls": Encrypted(),
     "vanilla-leased": Leased(),
 }
