@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable
 
-from vanilla.exception import Busy, Halt
+from vanilla.exception import Busy, Halt, is_failure
 from vanilla.message import Recver
 from vanilla.selection import EMPTY
 
@@ -76,8 +76,8 @@ def _consume(recver: PullRecver, f: Callable[[Any], object]) -> None:
             try:
                 with delivery:
                     f(delivery.item)
-            except Exception as error:
-                if recver.halted:
+            except BaseException as error:
+                if recver.halted or not is_failure(error):
                     raise
                 recver.hub.failed(f, error, "; the item is delivered again")
     except Halt:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
-from vanilla.exception import Closed, ConnectionLost, Halt
+from vanilla.exception import Closed, ConnectionLost, Halt, is_failure
 from vanilla.message import Sender
 from vanilla.protocol.connection import CODE_CHARACTERS
 
@@ -150,13 +150,13 @@ def answer(request: Request, call: partial[Any]) -> None:
             _stream(request, result)
         else:
             request.reply(result)
-    except Exception as error:
+    except BaseException as error:
+        if not is_failure(error):  # the task was cancelled, by whomever, or the program ends
+            _refuse(request, error)
+            raise
         if not (request.settled and isinstance(error, (ConnectionLost, Halt))):  # else nobody wants it any more
             request._state.hub.failed(call.func, error, f"; its caller at {request._state.kind} is told")
         _refuse(request, error)
-    except BaseException as error:  # the task was cancelled, by whomever, or the program ends
-        _refuse(request, error)
-        raise
 
 
 def _refuse(request: Request, error: BaseException) -> None:

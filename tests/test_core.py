@@ -18,6 +18,7 @@ import time
 import traceback
 import weakref
 from collections import deque
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -1305,3 +1306,29 @@ def test_many_tasks_spawned_at_once_do_not_use_up_the_recursion_limit(h):
     for i in range(5_000):
         ch.send(i)
     assert [task.join() for task in tasks] == list(range(5_000))
+
+
+def test_an_interruption_between_timers_or_edges_leaves_the_others_to_the_next_tick(h, monkeypatch):
+    """CPython runs a signal's handler where a function begins."""
+    guard, armed, woken = h.guard, [True], []
+
+    def interrupted(f, *args):
+        if armed and armed.pop():
+            raise KeyboardInterrupt
+        guard(f, *args)
+
+    for number in range(3):
+        h.spawn(lambda number: h.sleep(5) or woken.append(number), number)
+    h.sleep(0)
+    monkeypatch.setattr(h, "guard", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        h.sleep(1_000)
+    h.sleep(20)
+    assert woken == [0, 1, 2]
+    for number in range(3):
+        h.at_edge(partial(woken.append, number))
+    armed.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        h.sleep(1_000)
+    h.sleep(0)
+    assert sorted(woken) == [0, 0, 1, 1, 2, 2]

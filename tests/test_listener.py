@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import socket
@@ -293,3 +294,27 @@ def test_the_end_of_an_exhaustion_is_noticed_though_a_whole_batch_came_last(h, s
     for conn in clients + accepted:
         conn.close()
     listening.close()
+
+
+def test_a_server_that_ran_out_and_is_then_full_loses_no_connection(h, monkeypatch):
+    monkeypatch.setattr(listener, "PAUSE", 5)
+    server = h.tcp.listen()
+    queue = next(end for end in gc.get_objects() if type(end) is Listener and end.sock.getsockname()[1] == server.port)
+    take, fails = queue._take, [True]
+
+    def fail_once():
+        if fails:
+            fails.pop()
+            raise OSError(errno.EMFILE, "out of descriptors")
+        return take()
+
+    queue._take = fail_once
+    many = listener.AHEAD + listener.BATCH
+    clients = [socket.create_connection(("127.0.0.1", server.port), 30) for _ in range(many)]
+    until(h, lambda: len(server._state.buffer) == listener.AHEAD)
+    h.sleep(30)
+    assert queue.paused and len(server._state.buffer) == listener.AHEAD
+    served = [server.recv(timeout=30_000) for _ in range(many)]
+    assert {conn.peer for conn in served} == {client.getsockname() for client in clients}
+    for client in clients:
+        client.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import itertools
+import socket
+import struct
 import sys
 import traceback
 import weakref
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vanilla import Abandoned, Busy, Cancelled, Closed, Halt, Hub, Recver, Timeout
+from vanilla import Abandoned, Busy, Cancelled, Closed, ConnectionLost, Halt, Hub, Recver, Timeout
 from vanilla.channel import Channel
 
 KINDS = ["pipe", "queue", "dealer", "router", "channel", "buffered"]
@@ -1291,3 +1293,114 @@ def test_any_sequence_delivers_each_accepted_item_once_and_in_order(capacity, op
             for sender in range(3):
                 serials = [serial for i, serial in items if i == sender]
                 assert serials == sorted(serials)
+
+
+def test_a_select_whose_look_at_a_stream_lets_others_have_their_turn_misses_nothing(h):
+    """A task that sends a lot to a stream gives others a turn when it next looks there: in the middle of its select."""
+    server = h.tcp.listen()
+    server.consume(lambda conn: [None for _ in conn.recver])
+    conn, jobs, done = h.tcp.connect(server.port), h.channel(10), []
+
+    def work():
+        while True:
+            job = h.select([jobs, conn.recver])[1]
+            done.append(job)
+            for _ in range(16):
+                conn.send(b"a line of the answer\n")
+
+    h.spawn(work)
+    for number in range(5):
+        jobs.send(number)
+        h.sleep(5)
+    assert done == [0, 1, 2, 3, 4]
+
+
+def test_a_lost_connection_is_raised_at_who_reads_what_is_piped_from_it(h):
+    server = h.tcp.listen()
+    with socket.create_connection(("127.0.0.1", server.port)) as far:
+        conn = server.recv()
+        far.sendall(b"half of it")
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        out = conn.recver.pipe(h.queue(5))
+        assert next(out) == b"half of it"
+    with pytest.raises(ConnectionLost):
+        list(out)
+    with pytest.raises(Closed):
+        out.recv()
+
+
+def test_one_lost_connection_of_many_that_are_piped_to_one_receiver_is_logged(h, caplog):
+    gather, server = h.router(), h.tcp.listen()
+    with socket.create_connection(("127.0.0.1", server.port)) as far:
+        conn = server.recv()
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        conn.recver.pipe(gather.sender)
+    h.spawn_later(20, gather.send, "another")
+    assert gather.recv(timeout=10_000) == "another"
+    assert "ConnectionLost" in caplog.text
+
+
+@pytest.fixture
+def cancelled(h):
+    """A task that was cancelled: to join it raises `Cancelled`, though nobody else was."""
+    task = h.spawn(h.sleep, 60_000)
+    h.sleep(0)
+    task.cancel()
+    h.sleep(0)
+    assert task.done
+    return task
+
+
+def test_a_cancelled_task_that_is_joined_in_a_map_ends_no_map(h, cancelled):
+    ch = h.queue(5)
+    for item in range(3):
+        ch.send(item)
+    ch.close()
+    out = ch.map(lambda item: cancelled.join() if item == 1 else item)
+    assert out.recv() == 0
+    with pytest.raises(Cancelled):
+        out.recv()
+    assert list(out.recver) == [2]
+
+
+def test_a_cancelled_task_that_is_joined_ends_no_consumer_no_schedule_and_no_loop(h, cancelled, caplog):
+    ch, seen = h.queue(5), []
+    consumer = ch.consume(lambda item: seen.append(item) or cancelled.join())
+    schedule = h.every(1, cancelled.join)
+    pair = h.pipe()
+    pair.sender.onclose(cancelled.join)
+    h.at_edge(cancelled.join)
+    pair.recver.close()
+    for item in 1, 2:
+        ch.send(item)
+    h.sleep(20)
+    assert seen == [1, 2] and not consumer.done
+    assert schedule.failed > 1
+    assert "the next item goes on" in caplog.text and "the next run comes" in caplog.text
+    with pytest.raises(Timeout):
+        h.channel().recv(timeout=1)
+    consumer.cancel()
+    with pytest.raises(Cancelled):
+        consumer.join()
+
+
+def test_an_error_that_is_raised_elsewhere_does_not_end_the_generator_that_made_it(h):
+    """Its traceback has the generator's frame, which goes on."""
+
+    def read():
+        for number in range(4):
+            try:
+                yield 1 // (number - 1)
+            except ZeroDivisionError as error:
+                yield error
+
+    def work(item):
+        if isinstance(item, Exception):
+            raise item
+
+    seen = []
+    for item in read():
+        seen.append(item)
+        h.spawn(work, item)
+        h.sleep(0)
+    assert [seen[0], *seen[2:]] == [-1, 1, 0]

@@ -217,3 +217,23 @@ def test_a_descriptor_that_has_hung_up_does_not_wake_the_hub_while_nobody_waits(
         for _ in range(10):
             h.sleep(0)
         assert len(calls) <= 1
+
+
+def test_one_receiver_that_is_closed_while_somebody_waits_leaves_nothing_awake(pair):
+    near, far = pair
+    with Hub(busy_poll=0) as h:
+        reads, writes = h.register(near.fileno(), POLLIN, POLLOUT)
+        task = h.spawn(reads.recv)
+        h.sleep(1)
+        assert h.poll.live == 1
+        reads.close()
+        with pytest.raises(Closed):
+            task.join()
+        h.sleep(0)
+        assert h.poll.live == 0
+        far.send(b"x")
+        ticks = []
+        h.at_every_edge(lambda: ticks.append(1))
+        h.sleep(20)
+        assert len(ticks) < 5
+        assert writes.recv() == POLLOUT

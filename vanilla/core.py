@@ -459,10 +459,11 @@ class Hub:
             self.interrupt(outsider, error)
 
     def guard(self, f: Callable[..., object], *args: Any) -> None:
-        """Call *f*; what it raises is logged, so that it ends nothing else. Ctrl-C goes to the main greenlet."""
+        """Call *f*, which must not wait; what it raises is logged, so that it ends nothing else. Ctrl-C goes to the
+        main greenlet."""
         try:
             f(*args)
-        except (KeyboardInterrupt, SystemExit, Exception) as error:
+        except BaseException as error:  # also a `Cancelled`, that of a task which it has joined
             self.failed(f, error)
 
     def failed(self, what: Any, error: BaseException, then: str = "") -> None:
@@ -478,7 +479,7 @@ class Hub:
         for hook in list(self._hooks.values()):
             try:
                 hook(what, error)
-            except Exception:
+            except BaseException:
                 log.exception("%s raised, a hook for errors", getattr(hook, "__qualname__", hook))
 
     def onerror(self, hook: Hook) -> Callable[[], None]:

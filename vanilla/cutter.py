@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable
 
-from .exception import Busy, Timeout
+from .exception import Busy, Halt, Timeout
 from .selection import EMPTY, Case
 
 if TYPE_CHECKING:
@@ -158,10 +158,11 @@ class Cutter:
         self.recvers.append(me)
         try:
             self.want()
-        except BaseException:
-            self.forget(me)
+            return self.hub.park(me, self, timeout)
+        except BaseException as error:
+            if not isinstance(error, (Timeout, Halt)):
+                self.hub.runner.tidy(me, self)
             raise
-        return self.hub.park(me, self, timeout)
 
     def watch_recv(self, case: Case) -> None:
         self.recvers.append(case)

@@ -97,4 +97,13 @@ class Cancelled(greenlet.GreenletExit):
     """Raised inside a task that was cancelled, where it waits, and by ``join`` of such a task.
 
     It is no `Exception`, so that ``except Exception`` in a worker's loop does not swallow it.
+
+    :ivar over: has it ended its task? Who meets it then is not cancelled, but has joined one that was.
     """
+
+    over = False
+
+
+def is_failure(error: BaseException) -> bool:
+    """Has what was called failed with *error*? Else it ends the task that has called it, or the program."""
+    return isinstance(error, Exception) or (isinstance(error, Cancelled) and error.over)

@@ -69,6 +69,7 @@ class Job:
         except GreenletExit as error:
             if not isinstance(error, Cancelled):  # the hub itself went away
                 raise
+            error.over = True
             return error
         except BaseException as error:
             return error

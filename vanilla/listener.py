@@ -91,6 +91,9 @@ class Listener:
         if not self._paused and self._fd >= 0:
             self._paused = True
             self.hub.poll.modify(self._fd, 0)
+            timer, self._timer = self._timer, None  # that of `_accept`, which is not to end a pause of others
+            if timer is not None:
+                timer.cancel()
 
     def resume(self) -> None:
         """Accept again, after `pause`."""
@@ -140,7 +143,8 @@ class Listener:
             except Exception as error:
                 self.hub.failed(self.on_accept, error, f"; the connection from {peer} is closed")
                 conn.close()
-        if self._exhausted and self._timer is None and self._fd >= 0:  # there may be no more: look, as nothing tells
+        # There may be no more, and nothing tells: look.
+        if self._exhausted and not self._paused and self._timer is None and self._fd >= 0:
             self._timer = self.hub.after(PAUSE, self.retry)
 
     def _out_of(self, error: OSError) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Callable
 
 from greenlet import GreenletExit
@@ -36,19 +37,26 @@ LONGEST = 86400.0
 monotonic = time.monotonic
 
 
+def _fire(timer: Any) -> None:
+    timer.home = None
+    timer.fire()
+
+
 class Loop:
     """The loop of *hub*; *look* is how long it may look busily before it sleeps, in seconds (`busypoll`).
 
     ``edges`` are called once at the edge of this tick, ``hooks`` at each tick's edge, behind them; neither may wait.
     """
 
-    __slots__ = ("_wait", "edges", "hooks", "hub", "poll", "ready", "runner", "timers")
+    __slots__ = ("_wait", "due", "edges", "hooks", "hub", "poll", "ready", "runner", "timers")
 
     def __init__(self, hub: Hub, timers: Timers, poll: Poll, look: float) -> None:
         self.hub = hub
         self.timers = timers
         self.poll = poll
         self._wait = BusyPoll(poll, look).wait if look and cores() > 1 else poll.wait
+        #: Timers that are due. A ctrl-C between two of them leaves the others to the next tick, as it does with edges.
+        self.due: deque[Any] = deque()
         self.edges: list[Callable[[], object]] = []
         #: A tuple, so that one of them may take itself out.
         self.hooks: tuple[Callable[[], object], ...] = ()
@@ -72,7 +80,7 @@ class Loop:
     def _tick(self) -> None:
         timers, ready = self.timers, self.ready
         now = self.runner.clock = monotonic()
-        if timers.soonest <= now:
+        if timers.soonest <= now or self.due:
             self._run_timers()
         if ready:
             self._run_ready()
@@ -81,8 +89,8 @@ class Loop:
         for hook in self.hooks:  # the last word: what the edges had to say leaves now
             try:
                 hook()
-            except BaseException as error:
-                self._failed(hook, error)
+            except BaseException as error:  # ends nothing else, see `Hub.guard`
+                self.hub.failed(hook, error)
         poll = self.poll
         if ready or self.edges or poll.again:
             wait: float = 0
@@ -96,15 +104,9 @@ class Loop:
                 try:
                     handler(events)
                 except BaseException as error:
-                    self._failed(handler, error)
+                    self.hub.failed(handler, error)
             else:
                 poll.forget(fd)
-
-    def _failed(self, f: Callable[..., object], error: BaseException) -> None:
-        """What a handler or hook raises ends nothing else; see `Hub.guard`."""
-        if not isinstance(error, (KeyboardInterrupt, SystemExit, Exception)):
-            raise error
-        self.hub.failed(f, error)
 
     def _run_ready(self) -> None:
         runner, ready = self.runner, self.ready
@@ -115,16 +117,24 @@ class Loop:
             self.hub.leave()
 
     def _run_timers(self) -> None:
-        for timer in self.timers.expire(monotonic()):
-            if timer.home is DUE:
-                timer.home = None
-                self.hub.guard(timer.fire)
+        due = self.due
+        due += self.timers.expire(monotonic())
+        while due:
+            if due[0].home is DUE:
+                self.hub.guard(_fire, due[0])
+            else:
+                due.popleft()
 
     def _run_edges(self) -> None:
         while self.edges:
             edges, self.edges = self.edges, []
-            for edge in edges:
-                self.hub.guard(edge)
+            done = 0
+            try:
+                for edge in edges:
+                    self.hub.guard(edge)
+                    done += 1
+            finally:
+                self.edges[:0] = edges[done:]
 
     def _patience(self) -> float:
         """How long the poll may wait, in seconds."""

@@ -5,7 +5,6 @@ An end holds no state of its own, see `channel`.
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -16,10 +15,11 @@ from .channel import Channel, Waiter
 from .channel import State as Slot
 from .cutter import LIMIT, Cutter
 from .deadline import Deadline
-from .exception import Halt
+from .exception import Halt, is_failure
 from .selection import EMPTY, Case, Selection
 from .tap import Tap
 from .task import check_callable
+from .traces import clear_frames
 
 if TYPE_CHECKING:
     from .core import Hub, Task
@@ -471,6 +471,10 @@ def forward(upstream: Recver, downstream: Sender) -> None:
             downstream.send(upstream._take())
     except Halt:
         pass
+    except Exception as error:
+        if shared:
+            raise  # it is logged: the others go on
+        raise_at(downstream, forward, error)
     finally:
         if not shared:
             downstream.close()
@@ -487,20 +491,22 @@ def run_stage(f: Callable[[Recver, Sender], object], upstream: Recver, downstrea
         f(upstream, downstream)
     except Halt:
         pass
-    except Exception as error:
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         raise_at(downstream, f, error)
     finally:
         downstream.close()
         upstream.close()
 
 
-def raise_at(sender: Sender, f: Callable[..., object], error: Exception) -> None:
+def raise_at(sender: Sender, f: Callable[..., object], error: BaseException) -> None:
     """Send *error*, which *f* has raised; if nobody is left to receive it, log it. To be called where it is caught."""
     # without its frames' locals: an end in there would not count as dropped as long as the error is kept
-    traceback.clear_frames(error.__traceback__)
+    clear_frames(error.__traceback__)
     try:
         sender.send(error)
-    except Halt:
+    except (Halt, TypeError):  # one of bytes, or to another process, takes none
         sender.hub.failed(f, error)
 
 
@@ -520,7 +526,9 @@ class _Map:
             return item
         try:
             return self.f(item)
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             return error
 
 
@@ -541,7 +549,9 @@ def _consume(hub: Hub, f: Callable[[Any], object], item: Any) -> None:
         return
     try:
         f(item)
-    except Exception as error:
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         hub.failed(f, error, "; the next item goes on")
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Callable
 
 from .channel import Channel
-from .exception import Halt
+from .exception import Halt, is_failure
 from .job import MAP, Job, Places
 from .message import Pair, Recver, Sender
 from .selection import EMPTY
@@ -86,7 +86,9 @@ class Mapping:
             return EMPTY
         except Halt as error:
             return EMPTY if self._from_channel else error
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             return error
 
     def _feed_one(self) -> bool:

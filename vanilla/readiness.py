@@ -138,6 +138,8 @@ class Readiness(Channel):
         super().close(halt)
         if all(wait.halt is not None for wait in self.registration.waits):
             self.registration.close()
+        else:
+            self.hub.at_edge(self.registration.mind)
 
     def abandon_by_recver(self) -> None:
         self.hub.at_edge(partial(self.close, Abandoned))  # a collection may have come in the middle of anything

@@ -8,7 +8,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Callable
 
-from .exception import Stop
+from .exception import Stop, is_failure
 from .task import check_callable
 from .timers import disarm, seconds
 
@@ -156,8 +156,8 @@ class Schedule:
         self.runs += 1
         try:
             f(*args, **kwargs)
-        except Exception as error:
-            if isinstance(error, Stop) and self._hub.stopping:
+        except BaseException as error:
+            if not is_failure(error) or (isinstance(error, Stop) and self._hub.stopping):
                 raise
             self.failed += 1
             self._hub.failed(f, error, "; the next run comes")

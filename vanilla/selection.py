@@ -270,15 +270,13 @@ def select(hub: Hub, ends: Sequence[Any], timeout: float) -> tuple[Any, Any]:
     elif ends:
         found = _scan(ends, start)
         if found is not EMPTY and len(ends) > FEW:
-            selection = selection or Selection(runner.me(), ends)
-            selection.found()
+            _kept(selection, runner, ends).found()
     else:
         raise ValueError("select needs at least one end")
     if found is EMPTY:
         if timeout == 0:
             raise Timeout("select: no end is ready")
-        selection = selection or Selection(runner.me(), ends)
-        found = selection.park(timeout)
+        found = _kept(selection, runner, ends).park(timeout)
     end, item = found
     if isinstance(item, BaseException):
         try:
@@ -286,6 +284,11 @@ def select(hub: Hub, ends: Sequence[Any], timeout: float) -> tuple[Any, Any]:
         finally:
             del item, found  # no cycle, as in Recver.recv
     return end, item
+
+
+def _kept(selection: Selection | None, runner: Any, ends: Sequence[Any]) -> Selection:
+    """*selection*, or a new one: a look at a stream may let others have their turn, and an edge drops what is kept."""
+    return selection if selection is not None and selection.ends else Selection(runner.me(), ends)
 
 
 def _scan(ends: Sequence[Any], start: int) -> Any:

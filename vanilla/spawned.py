@@ -12,13 +12,13 @@ import os
 import sys
 import threading
 import time
-import traceback
 from functools import partial
 from typing import Any, Callable
 
 from .core import Hub
 from .exception import Halt, Stop
 from .message import Pair, Sender
+from .traces import clear_frames
 
 #: Seconds that the interpreter's exit waits for threads that were told to end; then as long again, each time, for those
 #: that did not listen to stand still, and for those that compute to be ended.
@@ -100,7 +100,7 @@ class Spawned:
                 return None
             if not isinstance(error, (KeyboardInterrupt, SystemExit)):
                 hub.failed(f, error)
-            traceback.clear_frames(error.__traceback__)  # who keeps it shall not keep the Hub of an ended thread
+            clear_frames(error.__traceback__)  # who keeps it shall not keep the Hub of an ended thread
             return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
         return None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import time
-import traceback
 import weakref
 from collections import deque
 from collections.abc import MutableSequence
@@ -18,6 +17,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from .exception import Cancelled, Halt, Stop, Timeout
 from .timers import disarm, seconds
+from .traces import clear_frames
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -258,6 +258,7 @@ class Task:
             self._result = self._invoke()
         except Cancelled as error:
             self._fail(error)
+            error.over = True
         except (KeyboardInterrupt, SystemExit) as error:
             self._fail(error)
             self.hub.interrupt_main(error)
@@ -288,7 +289,7 @@ class Task:
         # without the frame of `run`, which holds this task and would make it a cycle
         self._traceback = error.__traceback__ and error.__traceback__.tb_next
         error.__traceback__ = self._traceback
-        traceback.clear_frames(self._traceback)
+        clear_frames(self._traceback)
 
     # what a joiner is parked on
     def forget(self, waiter: Any) -> bool:
@@ -443,13 +444,13 @@ class Runner:
                 throw_from(me)
         except BaseException as error:
             if not isinstance(error, (Timeout, Halt)):
-                self._tidy(me, on)
+                self.tidy(me, on)
             raise
         value = me.value
         me.value = None
         return value
 
-    def _tidy(self, me: Any, on: Any) -> None:
+    def tidy(self, me: Any, on: Any) -> None:
         """A ctrl-C may have come between any two lines of a wait: *me*, who may wait again, is to stand nowhere."""
         on.forget(me)
         me.on = me.value = None
