@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 LITTLE_BYTES = 1024
 #: Where the oldest messages make room, credit goes beyond what was asked for, by this part of the capacity at most.
 SPARE_PART = 64
+#: What a producer that has given back its credit gets unasked is so small a part of the room at most: in a small queue
+#: it would be what others wait for.
+REST_PART = 64
 _FAR = 1 << 62
 _NO_OPTIONS: dict[str, Any] = {}
 
@@ -61,6 +64,7 @@ class Pusher:
         "held_n",
         "id",
         "quota",
+        "rested",
         "session",
         "want_b",
         "want_n",
@@ -82,6 +86,8 @@ class Pusher:
         self.epoch = 0
         endpoint.pushers.add(self)
         self._first_window()
+        #: It has given back what it had, and sent nothing since.
+        self.rested = False
         self.want_n = self.want_b = 0
         self.held_n = self.held_b = 0
         self.dirty = False
@@ -115,6 +121,7 @@ class Pusher:
         if self.want_n and self.endpoint.terms.overflow == "drop-oldest" and self.session.beside is None:
             self.want_n = self.want_b = 0  # this may be it, and nothing is to be dropped for it twice
         if count:
+            self.rested = False
             self._take(seq, count, memoryview(array)[at:] if size >= LITTLE_BYTES else bytes(array[at:]), options)
         quota.n = seq + count  # behind it: what was not taken is not to be confirmed
         quota.b += size + extra
@@ -205,19 +212,20 @@ class Pusher:
             self.quota.lower_to(*fields["limit"])
             self._recount()
             self.epoch = fields.get("epoch", 0)
-            self._first_window()
+            self._first_window(self.endpoint.room_n // REST_PART)
+            self.rested = True
         self.want_n = fields.get("n", self.want_n)
         self.want_b = min(fields.get("b", self.want_b), self.session.broker.options.frame_bytes)
         self.ask()
 
     # -- credit
 
-    def _first_window(self) -> None:
+    def _first_window(self, most_n: int = _FAR) -> None:
         """What is given to a producer of which nothing is known, or which was idle: its part of an eighth of all there
         is, within bounds. A queue that is used now and then gets its batch in one piece so, not in three."""
         eighth = self.endpoint.capacity // 8
         share = eighth // max(len(self.endpoint.pushers), 1)
-        self.window_n = min(max(share, FIRST_MESSAGES), LONE_FIRST_MESSAGES, eighth)
+        self.window_n = min(max(share, FIRST_MESSAGES), LONE_FIRST_MESSAGES, eighth, most_n)
         self.window_b = min(FIRST_BYTES, self.endpoint.capacity_b // 8)
 
     def ask(self) -> None:
@@ -302,18 +310,18 @@ class Pusher:
         """The credit that it should have: what it asked for, and what keeps a stream from stopping.
 
         To one that did not ask, the latter only while the endpoint can afford it; and nothing until half of the window
-        is used, and then a wider one.
+        is used, and then a wider one. One that rests gets little, for it may rest on.
         """
         quota, endpoint = self.quota, self.endpoint
         goal_n, goal_b = self.want_n, self.want_b
-        if not endpoint.at_ease and not goal_n and not goal_b:
+        if not goal_n and not goal_b and (not endpoint.at_ease or (self.rested and not self.window_n)):
             return 0, 0
         if quota.left_n * 2 <= self.window_n:
-            if quota.b:
+            if quota.b and not self.rested:
                 self.window_n = min(max(self.window_n * 2, 1), endpoint.capacity)
             goal_n = max(goal_n, self.window_n)
         if quota.left_b * 2 <= self.window_b:
-            if quota.b:
+            if quota.b and not self.rested:
                 self.window_b = min(max(self.window_b * 2, 1), endpoint.capacity_b)
             goal_b = max(goal_b, self.window_b)
         return goal_n, goal_b

@@ -12,6 +12,7 @@ from vanilla.protocol.errors import ProtocolError
 from vanilla.protocol.frames import ACK, ARRAY_HEAD_BYTES, DATA, MAX_SEQ, NACK, SENT
 from vanilla.protocol.ranges import pairs
 
+from .numbers import whole
 from .pull import PullState
 from .push import PushState
 from .recver import PullRecver
@@ -224,11 +225,10 @@ class RemoteBroadcast:
 
         :param size: items that may be under way or wait here; beyond that they are missed.
         :param window: the same in bytes of packed items.
-        :raises ValueError: one of them is less than 1.
+        :raises TypeError, ValueError: one of them is no whole number from 1 on.
         :raises ConnectionLost: the broker is gone.
         """
-        if size < 1 or window < 1:
-            raise ValueError("a subscriber takes at least 1 item and 1 byte")
+        size, window = whole(size, "the size of a subscription", 1), whole(window, "its window", 1)
         return Subscription(SubscribeState(self._link, self._name, size, window))
 
     def connect(self, recver: Recver) -> None:

@@ -315,17 +315,21 @@ class Link:
                 arrival.own()
 
     def poll(self) -> None:
-        """Send what there is and read what has come, without a turn of the loop.
-
-        But while there is no connection the loop gets one: it is to make the next.
-        """
-        if self.down and self._ended is None:
-            self.hub.sleep(0)
+        """Send what there is and read what has come, without a turn of the loop: a select may be on its way."""
+        if self.down:
             return
         self._gather()
         self.flush()
         if self.sock is not None:
             self._read()
+
+    def poll_now(self) -> None:
+        """`poll`, for who waits no longer, and may ask again and again: while there is no connection the loop gets a
+        turn, for it is to make the next."""
+        if self.down and self._ended is None:
+            self.hub.sleep(0)
+        else:
+            self.poll()
 
     def _receive(self, buffers: list[memoryview]) -> int:
         if self.sock is None:  # ended by a handler of this batch

@@ -248,7 +248,7 @@ class PullState(Channel):
 
     def _poll(self) -> Any:
         """Ask, and look at the socket, without a turn of the loop: whoever polls may never give it one."""
-        self.link.poll()
+        self.link.poll_now()
         item = self.take_nowait()
         if item is EMPTY:
             raise Timeout(f"nothing has arrived: recv on a {self.kind}")

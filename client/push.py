@@ -477,7 +477,10 @@ class PushState(Channel):
         """Ask, and look at the socket, without a turn of the loop: whoever polls may never give it one."""
         self._frame()
         self._ask(message.size)
-        if self.senders or not self._fits_now(message.size):
+        if not self.senders and not self._fits(message.size):
+            self.link.poll_now()
+            self.check()
+        if self.senders or not self._fits(message.size):
             raise Timeout(f"there is no room: send on a {self.kind}")
         self._add(message)
         self._decide()
@@ -544,9 +547,11 @@ class PushState(Channel):
         fields = event.payload
         if fields.get("epoch", 0) < self._epoch:
             return  # from before something was given back
-        self._want = False
+        asked, self._want = self._want, False
         self.quota.raise_to(fields["n"], fields["b"])
         self._serve()
+        if asked and self._idle is None and self.halt is None:  # who has asked for it may have given up
+            self._idle = self.hub.after(IDLE_MS, self._look_idle)
 
     def _ack(self, event: Event) -> None:
         ranges = event.payload["r"]
@@ -649,7 +654,7 @@ class PushState(Channel):
         """Wait until all that was sent so far is confirmed."""
         self.flush()
         if timeout == 0:
-            self.link.poll()
+            self.link.poll_now()
         self.check()
         self._tell_owed()
         target = self.quota.n

@@ -24,6 +24,7 @@ from .broadcast import RemoteBroadcast
 from .conduit import ConduitRecver, ConduitSender, RecvState, SendState, Shape
 from .dealer import CallState, Dealer
 from .link import Link
+from .numbers import whole
 from .pull import WINDOW_BYTES, PullState
 from .push import PushState
 from .recver import PullRecver
@@ -131,6 +132,8 @@ class Remote:
             self._senders.add(state)
         elif options.items() - state.options.items():
             self.declare(name, **options)  # the channel is there, and was not opened with these
+            if state.halt is not None:  # meanwhile whoever had it has closed it
+                return self.push(name, **options)
             state.options = {**state.options, **options}
             self._link.amend(state, {"options": state.options})
         self._link.check()
@@ -189,8 +192,7 @@ class Remote:
         :raises ConnectionLost: the broker is gone.
         """
         check_name(name)
-        if prefetch < 0 or window < 1:
-            raise ValueError("prefetch is 0 or more, window 1 byte or more")
+        prefetch, window = whole(prefetch, "prefetch", 0), whole(window, "window", 1)
         if lease is not None and not 0 <= lease <= MAX_MS:
             raise ValueError(f"a lease is 0 ms or more, and {MAX_MS} at most")
         fields: dict[str, Any] = {"options": asked(options, "pull")} if options else {}
@@ -213,20 +215,18 @@ class Remote:
     def queue(self, name: str, size: int) -> Pair:
         """A `pipe` that holds up to *size* items while nobody receives.
 
-        :raises ValueError: *size* is less than 1; a wrong *name*.
+        :raises TypeError, ValueError: *size* is no whole number from 1 on; a wrong *name*.
         :raises ConnectionLost: the broker is gone.
         """
-        if size < 1:
-            raise ValueError("a queue holds at least 1 item; for a rendezvous use pipe or channel")
-        return self._conduit(name, Shape("queue", size))
+        return self._conduit(name, Shape("queue", whole(size, "the size of a queue", 1)))
 
     def channel(self, name: str, size: int = 0) -> Pair:
         """Any number of senders and receivers; holds up to *size* items while nobody receives (0, or -1: none).
 
-        :raises ValueError: a wrong *name*.
+        :raises TypeError, ValueError: *size* is no whole number from -1 on; a wrong *name*.
         :raises ConnectionLost: the broker is gone.
         """
-        return self._conduit(name, Shape("channel", max(size, 0)))
+        return self._conduit(name, Shape("channel", max(whole(size, "the size of a channel", -1), 0)))
 
     def state(self, name: str) -> RemoteState:
         """A slot that holds the last value sent: all who are attached read it, none takes it out. It stays while
@@ -281,8 +281,7 @@ class Remote:
         :raises ConnectionLost: the broker is gone.
         """
         check_name(name)
-        if prefetch < 0 or window < 1:
-            raise ValueError("prefetch is 0 or more, window 1 byte or more")
+        prefetch, window = whole(prefetch, "prefetch", 0), whole(window, "window", 1)
         return Router(RouterState(self._link, name, prefetch, window))
 
     def serve(self, name: str, ob: Any, methods: Iterable[str] | None = None, concurrency: int = 1) -> Task:

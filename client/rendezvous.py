@@ -141,6 +141,7 @@ class RendezvousState(SendState):
             self._check_sent(first + count)
             for number in [number for number in self.parcels if first <= number < first + count]:
                 self._settled(number, None)
+        self._leave()
 
     def _fail(self, event: Event) -> None:
         fields = event.payload
@@ -150,6 +151,11 @@ class RendezvousState(SendState):
             withdrawn = fields["code"] == "WITHDRAWN"
             kind = Timeout if withdrawn else ConnectionLost
             self._settled(number, kind(f"{fields['text']}: send on a {self.kind}"))
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self.users:
+            self.leave()
 
     def _check_sent(self, end: int) -> None:
         if end > self.quota.n:
@@ -204,7 +210,8 @@ class RendezvousState(SendState):
         self.check()
 
     def _end(self, error: Callable[[], Exception]) -> None:
+        for number in list(self.parcels):  # one of them may have been taken from who waits, who has not heard of it yet
+            self._settled(number, error())
         super()._end(error)
-        self.parcels.clear()
         if self._unused is not None:
             self._unused.cancel()

@@ -184,7 +184,7 @@ class ReplyState(Channel):
 
     def _poll(self) -> Any:
         """Look at the socket, without a turn of the loop: whoever polls may never give it one."""
-        self.calls.link.poll()
+        self.calls.link.poll_now()
         item = self.take_nowait()
         if item is EMPTY:
             raise Timeout(f"no answer has arrived: {self.describe(None)}")

@@ -82,9 +82,11 @@ class ValueState(State):
         return self.value
 
     def wait_item(self, timeout: float) -> Any:
+        if self.link.down:
+            self.link.poll_now()
         item = self.take_nowait()
         if item is EMPTY and timeout == 0:
-            self.link.poll()
+            self.link.poll_now()
             item = self.take_nowait()
         return self.runner.line_up(self.readers, self, timeout) if item is EMPTY else item
 
@@ -196,7 +198,7 @@ class ValueState(State):
         self.check()
         self.emit()
         if timeout == 0:
-            self.link.poll()
+            self.link.poll_now()
         self.link.flush()
         self.check()
         if not self.unconfirmed:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import subprocess
 import sys
 import textwrap
+import time
 
 import msgpack
 import pytest
@@ -1205,3 +1207,133 @@ def test_the_wire_is_what_msgpack_reads(h, broker, remote):
     frame = server.recv().recver.recv(timeout=PATIENCE)
     kind, channel, seq, (fields,) = msgpack.unpackb(msgpack.unpackb(frame))
     assert (kind, channel, seq, fields["v"]) == (0x20, 0, 0, 1)
+
+
+@pytest.mark.parametrize("way", ["sent", "gave up"])
+def test_an_idle_producer_of_a_small_queue_leaves_its_room_to_others(h, broker, monkeypatch, way):
+    from vanilla.client import push
+
+    monkeypatch.setattr(push, "IDLE_MS", 20)
+    with h.client.connect(broker.urls[0]) as one, h.client.connect(broker.urls[0]) as other:
+        one.declare("small", capacity=1)
+        idle, busy, back = one.push("small"), other.push("small"), other.pull("small")
+        (idle if way == "sent" else busy).send("a")
+        if way == "gave up":
+            with pytest.raises(vanilla.Timeout):
+                idle.send("b", timeout=20)
+        assert back.recv(timeout=PATIENCE) == "a"
+        h.sleep(100)
+        for number in range(3):
+            busy.send(number, timeout=PATIENCE)
+            assert back.recv(timeout=PATIENCE) == number
+        told = []
+        put = one._link.put
+        one._link.put = lambda *frame: told.append(frame) or put(*frame)
+        h.sleep(200)
+        assert len(told) < 3  # nor do the two send each other the same credit again and again
+
+
+def test_a_sender_that_is_asked_for_with_options_while_the_last_one_is_closed_works(h, broker, remote):
+    first = remote.push("jobs")
+    first.send(0)
+    first.sync()
+    task = h.spawn(lambda: remote.push("jobs", capacity=100_000).send(1))
+    h.sleep(0)
+    first.close()
+    task.join(timeout=PATIENCE)
+    assert remote.pull("jobs").recv_many(2, timeout=PATIENCE)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda remote: remote.pull("a", window=1e6),
+        lambda remote: remote.pull("a", prefetch=2.5),
+        lambda remote: remote.pull("a", prefetch=float("nan")),
+        lambda remote: remote.router("a", window=1e6),
+        lambda remote: remote.router("a", prefetch="2"),
+        lambda remote: remote.queue("a", 10.0),
+        lambda remote: remote.queue("a", 1 << 63),
+        lambda remote: remote.queue("a", 10**30),
+        lambda remote: remote.channel("a", 2.5),
+        lambda remote: remote.channel("a", -2),
+        lambda remote: remote.broadcast("a").subscribe(size=1e3),
+        lambda remote: remote.broadcast("a").subscribe(window=0),
+    ],
+)
+def test_a_number_of_the_wrong_kind_is_refused_here_and_costs_nothing_else(remote, ask):
+    with pytest.raises((TypeError, ValueError), match=r"whole number|at least"):
+        ask(remote)
+    assert not remote._link.channels
+    remote.ping()
+
+
+def test_a_channel_of_true_holds_one(h, remote):
+    """A bool is an int in Python, and none on the wire."""
+    near = remote.channel("a", True)
+    near.send(1)
+    assert near.recv(timeout=PATIENCE) == 1
+
+
+def test_a_select_goes_on_over_a_lost_connection_and_behind_it(h, broker):
+    with h.client.connect(broker.urls[0], backoff=(100, 100)) as remote, h.client.connect(broker.urls[0]) as other:
+        jobs, local, got = remote.pull("jobs"), h.queue(100), []
+        other.push("jobs").send("job")
+        remote._link.sock.shutdown(socket.SHUT_RDWR)
+        until(h, lambda: remote._link.down)
+        for number in range(3):
+            local.send(number)
+        while len(got) < 4:
+            got.append(h.select([local.recver, jobs], PATIENCE)[1])
+            if not remote._link.down and len(got) == 3:
+                break
+        while "job" not in got:
+            got.append(h.select([local.recver, jobs], PATIENCE)[1])
+        assert sorted(map(str, got)) == ["0", "1", "2", "job"]
+
+
+def test_who_polls_while_there_is_no_connection_lets_the_loop_make_the_next(h, broker, monkeypatch):
+    with h.client.connect(broker.urls[0], backoff=(1, 1)) as remote:
+        state, jobs, sender = remote.state("s"), remote.pull("jobs"), remote.push("jobs")
+        for poll in (
+            lambda: jobs.recv(timeout=0),
+            lambda: sender.sync(timeout=0),
+            lambda: state.recv(timeout=0),
+        ):
+            remote._link.sock.shutdown(socket.SHUT_RDWR)
+            until(h, lambda: remote._link.down)
+            deadline = time.monotonic() + PATIENCE
+            while remote._link.down and time.monotonic() < deadline:
+                with contextlib.suppress(vanilla.Timeout):
+                    poll()
+            assert not remote._link.down
+
+
+def test_an_item_that_comes_to_a_select_while_another_of_its_ends_has_no_connection_is_not_lost(h, broker):
+    url = broker.urls[0]
+    with (
+        h.client.connect(url) as up,
+        h.client.connect(url, backoff=(60_000, 60_000)) as down,
+        h.client.connect(url) as feeder,
+    ):
+        state, jobs = down.state("s").recver, up.pull("jobs")
+        down._link.sock.shutdown(socket.SHUT_RDWR)
+        until(h, lambda: down._link.down)
+
+        def load():  # turns of the loop of over a millisecond
+            while True:
+                time.sleep(0.002)
+                h.sleep(0)
+
+        def feed():
+            sender = feeder.push("jobs")
+            for number in range(10):
+                sender.send(number)
+                h.sleep(3)
+
+        tasks, got = [h.spawn(load), h.spawn(feed)], []
+        while len(got) < 10:
+            got.append(h.select([jobs, state], PATIENCE)[1])
+        assert got == [*range(10)]
+        for task in tasks:
+            task.cancel()

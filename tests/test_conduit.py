@@ -3,6 +3,8 @@ and what its peers are told."""
 
 from __future__ import annotations
 
+import socket
+
 import msgpack
 import pytest
 from hypothesis import settings
@@ -17,6 +19,7 @@ from vanilla.broker.conduit import Conduit, ConduitPuller, ConduitPusher, Rendez
 from vanilla.broker.options import Options
 from vanilla.broker.session import UNCLOSED
 from vanilla.client import push
+from vanilla.client.rendezvous import RendezvousState
 from vanilla.protocol.connection import Event
 from vanilla.protocol.frames import (
     ACK,
@@ -604,3 +607,58 @@ def test_channels_that_others_have_ended_do_not_count_as_refused(h, broker, peer
     opened(peer, UNCLOSED + 10, "send", **terms)
     assert peer.expect(OPEN, ERROR)[:2] == (OPEN, UNCLOSED + 10)
     other.close()
+
+
+def lost(remote):
+    """Its connection is gone, and it has not noticed yet."""
+    remote._link.sock.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("end", ["lost", "closed"])
+def test_a_send_whose_end_ends_between_its_credit_and_its_turn_fails(h, broker, monkeypatch, end):
+    with (
+        h.client.connect(broker.urls[0], reconnect=False) as near,
+        h.client.connect(broker.urls[0]) as far,
+    ):
+        sender = near.channel("a").sender
+        receiver = h.spawn(far.channel("a").recver.recv, PATIENCE)
+        if end == "lost":
+            until(h, lambda: "a" in broker.endpoints)
+            h.select([sender], PATIENCE)
+            lost(near)
+            with pytest.raises(vanilla.ConnectionLost):
+                sender.send(1, timeout=500)
+        else:
+            until(h, lambda: "a" in broker.endpoints)
+            serve = RendezvousState._serve
+
+            def serve_and_close(state):  # the frame that brings the credit wakes another task first, which closes
+                waited = len(state.senders)
+                serve(state)
+                if len(state.senders) < waited:
+                    sender.close()
+
+            monkeypatch.setattr(RendezvousState, "_serve", serve_and_close)
+            with pytest.raises(vanilla.Closed):
+                sender.send(1, timeout=500)
+        receiver.cancel()
+
+
+def test_a_sender_that_was_dropped_while_its_item_was_on_its_way_frees_its_end(h, broker):
+    with h.client.connect(broker.urls[0]) as near, h.client.connect(broker.urls[0]) as far:
+        sender = near.pipe("p").sender
+        state = sender._state
+        task = h.spawn(sender.send, "x")
+        recver = far.pipe("p").recver
+        with pytest.raises(vanilla.Timeout):
+            recver.recv(timeout=0)
+        until(h, lambda: state.parcels)
+        task.cancel()
+        del sender
+        with pytest.raises(vanilla.Cancelled):
+            task.join()
+        del task
+        until(h, lambda: not near._link.channels)
+        again = h.spawn(far.pipe("p").sender.send, "y", PATIENCE)
+        assert recver.recv(timeout=PATIENCE) in ("x", "y")
+        again.cancel()

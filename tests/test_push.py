@@ -109,7 +109,7 @@ class Link:
     def flush(self):
         self.fresh = False
 
-    poll = flush
+    poll = poll_now = flush
 
     def call_closers(self, state):
         assert not state.closers
