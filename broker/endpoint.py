@@ -56,6 +56,10 @@ log = logging.getLogger("vanilla.broker")
 FIRST_MESSAGES = 16
 LONE_FIRST_MESSAGES = 128
 FIRST_BYTES = 64 << 10
+#: Where there is no place for dead letters they come round after so many ms at least, and the log says so once in so
+#: many seconds.
+NO_PLACE_MS = 1_000
+NO_PLACE_LOG = 60
 #: Between two grants of a nearly full endpoint, in seconds.
 GRANT_PAUSE = 0.002
 #: Ends the name of an endpoint's dead letters.
@@ -73,6 +77,7 @@ class Endpoint:
     missed = 0
 
     __slots__ = (
+        "_no_place",
         "accepted",
         "acknowledged",
         "asking",
@@ -147,6 +152,8 @@ class Endpoint:
         self.granted_at = -GRANT_PAUSE
         self.pause: Timer | None = None
         self.accepted = self.acknowledged = self.dead = self.dropped = 0
+        #: When it was last logged that dead letters have no place.
+        self._no_place = -math.inf
         #: ``dropped`` by reason, of work queues: overflow, expired...
         self.drops: dict[str, int] = _NO_DROPS
         #: Messages that were discarded for their ids, and not accepted.
@@ -234,6 +241,8 @@ class Endpoint:
         self.accepted += count
         self.broker.memory.unweighed[self] = None
         puller.send_one(batch)
+        if self.asking:
+            self.broker.touch(self)  # what was granted for it is free
         if count < left_n and batch.size < left_b:
             hungry.move_to_end(puller)
         else:
@@ -442,12 +451,12 @@ class Endpoint:
     def expire(self, batch: Batch) -> None:
         """*batch*, which was taken out, is overdue: it is dropped, or where a place for dead letters is named, it is
         one."""
+        if self.keys is not None:
+            self.keys.gone(batch)
         if self.terms.dead:
             self.bury(batch, "EXPIRED")
             return
         self.drop(batch.count, "expired")
-        if self.keys is not None:
-            self.keys.gone(batch)
         self.broker.touch(self)
 
     # -- what waits
@@ -578,10 +587,15 @@ class Endpoint:
             self.bury(batch.part(0, room), reason)
             batch = batch.part(room, batch.count)
         if grave is None or grave.room_n < batch.count or (grave.room_b < batch.size and grave.ready_n):
-            log.warning("endpoint %r: no place for %d dead letters (%s); they stay", self.name, batch.count, reason)
-            batch.attempts = self.terms.max_attempts - 1
-            batch.redelivered = True
-            self.postpone(batch, max(self.terms.backoff, 1) << 4)
+            now = self.broker.now()
+            level = logging.WARNING if now - self._no_place >= NO_PLACE_LOG else logging.DEBUG
+            if level == logging.WARNING:
+                self._no_place = now
+            log.log(level, "endpoint %r: no place for %d dead letters (%s); they stay", self.name, batch.count, reason)
+            if reason != "EXPIRED":
+                batch.attempts = min(batch.attempts, self.terms.max_attempts - 1)
+                batch.redelivered = True
+            self.postpone(batch, max(self.terms.backoff << 4, NO_PLACE_MS))
             return
         log.warning("endpoint %r: %d messages to %r: %s", self.name, batch.count, grave.name, reason)
         self.dead += batch.count

@@ -130,6 +130,9 @@ class Flight:
             self.count -= whole.high - whole.low
             self.size -= whole.size
             return [whole]
+        ranges = [(first, count) for first, count in ranges if self.holds(first, first + count)]
+        if not ranges:
+            return []
         begin = at = max(bisect_right(firsts, ranges[0][0]) - 1, 0)
         taken: list[Sent] = []
         kept: list[Sent] = []

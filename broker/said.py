@@ -77,6 +77,12 @@ class Said:
             keys, ids, base = self.names("keys", low, high), self.names("ids", low, high), 0
         return Said(self.priority, self.expires, self.headers, keys, ids, base, self.each)
 
+    def bytes_of(self, count: int) -> int:
+        """What it takes in a delivery, at most, of *count* messages from the first on."""
+        names = [name for which in LISTS for name in self.names(which, 0, count) or ()]
+        heads = sum(1 if name is None else 2 + len(name if type(name) is bytes else name.encode()) for name in names)
+        return len(self.headers) + heads
+
     def key(self, index: int) -> Any:
         """That of message *index*, None if it has none."""
         return None if self.keys is None else self.keys[self.base + index]

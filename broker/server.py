@@ -175,8 +175,9 @@ class Server(Puller):
         streams = self.streams
         if not streams:
             return []
-        if len(ranges) == 1 and ranges[0][1] == 1:
-            return [streams[ranges[0][0]]] if ranges[0][0] in streams else []
+        if sum(count for _, count in ranges) <= len(streams):
+            numbers = (number for first, count in ranges for number in range(first, first + count))
+            return [streams[number] for number in numbers if number in streams]
         return [stream for seq, stream in streams.items() if any(overlaps(seq, 1, ranges))]
 
     def cancel(self, ranges: list[tuple[int, int]]) -> int:

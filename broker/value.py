@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable
 
-from vanilla.protocol.errors import ProtocolError
+from vanilla.protocol.errors import ProtocolError, Refused
 from vanilla.protocol.frames import CLEAR, DATA, Buffer, pack_control, pack_head
 from vanilla.protocol.scan import scan
 
@@ -30,21 +30,23 @@ class Value(Endpoint):
     """One state. Its ``pushers`` are all who are attached.
 
     ``value`` is the last message, packed, None if there is none; ``version`` counts changes; ``by`` is whose the last
-    one was.
+    one was. ``stirred``: all who are attached have been told that there is one.
     """
 
     kind = "a state"
 
-    __slots__ = ("by", "value", "version")
+    __slots__ = ("by", "stirred", "value", "version")
 
     def __init__(self, broker: Broker, name: str) -> None:
         super().__init__(broker, name)
         self.value: bytes | None = None
         self.version = 0
         self.by: Holder | None = None
+        self.stirred = False
 
     def write(self, holder: Holder, count: int, value: bytes | None) -> None:
         """*holder* has sent *count* changes, of which *value* is the last."""
+        self._check_room(len(value or b"") - self.ready_b)
         self.accepted += count
         self.acknowledged += count
         self.value = value
@@ -52,8 +54,24 @@ class Value(Endpoint):
         self.version += count
         self.by = holder
         self.broker.touch(self)
-        for each in self.pushers:
-            each.stir()
+        if not self.stirred:
+            self.stirred = True
+            for each in self.pushers:
+                each.stir()
+
+    def _check_room(self, growth: int) -> None:
+        """No credit covers a value: what the broker has no memory for is refused."""
+        memory = self.broker.memory
+        if growth > 0:
+            memory.weigh()
+            if memory.used + growth > memory.limit:
+                raise Refused(
+                    "TOO_MANY", f"{self.name!r}: the broker has no memory for a value that is {growth} bytes longer"
+                )
+
+    def forget(self) -> None:
+        super().forget()
+        self.value, self.ready_b = None, 0  # who let go of it in this tick has it weighed once more
 
 
 class Holder(Unmetered):
@@ -102,6 +120,7 @@ class Holder(Unmetered):
         """Confirm its changes; then tell it the value, if that is another's: what comes behind the confirm is newer."""
         super().emit()
         endpoint, session = self.endpoint, self.session
+        endpoint.stirred = False
         if self.gone or self.told == endpoint.version:
             return
         if endpoint.by is not self and session.full:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
+import msgpack
 import pytest
-from peers import PATIENCE, Peer, until
+from peers import PATIENCE, Peer, data, settled, until
 
 import vanilla
 from vanilla.broker.session import describe_peer
 from vanilla.exception import Refused
-from vanilla.protocol.frames import ACK, ADMIN, CREDIT, DATA, OPEN, pack_control, pack_head
+from vanilla.protocol.frames import ACK, ADMIN, CREDIT, DATA, DATA_OPTIONS, OPEN, pack_control, pack_head
 
 BAD_UTF8 = b"\xa2\xff\xff"
 
@@ -666,3 +669,69 @@ def test_dead_letters_do_not_go_to_where_they_died(broker, remote):
     with pytest.raises(Refused, match=r"BAD_OPTION.*itself"):
         remote.declare("round", dead="round")
     assert "round" not in broker.endpoints
+
+
+def told(channel, seq, options, items):
+    """Messages with options."""
+    body = b"".join(map(msgpack.packb, [options, *items]))
+    return pack_head(DATA_OPTIONS, channel, seq, len(items) + 1, len(body)) + body
+
+
+@pytest.fixture
+def full_grave(h, broker):
+    """A place for dead letters that has room for none."""
+    peer = Peer(h, broker.urls[0])
+    peer.open(1, "push", "grave", options={"capacity": 1})
+    peer.want(1, n=1, b=9)
+    peer.expect(CREDIT)
+    peer.send(data(1, 0, ["full"]))
+    settled(peer)
+    yield peer
+    peer.close()
+
+
+def test_a_message_of_a_key_goes_though_one_before_it_is_overdue_and_has_no_place(h, broker, full_grave):
+    producer, consumer = Peer(h, broker.urls[0]), Peer(h, broker.urls[0])
+    producer.open(1, "push", "jobs", options={"dead": "grave"})
+    producer.expect(CREDIT)
+    consumer.open(1, "pull", "jobs")
+    consumer.credit(1, 2)
+    settled(consumer)
+    producer.send(
+        told(1, 0, {"keys": ["a"], "ttl": 30}, ["overdue"]),
+        told(1, 1, {"keys": ["a"]}, ["good"]),
+        told(1, 2, {"ttl": 20}, ["overdue, too"]),
+    )
+    for _ in range(2):
+        consumer.delivery()
+    consumer.close_channel(1, 0)
+    settled(consumer)
+    h.sleep(25)
+    time.sleep(0.01)  # the first is overdue, and nobody has looked since
+    consumer.open(1, "pull", "jobs")
+    consumer.credit(1)
+    assert consumer.delivery()[-1] == ["good"]
+    assert broker.endpoints["jobs"].balance == 0
+    producer.close()
+    consumer.close()
+
+
+def test_a_dead_letter_that_had_to_wait_for_its_place_has_a_true_history(h, full_grave, broker, caplog):
+    producer, consumer = Peer(h, broker.urls[0]), Peer(h, broker.urls[0])
+    producer.open(1, "push", "jobs", options={"dead": "grave", "backoff": 0})
+    producer.expect(CREDIT)
+    producer.send(told(1, 0, {"ttl": 1}, ["m0"]), told(1, 1, {"ttl": 1, "priority": 3}, ["m1"]))
+    settled(producer)
+    h.sleep(100)
+    assert caplog.text.count("no place for") == 1  # and not again each time that they come round
+    full_grave.close()  # it would have the room that is free
+    consumer.open(1, "pull", "grave")
+    consumer.credit(1)
+    assert consumer.delivery()[-1] == ["full"]
+    consumer.ack(1, 0, 1)
+    for number in 1, 2:
+        death = consumer.delivery()[2]["dead"]
+        assert (death["reason"], death["attempts"]) == ("EXPIRED", 0)
+        consumer.ack(1, number, 1)
+    producer.close()
+    consumer.close()

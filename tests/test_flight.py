@@ -114,3 +114,13 @@ def test_a_large_message_that_is_kept_counts_as_large_among_small_ones():
     made.add(0, Batch(0, 1001, b"\x01" * 500 + large + b"\x01" * 500, 0.0))
     made.take([(0, 500), (501, 500)])
     assert (made.count, made.size) == (1, len(large))
+
+
+def test_ranges_that_are_settled_already_cost_no_look_at_what_lies_between_them():
+    made = flight(*[1] * 1_000)
+    made.take([(0, 1), (999, 1)])
+    entries = made._entries
+    assert made.take([(0, 1), (999, 1)]) == []
+    assert made._entries is entries and made.count == 998
+    assert [piece.seq for piece in made.take([(0, 2), (500, 1), (999, 1)])] == [1, 500]
+    assert made.count == 996

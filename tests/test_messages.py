@@ -679,3 +679,17 @@ def test_what_consumers_are_not_told_needs_no_options(h, broker):
     kind, *rest = peer.delivery()
     assert (kind, rest) == (DATA_OPTIONS, [2, {"redelivered": True, "attempts": 2}, [1, 2]])
     peer.close()
+
+
+def test_deliveries_are_no_longer_than_frames_may_be_whatever_their_keys_and_ids_take(h):
+    """Ids of a few bytes are most of what small messages take; long ones of some and none of others are no average."""
+    with h.broker.listen("tcp://127.0.0.1:0", frame_bytes=65536) as broker, h.client.connect(broker.urls[0]) as near:
+        jobs, sent = near.push("jobs"), []
+        for number in range(8_000):
+            jobs.send(1, id=f"{number:x}", key=f"{'é' * 100}{number}" if 3_000 < number < 3_500 else None)
+        jobs.sync(timeout=PATIENCE)
+        with h.client.connect(broker.urls[0], reconnect=False) as far:
+            back = far.pull("jobs", prefetch=100_000)
+            while len(sent) < 8_000:
+                sent += back.recv_many(1_000, timeout=PATIENCE)
+        assert sent == [1] * 8_000

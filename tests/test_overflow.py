@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from peers import PATIENCE, Peer, data, until
+from peers import PATIENCE, Peer, data, settled, until
 
 import vanilla
 from vanilla.broker.pusher import SPARE_PART
@@ -347,3 +347,25 @@ def test_an_option_that_is_none_is_told_before_anything_is_sent(h, broker, remot
         getattr(remote, call)("jobs", overflow="spill")
     remote.ping()
     assert not broker.endpoints
+
+
+def test_room_that_is_free_as_a_message_is_passed_on_is_granted_to_who_waits(h):
+    with h.broker.listen("tcp://127.0.0.1:0") as broker:
+        consumer, one, other = (Peer(h, broker.urls[0]) for _ in range(3))
+        consumer.open(1, "pull", "jobs", options={"capacity": 2})
+        consumer.credit(1)
+        settled(consumer)
+        for peer in one, other:
+            peer.open(1, "push", "jobs")
+            settled(peer)
+        one.want(1, n=2, b=1 << 20)
+        settled(one)
+        other.want(1, n=1, b=10)
+        h.sleep(20)  # the pause between two grants is over
+        assert CREDIT not in [frame[0] for frame in settled(other)]
+        one.send(data(1, 0, ["x"]))
+        assert consumer.delivery()[-1] == ["x"]
+        consumer.ack(1, 0, 1)
+        other.expect(CREDIT)
+        for peer in consumer, one, other:
+            peer.close()

@@ -10,8 +10,9 @@ from peers import PATIENCE, Peer, data, settled, until
 from programs import broker as process
 
 import vanilla
+from vanilla.broker.value import Holder
 from vanilla.deadline import Deadline
-from vanilla.protocol.frames import ACK, CLEAR, DATA, ERROR, OPEN, pack_control
+from vanilla.protocol.frames import ACK, CLEAR, CLOSE, DATA, ERROR, OPEN, PING, pack_control
 from vanilla.selection import EMPTY
 
 
@@ -180,3 +181,63 @@ def test_who_writes_and_goes_has_written_and_hears_no_warning(h, broker, caplog,
                 remote.state("s").send(1)
         assert seen.recv(timeout=PATIENCE) == 1
     assert caplog.text == ""
+
+
+def attached(h, broker, count, name="s"):
+    peer = Peer(h, broker.urls[0])
+    for channel in range(1, count + 1):
+        peer.open(channel, "state", f"{name}{channel}")
+    settled(peer)
+    return peer
+
+
+def test_values_that_go_with_their_last_holder_take_no_memory_whatever_the_order(h):
+    """A connection that is reset while its output is written goes at the edge, behind who looks for endpoints."""
+    with h.broker.listen("tcp://127.0.0.1:0", memory=64 << 20) as broker:
+        for _ in range(3):
+            peer = attached(h, broker, 10)
+            for channel in range(1, 11):
+                peer.open(100 + channel, "state", f"s{channel}")
+                peer.send(data(channel, 0, [bytes(100_000)]))
+            settled(peer)
+            peer.send(pack_control(PING) * 100)
+            h.sleep(20)  # answers that are not read: to close is to reset
+            peer.send(*[pack_control(CLOSE, 100 + channel) for channel in range(1, 11)])
+            peer.close()
+            until(h, lambda: not broker.endpoints)
+            h.sleep(5)
+            broker.memory.weigh()
+            assert broker.memory.used < 10_000
+
+
+def test_values_are_bounded_by_the_brokers_memory(h):
+    with h.broker.listen("tcp://127.0.0.1:0", memory=8 << 20) as broker:
+        peer = attached(h, broker, 20)
+        refused = []
+        for channel in range(1, 21):
+            peer.send(data(channel, 0, [bytes(1_000_000)]))
+            refused += [msgpack.unpackb(frame[4])[0]["code"] for frame in settled(peer) if frame[0] == ERROR]
+        assert 10 <= len(refused) <= 14 and set(refused) == {"TOO_MANY"}
+        assert broker.memory.used <= broker.memory.limit
+        peer.send(data(1, 1, [b"less"]))
+        assert ACK in [frame[0] for frame in settled(peer)]
+        peer.close()
+
+
+def test_a_value_that_is_written_often_stirs_its_holders_once_a_tick(h, broker, monkeypatch):
+    stirred = []
+    stir = Holder.stir
+    monkeypatch.setattr(Holder, "stir", lambda holder: stirred.append(holder.session) or stir(holder))
+    peer, other = Peer(h, broker.urls[0]), Peer(h, broker.urls[0])
+    for each in peer, other:
+        each.open(1, "state", "often")
+        settled(each)
+    stirred.clear()
+    peer.send(b"".join(data(1, number, [number]) for number in range(100)))
+    assert frames(other)[-1] == (DATA, [99])
+    peer.send(data(1, 100, ["again"]))
+    assert frames(other)[-1] == (DATA, ["again"])
+    assert 2 <= max(map(stirred.count, stirred)) < 110  # its own, for each confirm; of the other one a tick
+    assert min(map(stirred.count, stirred)) <= 5
+    for each in peer, other:
+        each.close()
