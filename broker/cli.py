@@ -21,12 +21,14 @@ from vanilla.signal import subscribe
 
 from . import systemd, tokens
 from .broker import LEAVE_MS, Broker
-from .config import DEFAULT, FILE_VARIABLE, SYSTEMD, Wrong, check, read, strays
+from .config import DEFAULT, FILE_VARIABLE, SYSTEMD, Config, Wrong, check, read, strays
 from .options import Options
 from .settings import FILE, GROUPS, INTEGER, LEVEL, LEVELS, SWITCH, URLS, Kind, Setting
 
 log = logging.getLogger("vanilla.broker")
 
+#: The status where nobody reads the output: as of a program that SIGPIPE ends.
+NO_READER = 141
 #: How long the process may take to go once all is said, in ms.
 END_MS = 5_000
 
@@ -81,6 +83,18 @@ def give_up(*faults: str) -> NoReturn:
     raise SystemExit(1)
 
 
+def show(config: Config) -> None:
+    """*config* on stdout. Who reads only its beginning ends this program as others, without a word."""
+    try:
+        print(config, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its exit
+        raise SystemExit(NO_READER) from None
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up(f"stdout: {error.strerror}")
+
+
 def main(argv: list[str] | None = None) -> None:
     """The program. Exits with 0 after SIGTERM or SIGINT, with 1 if it cannot start or was told twice to end."""
     argv = sys.argv[1:] if argv is None else argv
@@ -101,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         give_up(str(error))
     if args.check:
-        print(config)
+        show(config)
         for stray in strays(os.environ):
             print(f"vanilla-broker: {stray}", file=sys.stderr)
         return

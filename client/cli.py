@@ -73,8 +73,10 @@ GET = """\
 The value of a state becomes a line of JSON on stdout. If there is none, it waits for the first."""
 DECLARE = """\
 Makes the work queue with these options, or sees that it has them: its status is 1 if it is there with another value of
-one. What is not named is as the broker has it, or as others have settled it. It then stays, also while it is empty and
-nobody is connected to it; options cannot be changed while it is there. Times are in ms."""
+one. What is not named is as the broker has it, or as others have settled it. One with options stays, also while it is
+empty and nobody is connected to it; they cannot be changed while it is there. Times are in ms."""
+#: Of a number: more are more than anybody has, and more than 64 bits.
+DIGITS = 18
 STATUS = """\
 Endpoints exist while somebody is connected to them or something is in them, or with options of their own, which stand
 below the table; the second line counts for all, also those that are gone. At every moment accepted is acknowledged +
@@ -344,9 +346,9 @@ def _url(text: str) -> str:
 
 
 def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
+    number = int(text) if text.isdecimal() and len(text) <= DIGITS else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text[:50]!r} is no number from 1 on, of {DIGITS} digits at most")
     return number
 
 

@@ -191,7 +191,9 @@ class _Pull:
                 line = encode(delivery.item)
             except ValueError as error:
                 delivery.nack()
-                raise Failed(f"a message cannot be written: {error}; it was refused, and is delivered again") from None
+                raise Failed(
+                    f"a message cannot be written: {error}; it was refused, and is delivered again or a dead letter"
+                ) from None
             self.output.write(line)
             delivery.ack()
             self.written += 1

@@ -44,7 +44,7 @@ def set_value(args: Namespace) -> None:
     try:
         value = decode(args.value.encode())
     except ValueError as error:
-        raise Failed(f"this is no JSON value: {error}") from None
+        raise Failed(f"this is no JSON value: {error}", 2) from None
     with Hub() as hub, connect(hub, args) as remote:
         interrupt_waits(hub)
         state = remote.state(args.name)

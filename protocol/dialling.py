@@ -7,6 +7,8 @@ from .packets import NO_COOKIE, VERSION, Init, pack_init
 #: Seconds: an INIT is repeated after this, and twice that, up to...
 INIT_TIME = 0.25
 MOST_INIT_TIME = 2.0
+#: Seconds: who has accepted a RETRY passes others over for so long, or twice as long as that took.
+RETRY_REST = 1.0
 
 
 class Dialling:
@@ -17,11 +19,12 @@ class Dialling:
     :ivar round_trip: how long the first RETRY took, in seconds; 0 if it may answer more than one INIT.
     """
 
-    __slots__ = ("_answered", "_cookie", "_sent", "_wait", "asked", "at", "round_trip")
+    __slots__ = ("_answered", "_cookie", "_made", "_sent", "_until", "_wait", "asked", "at", "round_trip")
 
     def __init__(self, now: float) -> None:
         self._cookie = NO_COOKIE
         self._wait = INIT_TIME
+        self._made = self._until = now
         self._answered = False
         self.at: float | None = now
         self.asked = False
@@ -31,11 +34,13 @@ class Dialling:
 
     def retry(self, cookie: bytes, now: float) -> bool:
         """A RETRY has come: whether its *cookie* is another than the one that we have. Then it leaves at once."""
-        if cookie == self._cookie:
+        if cookie == self._cookie or (self._cookie != NO_COOKIE and now < self._until):
             return False
         if self._cookie == NO_COOKIE and self._sent is not None:
             self.round_trip = now - self._sent
         self._cookie = cookie
+        # The next one may answer an INIT of before, and be of another session: two would be made.
+        self._until = now + max(RETRY_REST, 2 * (now - self._made))
         self.at, self._wait = now, INIT_TIME
         return True
 

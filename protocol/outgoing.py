@@ -158,6 +158,8 @@ class Outgoing:
             rate = self.controller.pacing_rate
             most = self._most
             if rate:
+                # No longer than a train takes now: it may have been booked when the rate was a fraction of this one.
+                self.leave = min(self.leave, now + max(QUANTUM, 2 * datagram / rate))
                 if now < self.leave:
                     self.paced = True
                     return
@@ -282,7 +284,7 @@ class Outgoing:
         """The peer takes so much."""
         if window.limit >= self.backlog.limit:
             self.backlog.limit = window.limit
-            self.peer_datagrams = window.datagrams
+            self.peer_datagrams = min(window.datagrams, MOST_FLYING)  # each is kept in mind until it is acknowledged
             size = min(window.size, self.notices.size)
             if size != self.datagram:
                 if size > self._limits.elsewhere:  # both take so much since both are on loopback

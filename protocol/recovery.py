@@ -225,7 +225,7 @@ class Recovery:
         self._time_threshold = TIME_THRESHOLD
         self._delivered = 0
         self._delivered_time = self._first_sent = now
-        self._limited_until = 0
+        self._limited_until = -1
 
     # -- sending
 
@@ -239,7 +239,7 @@ class Recovery:
         if not self.flying:
             self._first_sent = self._delivered_time = now
         run.delivered, run.delivered_time, run.first_sent = self._delivered, self._delivered_time, self._first_sent
-        run.limited = self._limited_until > self._delivered
+        run.limited = self._limited_until >= self._delivered
         run.note = note
         run.beside = beside
         run.wire += beside

@@ -131,6 +131,7 @@ class Transport:
         "_called",
         "_deaf",
         "_dialling",
+        "_graced",
         "_heard",
         "_incoming",
         "_linger",
@@ -172,6 +173,7 @@ class Transport:
         self._outgoing = Outgoing(limits, now, peer, self.counters, self._notices, self._whereabouts)
         self._lone = Lone(token, self._incoming, self._notices, self._outgoing, self._dialling)
         self._heard = self._called = now
+        self._graced = -1.0
         self._linger = 0.0
         self._deaf = 0  # see DEAF_PTOS
         self._probed = now
@@ -596,11 +598,11 @@ class Transport:
         if self.state == CLOSED:
             return
         if now >= self._heard + self.limits.idle:
-            if not late:
+            if not late or self._heard == self._graced:
                 text = f"nothing was heard of the peer for {self.limits.idle:g} s"
                 self.close(TIMEOUT, text)
                 return
-            self._heard = now + GRACE - self.limits.idle
+            self._heard = self._graced = now + GRACE - self.limits.idle  # once, unless something is heard
         if self.state == LINGERING and now >= self._linger:
             self.state = MOVES[self.state]["over"]
             return
@@ -618,6 +620,6 @@ class Transport:
             return
         if self._dialling is not None and self.state == OPEN and backoff >= ASK_PTOS:
             self._dialling.ask(now)
-        if backoff >= LAST_PTOS and self._incoming.ended and self._outgoing.backlog.ended:
+        if backoff >= LAST_PTOS and self._incoming.ended and self._outgoing.backlog.unsent < 0:
             self.close(DONE)
             self.error = None

@@ -607,3 +607,10 @@ def test_output_that_nobody_reads_is_no_traceback(url, args):
     # Where Python does not buffer its output, argparse passes over the error.
     assert status in ((NO_READER,) if args == ["status"] else (NO_READER, 0))
     assert err == ""
+
+
+@pytest.mark.parametrize("argv", [["peek", "jobs"], ["dead", "jobs", "replay"], ["pull", "jobs"], ["sub", "news"]])
+def test_more_messages_than_there_are_numbers_for_is_a_wrong_argument(argv):
+    done = subprocess.run([*VANILLA, *argv, "-n", "9" * 30], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "no number from 1 on" in done.stderr and "Traceback" not in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 
@@ -247,3 +248,22 @@ def test_the_flag_listen_replaces_that_of_the_file(h, write):
     with broker("--config", write("listen = ['tcp://127.0.0.1:1']")) as (url, _):
         assert url != "tcp://127.0.0.1:1"
         h.client.connect(url).close()
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "said"),
+    [("nobody", 141, ""), ("/dev/full", 1, "vanilla-broker: stdout: No space left on device\n")],
+)
+def test_check_whose_output_cannot_be_written_says_so_in_a_line_or_nothing(output, status, said):
+    if output == "nobody":
+        read_end, out = os.pipe()
+        os.close(read_end)
+    else:
+        out = os.open(output, os.O_WRONLY)
+    try:
+        done = subprocess.run(
+            [*BROKER, "--check"], stdout=out, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
+        )
+    finally:
+        os.close(out)
+    assert (done.returncode, done.stderr) == (status, said)

@@ -7,6 +7,7 @@ from links import MANY, End, Flow, Link, World, bytes_of
 
 from vanilla.protocol import packets, reassembly
 from vanilla.protocol.limits import Limits
+from vanilla.protocol.outgoing import MOST_FLYING
 from vanilla.protocol.packets import INIT_BYTES, Close, Data, parse_data
 from vanilla.protocol.transport import CLOSED, OPEN, Transport
 
@@ -425,3 +426,145 @@ def test_a_process_that_did_not_run_for_an_hour_hears_its_peer_before_it_gives_u
         client.receive(train, later + 1, None, segment)
     client.datagrams(later + 30)
     assert client.state == OPEN and bytes(client.read()) == b"still here"
+
+
+def zeros(total):
+    """A source of so many, and then of the end."""
+    left = [total]
+
+    def source(room):
+        size = min(room, left[0])
+        left[0] -= size
+        return bytes(size) if size else None
+
+    return source
+
+
+@pytest.mark.parametrize("often", [True, False], ids=["small messages", "nothing"])
+@pytest.mark.parametrize(
+    ("rtt", "rest"), [(0.02, 3.0), (0.02, 25.0), (0.1, 25.0), (0.3, 21.4), (0.3, 24.1), (0.3, 28.2)]
+)
+def test_a_burst_behind_a_while_of_little_is_about_as_fast_as_at_once(rtt, rest, often):
+    """What is sent seldom says how fast its sender is, and not the path; nor does a look at the shortest round trip."""
+
+    def took(rest):
+        world = World()
+        there, back = (Link(world, rate=6e6, delay=rtt / 2, jitter=0.001) for _ in range(2))
+        flow = Flow(world, there, back, Limits())
+        client = flow.client
+
+        def say():
+            client.transport.put([b"x" * 60])
+            client.pump()
+
+        flow.start()
+        said = int(rest) if often else 0
+        world.at(0.5, say)
+        for second in range(said):
+            world.at(2.0 + second, say)
+        world.run(2.0 + rest)
+        begun = world.now
+        client.source = zeros(1_000_000)
+        client.pump()
+        wanted = 60 * (1 + said) + 1_000_000
+        assert world.run(begun + 120, lambda: flow.server is not None and len(flow.server.got) >= wanted)
+        return world.now - begun
+
+    assert took(rest) < 2.5 * took(0.0) + 0.1
+
+
+def test_what_was_booked_at_a_low_rate_is_not_waited_for_at_a_higher_one():
+    world = World()
+    there, back = (Link(world, rate=6e6, delay=0.01) for _ in range(2))
+    flow = Flow(world, there, back, Limits())
+    flow.client.transport.put([b"hello"])
+    flow.start()
+    world.run(2.0)
+    flow.client.transport._outgoing.leave = world.now + 200.0
+    flow.client.source = zeros(5_000)
+    flow.client.pump()
+    assert world.run(world.now + 5.0, lambda: len(flow.server.got) >= 5_005)
+
+
+@pytest.mark.parametrize("slot", [0.0, 0.1, 0.2, 0.3, 0.4])
+def test_a_dial_makes_one_session_though_its_first_questions_get_two_answers(slot):
+    """The second left before the first was answered, and met the next slot of the cookies."""
+    world = World()
+    world.now = 10.0 - 0.15 - slot
+    there, back = Link(world, delay=0.15), Link(world, delay=0.15)
+    flow, made = Flow(world, there, back), []
+    make = flow._make
+
+    def listen(data, address):  # as a broker does: each good cookie is a session, known by its token
+        if data[0] != packets.INIT:
+            return make_known(data, address)
+        init = packets.parse_init(data)
+        token = flow.cookies.check(address, init, world.now)
+        if not token:
+            answer = flow.cookies.retry(address, init, world.now)
+            back.send(answer, lambda data: flow.client.receive(data))
+        elif token not in made:
+            made.append(token)
+            if flow.server is None:
+                make(token, init.client, address)
+
+    def make_known(data, address):
+        if flow.server is not None:
+            flow.server.receive(data, address)
+
+    flow.client.arrive = listen
+    flow.client.transport.put([b"hello"])
+    flow.start()
+    assert world.run(world.now + 8.0, lambda: flow.server is not None and flow.server.got == b"hello")
+    world.run(world.now + 5.0)
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("stalled", [(58.0, 61.0), (30.0, 95.0), (55.0, 600.0)])
+def test_a_process_that_stood_still_gives_its_silent_peer_a_moment_more_and_no_second_one(stalled):
+    transport = Transport(False, 0.0, 5, World().random, peer=7, address="a", limits=Limits())
+    transport.put([b"x" * 100])
+    now = 0.0
+    transport.datagrams(now)
+    while transport.state != CLOSED and now < 3_600:
+        now = max(now, transport.next_time()) + 0.001  # as timers are
+        if stalled[0] <= now < stalled[1]:
+            now = stalled[1]
+        transport.datagrams(now)
+    assert now < stalled[1] + 10
+
+
+def test_a_peer_that_speaks_and_acknowledges_nothing_is_kept_in_mind_up_to_a_bound():
+    limits = Limits(datagram=15_900, elsewhere=1_200)
+    transport = Transport(False, 0.0, 5, World().random, peer=7, address="a", limits=limits)
+    loose, now = transport.loosen(), 0.0
+    window = packets.pack_window(1 << 40, 0xFFFFFFFF, 15_900)
+    transport.receive(packets.pack_data(0, 5, [window]), now, "a")
+    for number in range(12_000):
+        now += 0.001
+        if number % 1_000 == 0:
+            transport.receive(packets.pack_data(1 + number, 5, [packets.PING_ITEM]), now, "a")
+        if not loose.full:
+            loose.put([b"m" * 1_000], 0, 1)
+        transport.datagrams(now)
+    assert transport.state == OPEN
+    assert transport._outgoing.recovery.flying <= MOST_FLYING
+
+
+@pytest.mark.parametrize("dark", [1.0, 2.0, 5.0])
+def test_what_is_to_be_sent_behind_a_blackout_is_sent_though_both_have_ended(dark):
+    world = World()
+    there, back = (Link(world, rate=2e5, delay=0.001, queue=15_000) for _ in range(2))
+    flow = Flow(world, there, back)
+    flow.client.source = zeros(5)
+    flow.on_server = lambda end: setattr(end, "source", zeros(250_000))
+    flow.start()
+
+    def shade(on):
+        there.dark = back.dark = on
+
+    world.at(0.5, lambda: shade(True))
+    world.at(0.5 + dark, lambda: shade(False))
+    world.run(30.0)
+    assert len(flow.client.got) == 250_000
+    assert flow.server.transport.error is None
