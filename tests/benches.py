@@ -8,8 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 BENCH = Path(__file__).parents[1] / "bench"
 RUN = [sys.executable, str(BENCH / "run.py")]
+#: Some processes are measured on cores of their own.
+needs_cores = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="PyPy 3.9 knows of no cores")
 
 
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:

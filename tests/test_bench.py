@@ -17,7 +17,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from benches import BENCH, RUN, bench, started_with, wait_for_workers, wait_until_gone, wait_until_replaced
+from benches import BENCH, RUN, bench, needs_cores, started_with, wait_for_workers, wait_until_gone, wait_until_replaced
 
 
 @pytest.fixture(scope="module")
@@ -513,6 +513,7 @@ def test_the_memory_of_a_server_is_that_of_all_its_processes(load):
     assert memory.peak(child) == memory.peak_of_tree(parent.pid) == 0
 
 
+@needs_cores
 def test_the_connections_row_has_what_each_side_takes(tmp_path):
     path = tmp_path / "results.json"
     ran = bench("--quick", "--json", path, "connections")
@@ -531,6 +532,7 @@ def test_the_connections_row_has_what_each_side_takes(tmp_path):
     assert "an empty list is no key" in ran.stdout
 
 
+@needs_cores
 @pytest.mark.parametrize("name", ["vanilla", "redis", "nats", "pyzmq", "floor"])
 def test_each_server_that_is_installed_answers_a_crowd(load, name):
     connections = load("connections")

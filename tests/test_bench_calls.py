@@ -13,7 +13,9 @@ import types
 from typing import Any
 
 import pytest
-from benches import BENCH, bench, wait_for_workers, wait_until_gone
+from benches import BENCH, bench, needs_cores, wait_for_workers, wait_until_gone
+
+pytestmark = needs_cores
 
 #: All in bench/services/, by the tables at the ends of its files.
 SERVICES = sorted(

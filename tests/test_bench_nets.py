@@ -11,7 +11,9 @@ import struct
 import threading
 
 import pytest
-from benches import BENCH, bench
+from benches import BENCH, bench, needs_cores
+
+pytestmark = needs_cores
 
 LIBRARIES = ("vanilla", "gevent", "asyncio", "trio")
 #: All in bench/nets/, by the tables at the ends of its files.

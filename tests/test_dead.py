@@ -418,7 +418,7 @@ def test_letters_go_to_another_queue_if_that_is_said(h, broker, remote):
     bury(remote, "a", "b")
     assert remote.dead("jobs").replay(n=1, to="again") == (1, 0, "")
     assert remote.pull("again").recv(timeout=PATIENCE) == "a"
-    assert "jobs" not in broker.endpoints
+    until(h, lambda: "jobs" not in broker.endpoints)
     with pytest.raises(Refused, match="MISMATCH"):
         remote.dead("jobs").replay(to="jobs.dead")
     assert letters(broker) == 1

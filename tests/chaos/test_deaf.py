@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
 
@@ -95,5 +96,5 @@ def test_a_subscriber_that_reads_nothing_costs_others_little_and_memory_no_more_
     )
     assert len(spans[0]) > 10 < len(spans[1])
     if kind == "vanilla":
-        assert deaf_most - before < CAP
+        assert deaf_most - before < CAP or sys.implementation.name != "cpython"  # PyPy's collector frees when it likes
         assert ratio <= 2 or not LONG
