@@ -662,3 +662,16 @@ def test_a_sender_that_was_dropped_while_its_item_was_on_its_way_frees_its_end(h
         again = h.spawn(far.pipe("p").sender.send, "y", PATIENCE)
         assert recver.recv(timeout=PATIENCE) in ("x", "y")
         again.cancel()
+
+
+@pytest.mark.parametrize("shape", ["pipe", "queue"])
+def test_an_end_that_was_never_used_closes_nothing(h, broker, shape):
+    with h.client.connect(broker.urls[0]) as near, h.client.connect(broker.urls[0]) as far:
+        size = [5] * (shape == "queue")
+        unused = getattr(near, shape)("a", *size).sender
+        recver = getattr(far, shape)("a", *size).recver
+        task = h.spawn(recver.recv)
+        until(h, lambda: "a" in broker.endpoints)
+        unused.close()
+        h.spawn(getattr(near, shape)("a", *size).sender.send, "still there")
+        assert task.join(timeout=PATIENCE) == "still there"

@@ -323,3 +323,13 @@ def test_a_serialized_call_that_is_cancelled_while_it_waits_is_never_made(h):
     third.join()
     assert made == [0, 2]
     assert first.done
+
+
+def test_a_ctrl_c_in_a_hook_is_one(h):
+    def hook(what, error):
+        raise KeyboardInterrupt
+
+    h.onerror(hook)
+    with pytest.raises(KeyboardInterrupt):
+        h.at_edge(lambda: 1 / 0)
+        h.sleep(1_000)

@@ -479,6 +479,8 @@ class Hub:
         for hook in list(self._hooks.values()):
             try:
                 hook(what, error)
+            except (KeyboardInterrupt, SystemExit) as worse:
+                self.interrupt_main(worse)
             except BaseException:
                 log.exception("%s raised, a hook for errors", getattr(hook, "__qualname__", hook))
 
