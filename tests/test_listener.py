@@ -299,7 +299,7 @@ def test_the_end_of_an_exhaustion_is_noticed_though_a_whole_batch_came_last(h, s
 def test_a_server_that_ran_out_and_is_then_full_loses_no_connection(h, monkeypatch):
     monkeypatch.setattr(listener, "PAUSE", 5)
     server = h.tcp.listen()
-    queue = next(end for end in gc.get_objects() if type(end) is Listener and end.sock.getsockname()[1] == server.port)
+    queue = next(end for end in gc.get_objects() if type(end) is Listener and end.hub is h and not end.closed)
     take, fails = queue._take, [True]
 
     def fail_once():
