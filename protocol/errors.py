@@ -18,7 +18,7 @@ CODES = {
     "DENIED": "a right token is missing, or no permission covers what was asked for; the broker's files decide",
     "VERSION": "the peer speaks no version of the protocol that is spoken here",
     "HELLO_TIMEOUT": "no complete hello came before the deadline",
-    "TOO_MANY": "a limit on connections, channels, endpoints or frames under way is reached",
+    "TOO_MANY": "a limit on connections, channels, endpoints, values or frames under way is reached",
     "REPLACED": "another connection has come with the id of this one, which it replaces",
     "BAD_NAME": "an endpoint's name is UTF-8, 1 to 255 bytes, without control characters",
     "BAD_KIND": "this broker has no endpoint of the kind asked for",
