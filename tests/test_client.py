@@ -1300,9 +1300,10 @@ def test_who_polls_while_there_is_no_connection_lets_the_loop_make_the_next(h, b
             lambda: sender.sync(timeout=0),
             lambda: state.recv(timeout=0),
         ):
-            remote._link.sock.shutdown(socket.SHUT_RDWR)
-            until(h, lambda: remote._link.down)
-            deadline = time.monotonic() + PATIENCE
+            was = remote._link.sock
+            was.shutdown(socket.SHUT_RDWR)
+            until(h, lambda was=was: remote._link.sock is not was)  # it may have the next one already
+            deadline = time.monotonic() + PATIENCE / 1000
             while remote._link.down and time.monotonic() < deadline:
                 with contextlib.suppress(vanilla.Timeout):
                     poll()
