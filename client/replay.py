@@ -35,9 +35,14 @@ _TYPE_AT = 6
 _FAR = 1 << 62
 
 
+#: In place of the id of a process: it has left, and for this one it has not.
+MARKED = b""
+
+
 class Frame(NamedTuple):
     """Messages of a producer as one frame. ``end`` is the number behind the last, ``size`` the bytes of the messages
-    and their options, ``broker`` the id of the process that it was sent to, None if it has not left."""
+    and their options, ``broker`` the id of the process that it was sent to, None if it has not left, `MARKED` if it has
+    left for another process than the one that it is to go to now, and says so."""
 
     end: int
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks for
@@ -80,8 +85,8 @@ class Replay:
         :return: what to send; None: not a message, for now.
         """
         frame = self.frames[0]
-        if frame.broker not in (None, broker):
-            frame = _marked(frame, channel)._replace(broker=broker)
+        if frame.broker not in (None, broker, MARKED):
+            frame = _marked(frame, channel)._replace(broker=MARKED)
             self._replace_first(frame)
         room_b = min(limit_b - self.b, limit - COUNTED_BYTES)
         if frame.count > limit_n - self.n or frame.size > room_b:

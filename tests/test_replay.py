@@ -250,3 +250,12 @@ class Producer(RuleBasedStateMachine):
 
 Producer.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
 TestProducer = Producer.TestCase
+
+
+def test_a_frame_that_waits_for_credit_was_not_sent_to_the_process_it_is_marked_for():
+    """Else the next connection would ask that process what has come, and be told that nothing is known."""
+    replay = Replay([frame(0, ["a"], THERE)], 0)
+    for _ in range(2):
+        assert take(replay, n=0) is None
+    assert not replay.was_sent_to(HERE)
+    assert take(replay)
