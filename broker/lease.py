@@ -16,7 +16,7 @@ Invariants:
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -97,16 +97,14 @@ class Leases:
         begin = max(bisect_right(firsts, first) - 1, 0)
         if begin < len(ends) and ends[begin] <= first:
             begin += 1
-        at = bisect_left(firsts, end, begin)
-        if at == begin:
-            return
-        low, high = firsts[begin], ends[at - 1]
-        # One piece in the place of many: what lies between them is settled.
-        pieces = [(max(low, first), min(high, end), due)]
-        if low < first:
-            pieces.insert(0, (low, first, dues[begin]))
-        if end < high:
-            pieces.append((end, high, dues[at - 1]))
+        at = begin
+        pieces: list[tuple[int, int, float]] = []
+        while at < len(firsts) and firsts[at] < end:
+            low, high, old = firsts[at], ends[at], dues[at]
+            for start, stop, when in (low, first, old), (max(low, first), min(high, end), due), (end, high, old):
+                if start < min(stop, high):
+                    pieces.append((max(start, low), min(stop, high), when))
+            at += 1
         firsts[begin:at] = [piece[0] for piece in pieces]
         ends[begin:at] = [piece[1] for piece in pieces]
         dues[begin:at] = [piece[2] for piece in pieces]

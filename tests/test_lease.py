@@ -500,17 +500,3 @@ class Leased(Endpoints):
 
 Leased.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 TestLeased = Leased.TestCase
-
-
-def test_what_is_touched_together_is_one_piece_from_then_on(puller):
-    leases = Leases(puller, 60_000)
-    leases._sweep = 10_000
-    leases.sent(0, 1_000)
-    for number in range(0, 1_000, 2):
-        leases.touch([(number, 1)], 50_000)
-    assert len(leases._firsts) > 900
-    leases.touch([(1, 998)], 1_000)
-    assert (leases._firsts, leases._ends) == ([0, 1, 999], [1, 999, 1_000])
-    leases.touch([(2_000, 5)], 1_000)
-    puller.wait(1.1)
-    assert puller.over == [*range(1, 999)]
