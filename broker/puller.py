@@ -206,24 +206,22 @@ class Puller:
         endpoint, session = self.endpoint, self.session
         frame: list[Batch] = []
         count, size, largest = 0, 0, min(FRAME_BYTES, session.broker.options.frame_bytes - COUNTED_BYTES)
-        filled = 0
         while most > 0 and endpoint.ready and self.can_take and not session.full:
             batch = endpoint.pop(min(most, self.limit_n - self.sent_n), self.limit_b - self.sent_b)
             if batch is None:
                 break
             most -= batch.count
             length = batch.size if batch.said is None else len(batch.body) + batch.said.bytes_of(batch.count)
-            if frame and (filled + length > largest or not self._alike(batch, frame[0])):
+            if frame and (size + length > largest or not self._alike(batch, frame[0])):
                 self._send(frame, count, size, 0)
-                frame, count, size, filled = [], 0, 0, 0
+                frame, count, size = [], 0, 0
             self._fly(batch)
             frame.append(batch)
             count += batch.count
-            size += batch.size
-            filled += length
-            if filled >= largest:  # now, so that the output is known to be full before more is taken
+            size += length
+            if size >= largest:  # now, so that the output is known to be full before more is taken
                 self._send(frame, count, size, self._more)
-                frame, count, size, filled = [], 0, 0, 0
+                frame, count, size = [], 0, 0
         if frame:
             self._send(frame, count, size, self._more)
 

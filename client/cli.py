@@ -35,6 +35,8 @@ log = logging.getLogger("vanilla.client")
 DEFAULT_URL = "tcp://127.0.0.1:8264"
 #: What `bench` tries unless told otherwise, in bytes.
 SIZES = "16,256,4096,65536"
+#: Of a number: more are more than anybody has, and more than 64 bits.
+DIGITS = 18
 
 PUSH = """\
 Each line of stdin is a JSON value, and becomes a message; blank lines are passed over. A line leaves as soon as it is
@@ -75,8 +77,6 @@ DECLARE = """\
 Makes the work queue with these options, or sees that it has them: its status is 1 if it is there with another value of
 one. What is not named is as the broker has it, or as others have settled it. One with options stays, also while it is
 empty and nobody is connected to it; they cannot be changed while it is there. Times are in ms."""
-#: Of a number: more are more than anybody has, and more than 64 bits.
-DIGITS = 18
 STATUS = """\
 Endpoints exist while somebody is connected to them or something is in them, or with options of their own, which stand
 below the table; the second line counts for all, also those that are gone. At every moment accepted is acknowledged +

@@ -33,8 +33,6 @@ from vanilla.protocol.scan import scan
 #: Where in a frame its type stands.
 _TYPE_AT = 6
 _FAR = 1 << 62
-
-
 #: In place of the id of a process: it has left, and for this one it has not.
 MARKED = b""
 

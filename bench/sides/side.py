@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Callable
 
@@ -91,34 +92,23 @@ class Side:
         return waits[plan.warm_blocks :]
 
     def produce_maps(self, send: Callable[[dict[str, Any]], Any], plan: Plan) -> None:
-        """Send all messages of *plan*, a call each, as maps."""
-        payload = stamp_map(0)
-        for number in range(plan.blocks):
-            send(stamp_map(number))
-            for _ in range(plan.block - 1):
-                send(payload)
-        send(stamp_map(plan.blocks))
+        """`produce`, of maps."""
+        self._produce(send, plan, stamp_map(0), stamp_map)
 
     def consume_maps(self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object]) -> list[int]:
-        """Receive all messages of *plan*, a call each, as maps; see `consume`."""
-        waits = []
-        for number in range(plan.blocks):
-            if number == plan.warm_blocks:
-                mark()
-            waits.append(check_map(recv(), number))
-            for _ in range(plan.block - 1):
-                recv()
-        waits.append(check_map(recv(), plan.blocks))
-        return waits[plan.warm_blocks :]
+        """`consume`, of maps."""
+        return self._consume(recv, plan, mark, check_map)
 
     def produce(self, send: Callable[[bytes], Any], plan: Plan) -> None:
         """Send all messages of *plan*, a call each."""
-        payload = bytes(plan.size)
+        self._produce(send, plan, bytes(plan.size), partial(stamp, size=plan.size))
+
+    def _produce(self, send: Callable[[Any], Any], plan: Plan, payload: Any, stamped: Callable[[int], Any]) -> None:
         for number in range(plan.blocks):
-            send(stamp(number, plan.size))
+            send(stamped(number))
             for _ in range(plan.block - 1):
                 send(payload)
-        send(stamp(plan.blocks, plan.size))
+        send(stamped(plan.blocks))
 
     def sleep(self, seconds: float) -> None:
         """Wait, as a program of this side does between two sends."""
@@ -142,12 +132,17 @@ class Side:
 
         :return: how long each stamp of that rest was on its way, in ns.
         """
+        return self._consume(recv, plan, mark, partial(check, size=plan.size))
+
+    def _consume(
+        self, recv: Callable[[], Any], plan: Plan, mark: Callable[[], object], look: Callable[[Any, int], int]
+    ) -> list[int]:
         waits = []
         for number in range(plan.blocks):
             if number == plan.warm_blocks:
                 mark()
-            waits.append(check(recv(), number, plan.size))
+            waits.append(look(recv(), number))
             for _ in range(plan.block - 1):
                 recv()
-        waits.append(check(recv(), plan.blocks, plan.size))
+        waits.append(look(recv(), plan.blocks))
         return waits[plan.warm_blocks :]
